@@ -1,0 +1,112 @@
+# Pennyweight. `make help` lists the targets. Objects live in build/<hash of flags>/, so builds of different kinds never mix.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# ---- what can be set ------------------------------------------------------------------------------------------------
+CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+SAN ?=
+DEBUG ?=
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+# ---- packages -------------------------------------------------------------------------------------------------------
+# Nothing but help and clean can be done without them; tools/bootstrap installs what is missing on a Debian-like machine.
+NO_DEPS := help clean layers walls
+ifneq ($(filter-out $(NO_DEPS),$(or $(MAKECMDGOALS),all)),)
+ifeq ($(PW_BOOTSTRAPPED),)
+ifneq ($(shell tools/bootstrap --quiet >&2 && echo ok),ok)
+$(error packages are missing, see above)
+endif
+export PW_BOOTSTRAPPED := 1
+endif
+PKGS := hdf5 jansson yaml-0.1 libpcre2-8 libutf8proc openblas sqlite3 libzstd libsodium
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS))
+PKG_LIBS := $(shell pkg-config --libs $(PKGS))
+CHECK_CFLAGS := $(shell pkg-config --cflags check)
+CHECK_LIBS := $(shell pkg-config --libs check)
+endif
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
+VERSION := $(shell cat tools/version.txt)
+OPT := -O2
+SANFLAGS :=
+ifeq ($(SAN),address)
+OPT := -O1
+SANFLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+else ifeq ($(SAN),thread)
+OPT := -O1
+SANFLAGS := -fsanitize=thread -fno-omit-frame-pointer
+endif
+ifneq ($(DEBUG),)
+OPT := -Og
+endif
+# No contraction: the same source gives the same bits under every optimisation level. Kernels ask for FMA by name.
+CFLAGS = -std=c11 -D_GNU_SOURCE -DPW_VERSION='"$(VERSION)"' -I. -g $(OPT) -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror \
+         -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-missing-field-initializers $(SANFLAGS) $(PKG_CFLAGS) $(EXTRA_CFLAGS)
+LDFLAGS = -fopenmp $(SANFLAGS)
+LIBS = $(PKG_LIBS) -lm -ldl -lpthread
+
+HASH := $(shell echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LIBS)' | sha256sum | cut -c1-12)
+B := build/$(HASH)
+
+# ---- sources --------------------------------------------------------------------------------------------------------
+LAYERS_DIRS := base kernels kernels/ref kernels/cpu data quant lora infer train eval
+LIB_SRC := $(foreach d,$(LAYERS_DIRS),$(wildcard $(d)/*.c))
+TOOL_SRC := $(wildcard tools/*.c)
+TEST_SRC := $(wildcard tests/test_*.c)
+TEST_HELP := $(filter-out $(TEST_SRC),$(wildcard tests/*.c))
+EMBED := $(wildcard recipes/*.yaml eval/tasks/*.yaml docs/pages/*)
+LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o) $(B)/embedded.o
+TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
+TESTS := $(TEST_SRC:tests/%.c=$(B)/tests/%)
+
+all: pw
+
+pw: $(B)/pw
+	@ln -sfn $(B)/pw pw
+
+$(B)/pw: $(TOOL_OBJ) $(B)/libpw.a
+	$(CC) $(LDFLAGS) -o $@ $(TOOL_OBJ) $(B)/libpw.a $(LIBS)
+
+$(B)/libpw.a: $(LIB_OBJ)
+	@rm -f $@
+	@ar rcs $@ $(LIB_OBJ)
+
+# Files for one instruction set are named for it and are called only after the processor was asked.
+%_avx2.o: ISA := -mavx2 -mfma -mf16c
+%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
+$(B)/kernels/cpu/%.o: OPT_FILE := -O3
+ifneq ($(SAN)$(DEBUG),)
+$(B)/kernels/cpu/%.o: OPT_FILE :=
+endif
+
+$(B)/%.o: %.c | $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(OPT_FILE) $(ISA) $(if $(filter tests/%,$<),$(CHECK_CFLAGS)) -MMD -MP -c -o $@ $<
+
+$(B)/embedded.c: tools/embed $(EMBED) | $(B)/.flags
+	@tools/embed $(EMBED) > $@
+
+$(B)/embedded.o: $(B)/embedded.c
+	$(CC) $(CFLAGS) -c -o $@ $<
+
+$(B)/.flags:
+	@mkdir -p $(B)
+	@echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LIBS)' > $@
+
+$(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
+
+-include $(shell test -d $(B) && find $(B) -name '*.d')
+
+.PHONY: all check clean help layers walls config
+.SECONDARY:
+tests: $(TESTS)
+
+include tools/targets.mk
