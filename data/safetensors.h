@@ -1,0 +1,22 @@
+/* safetensors: 8 bytes little-endian header length, a JSON header, then raw tensor bytes (format of huggingface/safetensors).
+ *
+ * Reading is strict: header at most 100 MB and inside the file, offsets inside the data, ascending without overlap or gap,
+ * product of shape times dtype = bytes, no duplicate names. Writing is deterministic: tensors in the given order, header padded
+ * with spaces to 8 bytes. */
+#ifndef PW_DATA_SAFETENSORS_H
+#define PW_DATA_SAFETENSORS_H
+#include "base/file.h"
+#include "base/value.h"
+
+struct pw_st_tensor { const char *name; const char *dtype; int ndim; int64_t shape[8]; const uint8_t *data; size_t bytes; };
+struct pw_safetensors { struct pw_map map; struct pw_arena arena; struct pw_st_tensor *tensors; size_t n; const struct pw_value *metadata; };
+int pw_safetensors_open(struct pw_safetensors *s, const char *path);
+void pw_safetensors_close(struct pw_safetensors *s);
+const struct pw_st_tensor *pw_safetensors_find(const struct pw_safetensors *s, const char *name);
+size_t pw_st_dtype_bytes(const char *dtype); /* "F32" -> 4; 0 = unknown */
+
+/* Writes one file. metadata: pairs key, value, ended by NULL (or NULL). Data is streamed: `fill` may be NULL when data is given,
+ * else it is called per tensor to write its bytes (for tensors made on the fly). */
+struct pw_st_write { const char *name, *dtype; int ndim; int64_t shape[8]; const void *data; size_t bytes; };
+int pw_safetensors_write(const char *path, const struct pw_st_write *tensors, size_t n, const char *const *metadata, bool force);
+#endif

@@ -1,0 +1,50 @@
+/* One transformer block, forward and backward: the mathematics of the project exists here once, for inference, evaluation and training.
+ *
+ * x is the residual stream (T, D) f32, updated in place:
+ *     h = rmsnorm(x); q, k, v = linears(h); rope; [k, v go to the KV pool]; a = attention; x += o(a)
+ *     h = rmsnorm(x); f = act(gate(h)) * up(h); x += down(f)
+ * With `saved` the activations that backward needs are kept there; NULL in inference. Gradient checkpointing is: keep only the block's
+ * input, and call pw_block_forward again with a saved slot before pw_block_backward. Sizes are pure functions of the config. */
+#ifndef PW_INFER_BLOCK_H
+#define PW_INFER_BLOCK_H
+
+#include "infer/model.h"
+
+struct pw_saved {              /* what one block keeps for backward, (T, .) each, f32 */
+    struct pw_tensor x_in, inv_attn, q, k, v, attn, lse, x_mid, inv_mlp, gate, up;
+    struct pw_tensor xa[PW_LIN_COUNT];   /* (T, R) of linears with an adapter */
+};
+struct pw_work {               /* scratch of a block: reused by every block; (T, .) */
+    struct pw_tensor h, q, k, v, attn, lse, gate, up, xa[PW_LIN_COUNT];
+    /* backward only */
+    struct pw_tensor dh, dq, dk, dv, dattn, dgate, dup, glu;
+};
+struct pw_block_batch {        /* the rows of this pass */
+    int64_t tokens;
+    struct pw_tensor pos;                 /* (T) i32, positions for rope */
+    const struct pw_seqs *seqs;
+    struct pw_tensor kv_rows;             /* (T) i32: rows of the KV pool to write; none in training (k, v are the batch's own) */
+    struct pw_tensor k_pool, v_pool;      /* (S, G, d) of this layer, with kv_rows */
+    bool train;                           /* dropout is on */
+    uint64_t drop_seed, drop_offset;      /* Philox offset of this pass; the block adds layer and linear */
+    double drop_p;
+};
+/* Bytes, and placing in a pool; the same functions serve the plan (pool NULL: only counts) and the run. r = largest adapter rank per
+ * linear, taken from the weights attached to layer 0..L-1 (ranks[PW_LIN_COUNT], 0 = none). */
+size_t pw_saved_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT]);
+int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT]);
+size_t pw_work_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward);
+int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward);
+
+int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved);
+
+/* Gradients of one block's parameters; each tensor may be none. */
+struct pw_block_grads {
+    struct pw_tensor da[PW_LIN_COUNT], db[PW_LIN_COUNT];   /* adapters */
+    struct pw_tensor dw[PW_LIN_COUNT], dnorm_attn, dnorm_mlp; /* full training */
+};
+/* dx (T, D): in: gradient of the block's output; out: of its input (in place). Parameter gradients are added to. */
+int pw_block_backward(struct pw_model *m, int layer, struct pw_tensor dx, const struct pw_block_batch *b, struct pw_work *w,
+                      const struct pw_saved *saved, const struct pw_block_grads *grads);
+size_t pw_block_scratch(const struct pw_model *m, int64_t tokens, int64_t keys, bool backward); /* device scratch the ops want */
+#endif

@@ -1,0 +1,50 @@
+/* A model ready to compute: config, typed layers, the rotary table, and the checkpoint mapping that owns the bytes.
+ *
+ * Loading places every weight where the device wants it: on host devices dense and 4-bit weights are used from the mapping;
+ * `quantise` quantises block linears while loading (never a whole f32 copy of the model). Norms, embedding and head stay as stored
+ * (norm vectors are widened to f32). An unknown architecture or an unread tensor is an error that names it. */
+#ifndef PW_INFER_MODEL_H
+#define PW_INFER_MODEL_H
+
+#include "data/checkpoint.h"
+#include "kernels/op.h"
+#include "lora/adapter.h"
+
+struct pw_layer {
+    struct pw_tensor norm_attn, norm_mlp;              /* (D) f32 */
+    struct pw_weight linear[PW_LIN_COUNT];             /* q k v o gate up down; ->lora set by pw_model_attach */
+};
+struct pw_model {
+    struct pw_model_config config;
+    struct pw_dev *dev;
+    struct pw_layer *layers;
+    struct pw_tensor norm_final;                       /* (D) f32 */
+    struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16 */
+    struct pw_weight head;                             /* (V, D); shares the embedding's bytes when tied */
+    struct pw_tensor rope_cos, rope_sin;               /* (context, head_dim / 2) f32 */
+    struct pw_checkpoint *checkpoint;                  /* owned */
+    struct pw_pool pool;                               /* widened norms, tables, quantised weights */
+    struct pw_arena arena;
+    size_t weight_bytes;                               /* of all weights as they are in memory */
+};
+struct pw_model_options {
+    const char *tokenizer;     /* --tokenizer, or NULL */
+    const char *quantise;      /* "" or NULL = as stored; "nf4", "fp4", "int8", "f32", "bf16" */
+    bool double_quant;
+    int64_t context;           /* --ctx; 0 = the model's */
+    bool trainable;            /* full training: all weights as f32 in memory that may be written */
+};
+int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, const struct pw_model_options *opt);
+void pw_model_free(struct pw_model *m);
+/* Hangs the adapter's low-rank pairs on the linears (NULL takes them off). The adapter must outlive its use. A module that the model
+ * does not have, or of another shape, is an error that names it. */
+int pw_model_attach(struct pw_model *m, const struct pw_adapter *a);
+struct pw_weight *pw_model_linear(struct pw_model *m, const char *module); /* "model.layers.3.mlp.up_proj"; NULL = no such */
+/* A fresh model from a config alone (weights normal(0, init_range), norms 1), trainable, for training from scratch. */
+int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed);
+/* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving. */
+struct pw_param { const char *name; struct pw_tensor value; };
+int pw_model_params(struct pw_model *m, struct pw_param **params, size_t *n);  /* in m->arena */
+/* Writes config.json, model.safetensors (dtype "f32", "bf16" or "f16") and the tokenizer files into an existing folder. */
+int pw_model_save(struct pw_model *m, const char *dir, const char *dtype);
+#endif

@@ -1,0 +1,32 @@
+/* Inference: KV pool, batches of sequences, logits and log-probabilities. A session is one mutable set of timelines over one model.
+ *
+ * The pool has `rows` rows per layer, sequences own ranges of it, and may share the rows of another sequence as their prefix (few-shot
+ * prompts). Results of a sequence do not depend on what else is in the batch. */
+#ifndef PW_INFER_SESSION_H
+#define PW_INFER_SESSION_H
+
+#include "infer/block.h"
+
+struct pw_session;
+/* rows: KV rows per layer; batch_tokens: most tokens of one pass; max_seqs: most timelines. Everything is allocated here. */
+int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
+void pw_session_close(struct pw_session *s);
+size_t pw_session_bytes(const struct pw_model_config *c, int64_t rows, int64_t batch_tokens); /* for plans */
+
+/* A timeline with room for `capacity` tokens of its own; prefix: another timeline whose present tokens it continues (-1 = none; one
+ * level: the prefix has none itself; it must not grow or close while it is shared). Returns its id >= 0. */
+int pw_session_add(struct pw_session *s, int64_t capacity, int prefix);
+void pw_session_drop(struct pw_session *s, int seq);
+void pw_session_reset(struct pw_session *s);            /* drops all */
+int pw_session_rewind(struct pw_session *s, int seq, int64_t tokens); /* forgets own tokens past this many */
+int64_t pw_session_length(const struct pw_session *s, int seq);       /* with prefix */
+
+/* One pass: appends ids[i][0..n[i]) to timeline seq[i]. Rows of the pass are numbered in this order. Fails, changing nothing, when
+ * ids are out of range, capacity or context would be exceeded, or the batch is too large. */
+struct pw_feed { int seq; const int32_t *ids; int64_t n; };
+int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds);
+/* After a feed: logits (n, V) f32 in host memory for the given rows of the pass. */
+int pw_session_logits(struct pw_session *s, const int32_t *rows, int n, float *logits);
+/* After a feed: log P(target) for every row of the pass with target >= 0 (others 0), and the arg max (may be NULL). No full logits. */
+int pw_session_logprobs(struct pw_session *s, const int32_t *targets, float *logprobs, int32_t *argmax);
+#endif

@@ -1,0 +1,36 @@
+/* Devices: an op table, memory and scratch behind one handle. Explicit, never global.
+ *
+ * Kinds: "cpu" (C with AVX2/AVX-512 chosen at run time, OpenMP, OpenBLAS), "ref" (plain loops in double, the definition of
+ * each op), later "cuda[:n]" and "simt". Memory is taken in pools that are sized before the work; ops never allocate.
+ * Scratch is one region per device, reserved once to the largest need (the pw_scratch_* functions of kernels/op.h tell);
+ * an op that finds too little fails and says how much it wants. */
+#ifndef PW_KERNELS_DEV_H
+#define PW_KERNELS_DEV_H
+
+#include <stdbool.h>
+#include "kernels/tensor.h"
+
+struct pw_ops;
+struct pw_dev {
+    const struct pw_ops *ops;
+    const char *kind;        /* "cpu" */
+    const char *level;       /* instruction set in use: "generic", "avx2", "avx512"; "" elsewhere */
+    bool host;               /* device memory is host memory: mapped weights are used where they are */
+    int threads;
+    void *scratch; size_t scratch_bytes;
+    void *impl;
+};
+struct pw_dev_options { const char *kind; int threads; const char *level; }; /* "" or NULL = auto; threads 0 = all cores */
+int pw_dev_open(struct pw_dev **out, const struct pw_dev_options *opt);
+void pw_dev_close(struct pw_dev *d);
+int pw_dev_reserve(struct pw_dev *d, size_t scratch_bytes); /* grows the scratch; never inside a loop */
+int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes);
+int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes);
+
+/* A pool: one allocation, pieces handed out in order, all given back at once. Pieces are 64-byte aligned and cleared. */
+struct pw_pool { struct pw_dev *dev; char *base; size_t bytes, used; const char *name; };
+int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *name);
+void *pw_pool_take(struct pw_pool *p, size_t bytes); /* NULL + trail when the plan was too small */
+void pw_pool_close(struct pw_pool *p);
+static inline size_t pw_pool_round(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+#endif

@@ -1,0 +1,92 @@
+/* The ops: one contract each. op.c validates shape, dtype, contiguity and aliasing once, then calls the device's table.
+ *
+ * Letters: T tokens (rows), D width, H query heads, G key/value heads, d head dimension, F feed-forward, V vocabulary,
+ * R rank, K and N inputs and outputs of a linear layer, S rows of a key/value pool.
+ * Argument order: device, outputs, saved, inputs, weights, sizes, scalars. Backward ADDS into gradients. Optional tensors may be
+ * pw_none(). Activations are f32; on the ref device every float tensor may be f64 as well (all of one type in a call), for
+ * gradient checks. Results of a row do not depend on how many other rows are in the call, nor on the number of threads.
+ * All return 0 or a negative code with a trail that names op, tensor, expected and got. */
+#ifndef PW_KERNELS_OP_H
+#define PW_KERNELS_OP_H
+
+#include "kernels/dev.h"
+#include "kernels/tensor.h"
+#include "kernels/weight.h"
+
+enum pw_rope_layout { PW_ROPE_HALF, PW_ROPE_INTERLEAVED }; /* pairs (i, i + d/2) as in HF; (2i, 2i+1) as in llama2.c and GGUF */
+enum pw_act { PW_ACT_SILU, PW_ACT_GELU_TANH };
+
+/* Ragged batch for attention. Sequence i owns query rows [q_start[i], q_start[i+1]), n_q of them, and sees keys in order:
+ * rows prefix_start[i] .. + prefix_len[i] of the pool (shared between sequences; both NULL when unused), then rows
+ * kv_start[i] .. + kv_len[i], of which the last n_q belong to the queries themselves. Query j sees all of the prefix and the first
+ * kv_len - n_q + j + 1 own keys (causal). In training k and v are the batch's own rows: kv_start = q_start, kv_len = n_q. */
+struct pw_seqs {
+    int n;
+    const int32_t *q_start;                   /* (n + 1) */
+    const int32_t *kv_start, *kv_len;         /* (n) */
+    const int32_t *prefix_start, *prefix_len; /* (n) or NULL */
+};
+struct pw_attn {
+    double scale;      /* 1 / sqrt(d) as a rule */
+    int64_t window;    /* keys at distance >= window are not seen; 0 = all */
+    double softcap;    /* scores = cap * tanh(scores / cap); 0 = none */
+};
+struct pw_drop { double p; uint64_t seed, offset; };  /* on the adapter's input; p = 0: none. Mask: base/rng.h */
+struct pw_linear_grads {       /* each may be pw_none(); what is none is not computed */
+    struct pw_tensor dx;       /* (T, K) */
+    struct pw_tensor dw;       /* (N, K), dense weights only */
+    struct pw_tensor dbias;    /* (N) */
+    struct pw_tensor da, db;   /* (R, K), (N, R) */
+};
+struct pw_adamw {              /* one step of AdamW, Loshchilov and Hutter 2019 */
+    double lr, beta1, beta2, eps, weight_decay;
+    int64_t step;              /* from 1, for the bias correction */
+    double grad_scale;         /* g is multiplied by it first (clipping) */
+};
+
+#define DEV struct pw_dev *dev
+#define T struct pw_tensor
+#define W const struct pw_weight *
+#define PW_OP(name, params, args) int (*name) params;
+struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cpu/ */
+#include "kernels/ops.def"
+};
+#undef PW_OP
+#define PW_OP(name, params, args) int pw_##name params;
+#include "kernels/ops.def"     /* the checked entry points: pw_fill(dev, x, value) ... */
+#undef PW_OP
+#undef DEV
+#undef T
+#undef W
+
+/* Contracts
+ * fill        every element of x (any float type) = value.
+ * copy        out = x, same shape, converting between float types.
+ * axpy        y += alpha x.            scale  x *= alpha.
+ * embed_fwd   out (T, D) = table[ids]; table (V, D) f32, bf16 or f16; ids (T) i32 in [0, V): others are an error, never a wrong read.
+ * embed_bwd   dtable (V, D) f32 += dout rows; rows added in token order (fixed sums).
+ * rmsnorm_fwd out (T, D) = x * inv_rms * (w + w_offset), inv_rms (T) = 1/sqrt(mean(x^2) + eps). inv_rms may be none. out may be x.
+ * rmsnorm_bwd dx (T, D) +=, dw (D) += (may be none).
+ * rope        x (T, H, d) in place, the first 2*columns(cosines) of d are rotated; pos (T) i32 indexes rows of cosines, sines (P, c);
+ *             direction +1 forward, -1 backward (the transpose).
+ * attn_fwd    out (T, H, d), lse (T, H) f32 log-sum-exp of the scaled scores (may be none); q (T, H, d); k, v (S, G, d), H % G = 0.
+ * attn_bwd    dq, dk, dv +=; dk, dv shaped as k, v.
+ * glu_fwd     out (T, F) = act(gate) * up. out may be gate or up.     glu_bwd  dgate, dup +=.
+ * linear_fwd  y (T, N) = x W^T + bias + lora; x (T, K). With w->lora, xa (T, R) = dropout(x) A^T is saved (needed).
+ * linear_bwd  the gradients named in g; x, xa as in forward (x may be none when only dx is asked for and there is no lora).
+ * head_loss   for each row with target >= 0: loss = logsumexp(logits) - logits[target], logits = softcap(h W^T), in chunks: no more
+ *             than one chunk of logits exists. Rows with target < 0 get loss 0 and cost nothing. argmax (T) i32 (may be none) is the
+ *             first index of the largest logit (-1 on skipped rows). dh (T, D) +=, dw (V, D) += dloss[t] * d loss_t (each may be none;
+ *             dloss (T) may be none when both are).
+ * scatter_rows  out[rows[t]] = x[t]; gather_rows  out[t] = x[rows[t]]; (.., n) contiguous rows, rows (T) i32.
+ * sumsq       out (1) f64 += sum of x^2, added in double in a fixed order.
+ * adamw       p, m, v, g same shape f32; p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p).
+ * encode      quantises x (n_out, n_in) f32 into the memory that w points to; w->type says how. NF4/FP4: bitsandbytes' rule, bit for bit,
+ *             and a block of zeros encodes to the code of 0. Nested quantisation is quant/'s.
+ * decode      out (n, n_in) f32 = rows first_row.. of w. */
+
+/* Scratch bytes an op wants on this device; pw_dev_reserve the largest before the work. */
+size_t pw_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
+size_t pw_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
+size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
+#endif

@@ -1,0 +1,44 @@
+/* What a linear layer multiplies by: a dense matrix or a block-quantised one, with an optional adapter on top.
+ *
+ * A view like pw_tensor: owns nothing. Logical shape is (n_out, n_in), row-major, and y = x W^T (+ bias).
+ * Block types NF4 and FP4 are laid out as bitsandbytes does: the matrix is flattened row-major and cut into blocks of
+ * `block` elements over the flat sequence (a row need not be a multiple of it, the last block may be short); element 2i of
+ * the sequence is the HIGH nibble of byte i, 2i+1 the LOW one; value = table[code] * absmax[flat / block].
+ * With double quantisation (nested): absmax[b] = nested_code[absmax_q[b]] * nested_absmax[b / nested_block] + nested_offset. */
+#ifndef PW_KERNELS_WEIGHT_H
+#define PW_KERNELS_WEIGHT_H
+
+#include "kernels/tensor.h"
+
+enum pw_qtype { PW_Q_DENSE, PW_Q_NF4, PW_Q_FP4, PW_Q_INT8, PW_QTYPES };
+
+struct pw_lora {             /* y += scale * (dropout(x) A^T) B^T */
+    int r;
+    double scale;            /* alpha / r, or alpha / sqrt(r) */
+    struct pw_tensor a, b;   /* (R, n_in), (n_out, R): f32 (f64 on ref) */
+};
+
+struct pw_weight {
+    int64_t n_out, n_in;
+    enum pw_qtype type;
+    enum pw_dtype dtype;          /* dense: of data; quantised: what it was before ("dtype" of the quant state) */
+    const void *data;             /* dense elements, or packed codes, ceil(n_out*n_in/2) bytes for 4-bit types */
+    const float *absmax;          /* (blocks) f32; NULL when nested. INT8: one per row, value = code * absmax[row] / 127 */
+    const uint8_t *absmax_q;      /* (blocks); NULL when not nested */
+    const float *nested_absmax;   /* (ceil(blocks / nested_block)) */
+    const float *nested_code;     /* (256) */
+    float nested_offset;
+    int block, nested_block;      /* 64, 256 */
+    const float *bias;            /* (n_out) f32, or NULL */
+    const struct pw_lora *lora;   /* or NULL */
+};
+
+const char *pw_qtype_name(enum pw_qtype t);        /* "nf4" */
+int64_t pw_weight_blocks(const struct pw_weight *w);
+size_t pw_weight_bytes(const struct pw_weight *w); /* of data and scales, as stored */
+struct pw_weight pw_weight_dense(struct pw_tensor t); /* (n_out, n_in) contiguous */
+
+extern const float pw_nf4_table[16];      /* kernels/nf4.c: the code values, and the thresholds between them */
+extern const float pw_nf4_threshold[15];
+extern const float pw_fp4_table[16];
+#endif

@@ -1,0 +1,48 @@
+/* Adapters in memory: low-rank pairs attached to the linear layers of a model by name.
+ *
+ * Owns the arithmetic-free side of LoRA: which modules, which rank and scale, names, initialisation. The tensors themselves live
+ * in memory that the caller gives (a pool of the device in training, host memory when loaded from disk).
+ * Modules are named as in the model without prefix and suffix: "model.layers.3.self_attn.q_proj". Reading and writing: lora/peft.h. */
+#ifndef PW_LORA_ADAPTER_H
+#define PW_LORA_ADAPTER_H
+
+#include "base/rng.h"
+#include "data/model_config.h"
+#include "kernels/weight.h"
+
+struct pw_adapter_config {
+    char kind[8];                 /* "lora" */
+    int r;
+    double alpha, dropout;
+    bool rslora;
+    const char *targets;          /* "all-linear", or comma-separated module suffixes "q_proj,v_proj" */
+    char base_name[512];          /* base_model_name_or_path */
+    char base_hash[65];           /* pw_checkpoint_hash of the base, "" if unknown (adapters of other tools) */
+};
+struct pw_adapter_module {
+    const char *name;             /* "model.layers.0.self_attn.q_proj" */
+    int64_t n_in, n_out;
+    struct pw_lora lora;          /* a (R, n_in), b (n_out, R), f32 */
+};
+struct pw_adapter {
+    struct pw_adapter_config config;
+    struct pw_adapter_module *modules; size_t n;
+    struct pw_arena arena;        /* names, and tensors when loaded from disk */
+};
+
+/* Lists the modules that `config->targets` selects in a model of this shape, in forward order (layer by layer: q k v o gate up down);
+ * a target that matches nothing is an error naming the nearest. Tensors have shape but no data yet. */
+int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config, const struct pw_model_config *model);
+size_t pw_adapter_bytes(const struct pw_adapter *a);                 /* of all A and B in f32 */
+int64_t pw_adapter_parameters(const struct pw_adapter *a);
+int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes); /* lays all tensors out in one region, in module order */
+/* A = uniform(-1/sqrt(n_in), 1/sqrt(n_in)) (Kaiming with a = sqrt 5, as PEFT), B = 0. One Philox stream per module. Host memory. */
+void pw_adapter_init(struct pw_adapter *a, uint64_t seed);
+double pw_adapter_scale(const struct pw_adapter_config *c);
+const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module);
+void pw_adapter_free(struct pw_adapter *a);
+/* The seven linear modules of a block, in forward order, with their sizes: the one list of names that everybody uses. */
+enum pw_linear { PW_LIN_Q, PW_LIN_K, PW_LIN_V, PW_LIN_O, PW_LIN_GATE, PW_LIN_UP, PW_LIN_DOWN, PW_LIN_COUNT };
+const char *pw_linear_suffix(enum pw_linear l);                      /* "self_attn.q_proj" */
+void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in);
+#endif
