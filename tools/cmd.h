@@ -43,7 +43,7 @@ struct pw_command {
 };
 /* Each tools/cmd_<subject>.c defines a table that ends with a NULL name; tools/main.c lists the tables. */
 extern const struct pw_command pw_commands_vote[], pw_commands_tokenize[], pw_commands_model[], pw_commands_quant[], pw_commands_lora[],
-    pw_commands_train[], pw_commands_eval[], pw_commands_run[], pw_commands_entry[], pw_commands_data[];
+    pw_commands_train[], pw_commands_eval[], pw_commands_run[], pw_commands_entry[], pw_commands_data[], pw_commands_score[], pw_commands_bench[];
 
 int pw_cmd_emit(struct pw_cmd *c);                               /* writes and clears c->out now; a failed write is PW_E_IO */
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out);  /* opens --device with --threads; says on stderr what auto took */

@@ -1,1 +1,177 @@
-int main(void) { return 0; }
+/* The program: finds the command, parses its options, runs it, prints its result or its error trail, and chooses the exit status.
+ * Owns stdout, stderr, signals and the environment; knows nothing of what the commands do. */
+#include "tools/cmd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/help.h"
+
+static const struct pw_option common_options[] = {
+    {"device", 0, PW_OPT_STRING, offsetof(struct pw_common, device), "DEVICE", NULL, "auto", 0, 0, "auto, cpu, ref, cuda[:N] or simt"},
+    {"threads", 0, PW_OPT_INT, offsetof(struct pw_common, threads), "N", NULL, "0", 0, 4096, "threads to use; 0: all cores"},
+    {"seed", 0, PW_OPT_INT, offsetof(struct pw_common, seed), "N", NULL, "42", 0, 9e18, "seed of everything that is drawn"},
+    {"memory", 0, PW_OPT_BYTES, offsetof(struct pw_common, memory), "SIZE", NULL, NULL, 0, 0, "most memory to use, such as 8GiB"},
+    {"ctx", 0, PW_OPT_INT, offsetof(struct pw_common, ctx), "N", NULL, "0", 0, 1e9, "context length in tokens; 0: the model's own"},
+    {"json", 0, PW_OPT_FLAG, offsetof(struct pw_common, json), NULL, NULL, NULL, 0, 0, "one JSON document on stdout"},
+    {"quiet", 'q', PW_OPT_FLAG, offsetof(struct pw_common, quiet), NULL, NULL, NULL, 0, 0, "no progress; errors alone on stderr"},
+    {"verbose", 'v', PW_OPT_FLAG, offsetof(struct pw_common, verbose), NULL, NULL, NULL, 0, 0, "say more"},
+    {"force", 0, PW_OPT_FLAG, offsetof(struct pw_common, force), NULL, NULL, NULL, 0, 0, "replace an existing output"},
+    {"type", 0, PW_OPT_STRING, offsetof(struct pw_common, type), "TYPE", NULL, "", 0, 0,
+     "quantise or convert while loading: nf4, fp4, int8, f32, bf16; with quant and merge: the type to write"},
+    {"double-quant", 0, PW_OPT_FLAG, offsetof(struct pw_common, double_quant), NULL, NULL, NULL, 0, 0, "quantise the scales of 4-bit types too"},
+    {"adapter", 0, PW_OPT_LIST, offsetof(struct pw_common, adapters), "PATH[:SCALE]", NULL, NULL, 0, 0, "adapter folder; may be repeated"},
+    {"tokenizer", 0, PW_OPT_STRING, offsetof(struct pw_common, tokenizer), "FILE", NULL, NULL, 0, 0, "tokenizer of a model that carries none"},
+    PW_OPTIONS_END,
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    if (interrupted) {          /* the second time: at once */
+        signal(number, SIG_DFL);
+        raise(number);
+    }
+    interrupted = 1;
+}
+
+bool pw_interrupted(void)
+{
+    return interrupted != 0;
+}
+
+static int write_all(const char *bytes, size_t n)
+{
+    if (n > 0 && fwrite(bytes, 1, n, stdout) != n)
+        return pw_error(PW_E_IO, "while writing to stdout: %s", strerror(errno));
+    if (fflush(stdout) != 0)
+        return pw_error(PW_E_IO, "while writing to stdout: %s", strerror(errno));
+    return 0;
+}
+
+int pw_cmd_emit(struct pw_cmd *c)
+{
+    PW_PASS(pw_buf_status(c->out));
+    PW_PASS(write_all(c->out->data, c->out->len));
+    pw_buf_clear(c->out);
+    return 0;
+}
+
+int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out)
+{
+    struct pw_dev_options opt = {c->common->device, (int)c->common->threads, getenv("PW_CPU")};
+    bool automatic = strcmp(opt.kind, "auto") == 0;
+    PW_TRY(pw_dev_open(out, &opt), "opening device %s", opt.kind);
+    if (automatic && c->common->verbose)
+        pw_progress_say(c->progress, "no GPU is used: running on the CPU (%s, %d threads)", (*out)->level, (*out)->threads);
+    return 0;
+}
+
+void pw_json_begin(struct pw_json *w)
+{
+    pw_json_open(w, NULL, '{');
+    pw_json_i64(w, "schema", 1);
+}
+
+int pw_json_finish(struct pw_cmd *c, struct pw_json *w)
+{
+    pw_json_close(w, '}');
+    int rc = pw_json_status(w);
+    if (rc == 0) {
+        pw_buf_add(c->out, w->out.data, w->out.len);
+        pw_buf_char(c->out, '\n');
+    }
+    pw_json_free(w);
+    return rc;
+}
+
+static int print_error(int rc)
+{
+    fprintf(stderr, "pw: %s\n", pw_error_text());
+    if (pw_error_hint_text()[0])
+        fprintf(stderr, "    %s\n", pw_error_hint_text());
+    return pw_error_exit_status(rc);
+}
+
+static int run_command(const struct pw_command *command, int argc, char **argv)
+{
+    struct pw_common common = {0};
+    struct pw_args rest = {0};
+    struct pw_buf out = {0};
+    struct pw_progress progress = {0};
+    void *options = pw_alloc_zero(1, command->options_bytes ? command->options_bytes : 1);
+    int rc = 0;
+    PW_CHECK_OUT(options, PW_E_NOMEM, "out of memory");
+
+    const struct pw_option none[] = {PW_OPTIONS_END};
+    const struct pw_option *tables[2] = {common_options, command->options ? command->options : none};
+    void *into[2] = {&common, options};
+    PW_PASS_OUT(pw_options_parse(tables, into, 2, argc, argv, &rest));
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
+        common.seed_given |= strncmp(argv[i], "--seed", 6) == 0;
+    if (rest.n < (size_t)command->min_args || (command->max_args >= 0 && rest.n > (size_t)command->max_args)) {
+        rc = pw_error(PW_E_USAGE, "pw %s: %s", command->name,
+                      rest.n < (size_t)command->min_args ? "an argument is missing" : "too many arguments");
+        pw_error_hint("usage: pw %s %s", command->name, command->usage);
+        goto out;
+    }
+    progress.on = !common.quiet;
+    struct pw_cmd c = {.common = &common, .options = options, .args = rest, .progress = &progress, .out = &out};
+    PW_PASS_OUT(command->run(&c));
+    PW_PASS_OUT(pw_buf_status(&out));
+    PW_PASS_OUT(write_all(out.data, out.len));
+out:
+    pw_buf_free(&out);
+    pw_options_free(&rest);
+    pw_free(options);
+    return rc;
+}
+
+static bool asks_help(int argc, char **argv)
+{
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    struct sigaction act = {.sa_handler = on_signal};
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+    signal(SIGPIPE, SIG_IGN);   /* an unwritable stdout is an error with a message, not a death */
+
+    struct pw_buf text = {0};
+    int rc = 0, words = 0;
+    argc--, argv++;
+    if (argc == 0 || strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0) {
+        rc = pw_help(argc > 1 ? argc - 1 : 0, argv + 1, common_options, &text);
+        if (rc == 0)
+            rc = write_all(text.data, text.len);
+        if (rc == 0 && argc == 0)
+            rc = pw_error(PW_E_USAGE, "a command is missing");
+    } else if (strcmp(argv[0], "--version") == 0 || strcmp(argv[0], "version") == 0) {
+        rc = write_all("pennyweight " PW_VERSION "\n", strlen("pennyweight " PW_VERSION "\n"));
+    } else if (strcmp(argv[0], "completion") == 0) {
+        rc = pw_help_completion(argc > 1 ? argv[1] : "", common_options, &text);
+        if (rc == 0)
+            rc = write_all(text.data, text.len);
+    } else {
+        const struct pw_command *command = pw_command_find(argc, argv, &words);
+        if (!command)
+            rc = pw_command_unknown(argc, argv);
+        else if (asks_help(argc - words, argv + words)) {
+            rc = pw_help(words, argv, common_options, &text);
+            if (rc == 0)
+                rc = write_all(text.data, text.len);
+        } else
+            rc = run_command(command, argc - words, argv + words);
+    }
+    pw_buf_free(&text);
+    return rc < 0 ? print_error(rc) : 0;
+}

@@ -1,0 +1,178 @@
+/* Finding commands by name, and the texts made from the command tables: help, completion. Knows the rows, not what they do. */
+#include "tools/help.h"
+
+#include <string.h>
+
+#pragma weak pw_commands_vote
+#pragma weak pw_commands_tokenize
+#pragma weak pw_commands_model
+#pragma weak pw_commands_quant
+#pragma weak pw_commands_lora
+#pragma weak pw_commands_train
+#pragma weak pw_commands_eval
+#pragma weak pw_commands_run
+#pragma weak pw_commands_entry
+#pragma weak pw_commands_data
+#pragma weak pw_commands_score
+#pragma weak pw_commands_bench
+
+static const struct { const char *title; const struct pw_command *commands; } groups[] = {
+    {"Look at a model", pw_commands_model}, {NULL, pw_commands_score}, {NULL, pw_commands_tokenize}, {NULL, pw_commands_bench},
+    {"Quantise, adapters", pw_commands_quant}, {NULL, pw_commands_lora},
+    {"Train", pw_commands_data}, {NULL, pw_commands_train},
+    {"Evaluate", pw_commands_eval},
+    {"Talk to it", pw_commands_run},
+    {"Contest", pw_commands_entry}, {NULL, pw_commands_vote},
+};
+enum { N_GROUPS = sizeof groups / sizeof groups[0], MAX_COMMANDS = 128 };
+
+static size_t all_commands(const struct pw_command *list[MAX_COMMANDS])
+{
+    size_t n = 0;
+    for (int g = 0; g < N_GROUPS; g++)
+        for (const struct pw_command *c = groups[g].commands; c && c->name && n < MAX_COMMANDS; c++)
+            list[n++] = c;
+    return n;
+}
+
+/* Words of `name` that argv spells out in full; 0 when it does not. */
+static int matching_words(const char *name, int argc, char **argv)
+{
+    int words = 0;
+    while (*name) {
+        size_t len = strcspn(name, " ");
+        if (words >= argc || strlen(argv[words]) != len || strncmp(argv[words], name, len) != 0)
+            return 0;
+        words++;
+        name += len + (name[len] == ' ');
+    }
+    return words;
+}
+
+const struct pw_command *pw_command_find(int argc, char **argv, int *words)
+{
+    const struct pw_command *list[MAX_COMMANDS], *best = NULL;
+    size_t n = all_commands(list);
+    *words = 0;
+    for (size_t i = 0; i < n; i++) {
+        int w = matching_words(list[i]->name, argc, argv);
+        if (w > *words)
+            best = list[i], *words = w;
+    }
+    return best;
+}
+
+int pw_command_unknown(int argc, char **argv)
+{
+    const struct pw_command *list[MAX_COMMANDS];
+    const char *names[MAX_COMMANDS];
+    size_t n = all_commands(list), inside = 0;
+    char asked[200];
+    for (size_t i = 0; i < n; i++) {
+        size_t len = strlen(argv[0]);
+        names[i] = list[i]->name;
+        inside += strncmp(list[i]->name, argv[0], len) == 0 && list[i]->name[len] == ' ';
+    }
+    if (argc > 1 && argv[1][0] != '-')
+        snprintf(asked, sizeof asked, "%s %s", argv[0], argv[1]);
+    else
+        snprintf(asked, sizeof asked, "%s", argv[0]);
+    const char *near = pw_nearest(asked, names, n);
+    if (!near)
+        near = pw_nearest(argv[0], names, n);
+    int rc = pw_error(PW_E_USAGE, "unknown command '%s'", inside ? asked : argv[0]);
+    if (near)
+        pw_error_hint("did you mean 'pw %s'?  'pw help' lists all commands", near);
+    else
+        pw_error_hint("'pw help' lists all commands");
+    return rc;
+}
+
+static void help_all(struct pw_buf *out)
+{
+    pw_buf_str(out, "Pennyweight " PW_VERSION ": fine-tune language models on one card through 4-bit weights and low-rank adapters,\n"
+                    "evaluate them, and count the coins of a contest.\n\nusage: pw COMMAND [OPTIONS] ...\n");
+    for (int g = 0; g < N_GROUPS; g++) {
+        if (groups[g].title)
+            pw_buf_printf(out, "\n%s\n", groups[g].title);
+        for (const struct pw_command *c = groups[g].commands; c && c->name; c++)
+            pw_buf_printf(out, "  %-16s %s\n", c->name, c->summary);
+    }
+    pw_buf_str(out, "\n'pw help COMMAND' tells more; 'pw completion bash|zsh|fish' prints shell completion; 'pw --version'.\n");
+}
+
+int pw_help(int argc, char **argv, const struct pw_option *common, struct pw_buf *out)
+{
+    int words = 0;
+    if (argc == 0) {
+        help_all(out);
+        return pw_buf_status(out);
+    }
+    const struct pw_command *c = pw_command_find(argc, argv, &words);
+    if (!c) {                   /* 'pw help vote': all of a group */
+        const struct pw_command *list[MAX_COMMANDS];
+        size_t n = all_commands(list), shown = 0, len = strlen(argv[0]);
+        for (size_t i = 0; i < n; i++)
+            if (strncmp(list[i]->name, argv[0], len) == 0 && list[i]->name[len] == ' ') {
+                pw_buf_printf(out, "pw %s %s\n    %s\n", list[i]->name, list[i]->usage, list[i]->summary);
+                shown++;
+            }
+        return shown ? pw_buf_status(out) : pw_command_unknown(argc, argv);
+    }
+    pw_buf_printf(out, "pw %s: %s\n\nusage: pw %s %s\n", c->name, c->summary, c->name, c->usage);
+    if (c->text)
+        pw_buf_printf(out, "\n%s\n", c->text);
+    if (c->options && c->options->name) {
+        pw_buf_str(out, "\nOptions\n");
+        pw_options_help(c->options, out);
+    }
+    pw_buf_str(out, "\nOptions of every command\n");
+    pw_options_help(common, out);
+    return pw_buf_status(out);
+}
+
+static void option_words(const struct pw_option *o, struct pw_buf *out)
+{
+    for (; o && o->name; o++)
+        pw_buf_printf(out, " --%s", o->name);
+}
+
+int pw_help_completion(const char *shell, const struct pw_option *common, struct pw_buf *out)
+{
+    const struct pw_command *list[MAX_COMMANDS];
+    size_t n = all_commands(list);
+    bool fish = strcmp(shell, "fish") == 0, zsh = strcmp(shell, "zsh") == 0;
+    if (!fish && !zsh && strcmp(shell, "bash") != 0)
+        return pw_error(PW_E_USAGE, "pw completion: expected bash, zsh or fish, got '%s'", shell);
+    if (fish) {
+        for (size_t i = 0; i < n; i++) {
+            char first[32];
+            const char *second = strchr(list[i]->name, ' ');
+            snprintf(first, sizeof first, "%.*s", second ? (int)(second - list[i]->name) : 31, list[i]->name);
+            if (second)
+                pw_buf_printf(out, "complete -c pw -n '__fish_seen_subcommand_from %s' -a %s -d '%s'\n", first, second + 1, list[i]->summary);
+            pw_buf_printf(out, "complete -c pw -n __fish_use_subcommand -f -a %s\n", first);
+            for (const struct pw_option *o = list[i]->options; o && o->name; o++)
+                pw_buf_printf(out, "complete -c pw -n '__fish_seen_subcommand_from %s' -l %s\n", second ? second + 1 : first, o->name);
+        }
+        for (const struct pw_option *o = common; o->name; o++)
+            pw_buf_printf(out, "complete -c pw -l %s\n", o->name);
+        return pw_buf_status(out);
+    }
+    if (zsh)
+        pw_buf_str(out, "autoload -U +X bashcompinit && bashcompinit\n");
+    pw_buf_str(out, "_pw() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n    case \"${COMP_WORDS[*]:1:2}\" in\n");
+    for (size_t i = 0; i < n; i++) {
+        pw_buf_printf(out, "    '%s'*) words='", list[i]->name);
+        option_words(list[i]->options, out);
+        option_words(common, out);
+        pw_buf_str(out, "';;\n");
+    }
+    pw_buf_str(out, "    *) words='help completion");
+    for (size_t i = 0; i < n; i++)
+        pw_buf_printf(out, " %s", list[i]->name);
+    pw_buf_str(out, "';;\n    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+                    "    [[ $cur == -* || $COMP_CWORD -lt 3 ]] || COMPREPLY=($(compgen -f -- \"$cur\"))\n}\n"
+                    "complete -o default -F _pw pw pennyweight\n");
+    return pw_buf_status(out);
+}
