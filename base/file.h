@@ -28,7 +28,7 @@ void pw_map_close(struct pw_map *m);
 
 /* One output file. Write with stdio on ->f or pw_out_write; pw_out_commit makes it appear; pw_out_abort (also on an
  * unopened or committed struct) leaves nothing behind. An existing target is refused with PW_E_REFUSED unless force. */
-struct pw_out { FILE *f; char *path, *temp; bool dir_made; };
+struct pw_out { FILE *f; char *path, *temp; bool replace; };
 int pw_out_open(struct pw_out *o, const char *path, bool force);
 int pw_out_write(struct pw_out *o, const void *bytes, size_t n);
 int pw_out_commit(struct pw_out *o);
