@@ -16,7 +16,7 @@ struct pw_saved {              /* what one block keeps for backward, (T, .) each
 };
 struct pw_work {               /* scratch of a block: reused by every block; (T, .) */
     struct pw_tensor h, q, k, v, attn, lse, gate, up, xa[PW_LIN_COUNT];
-    /* backward only */
+    /* backward only; dq, dk, dv, dattn, dgate and dup are the memory of q, k, v, attn, gate and up, which are free by then */
     struct pw_tensor dh, dq, dk, dv, dattn, dgate, dup, glu;
 };
 struct pw_block_batch {        /* the rows of this pass */
@@ -26,7 +26,7 @@ struct pw_block_batch {        /* the rows of this pass */
     struct pw_tensor kv_rows;             /* (T) i32: rows of the KV pool to write; none in training (k, v are the batch's own) */
     struct pw_tensor k_pool, v_pool;      /* (S, G, d) of this layer, with kv_rows */
     bool train;                           /* dropout is on */
-    uint64_t drop_seed, drop_offset;      /* Philox offset of this pass; the block adds layer and linear */
+    uint64_t drop_seed, drop_offset;      /* Philox offset of this pass; the block adds layer * PW_LIN_COUNT + linear */
     double drop_p;
 };
 /* Bytes, and placing in a pool; the same functions serve the plan (pool NULL: only counts) and the run. r = largest adapter rank per
@@ -36,6 +36,13 @@ int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_mod
 size_t pw_work_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward);
 int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward);
 
+/* The same in another type: f64 on the ref device, for gradient checks. */
+int pw_saved_place_as(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], enum pw_dtype type);
+int pw_work_place_as(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward, enum pw_dtype type);
+/* Largest adapter rank per linear over the layers, as attached now. */
+void pw_model_ranks(const struct pw_model *m, int ranks[PW_LIN_COUNT]);
+
+/* Batches may have fewer tokens than work and saved were placed for. */
 int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved);
 
 /* Gradients of one block's parameters; each tensor may be none. */

@@ -22,14 +22,15 @@ struct pw_model {
     struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16 */
     struct pw_weight head;                             /* (V, D); shares the embedding's bytes when tied */
     struct pw_tensor rope_cos, rope_sin;               /* (context, head_dim / 2) f32 */
-    struct pw_checkpoint *checkpoint;                  /* owned */
+    struct pw_checkpoint *checkpoint;                  /* owned; NULL when the model was created, not loaded */
+    bool trainable;                                    /* weights are dense and may be written */
     struct pw_pool pool;                               /* widened norms, tables, quantised weights */
     struct pw_arena arena;
     size_t weight_bytes;                               /* of all weights as they are in memory */
 };
 struct pw_model_options {
     const char *tokenizer;     /* --tokenizer, or NULL */
-    const char *quantise;      /* "" or NULL = as stored; "nf4", "fp4", "int8", "f32", "bf16" */
+    const char *quantise;      /* "" or NULL = as stored; "nf4", "fp4", "int8": block linears; "f32", "bf16", "f16": all weights */
     bool double_quant;
     int64_t context;           /* --ctx; 0 = the model's */
     bool trainable;            /* full training: all weights as f32 in memory that may be written */
@@ -42,7 +43,11 @@ int pw_model_attach(struct pw_model *m, const struct pw_adapter *a);
 struct pw_weight *pw_model_linear(struct pw_model *m, const char *module); /* "model.layers.3.mlp.up_proj"; NULL = no such */
 /* A fresh model from a config alone (weights normal(0, init_range), norms 1), trainable, for training from scratch. */
 int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed);
-/* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving. */
+/* The same in another type: f64 on the ref device, for gradient checks. */
+int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type);
+/* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving: the embedding; per layer
+ * norm_attn, q, k, v, o, norm_mlp, gate, up, down; the final norm; the head unless it is tied (then the gradients of both uses are
+ * added into the embedding's). Names are those of Hugging Face. */
 struct pw_param { const char *name; struct pw_tensor value; };
 int pw_model_params(struct pw_model *m, struct pw_param **params, size_t *n);  /* in m->arena */
 /* Writes config.json, model.safetensors (dtype "f32", "bf16" or "f16") and the tokenizer files into an existing folder. */

@@ -1,0 +1,338 @@
+/* One transformer block, forward and backward: the order of the ops, and which buffer each one reads and writes.
+ *
+ * Owns no memory and no arithmetic: ops compute, pools hold. Backward keeps to what is saved and makes the outputs of the norms and the
+ * gated product again (both are cheap next to a linear layer and would be the largest things to keep).
+ * Knows nothing of losses, optimisers, caches or tokens' meaning. */
+#include "infer/block.h"
+
+#include "base/error.h"
+
+/* ---- sizes ---------------------------------------------------------------------------------------------------------- */
+
+struct taker { struct pw_pool *pool; enum pw_dtype type; int64_t tokens; size_t bytes; int rc; };
+
+static void take(struct taker *k, struct pw_tensor *t, int64_t columns, bool vector)
+{
+    const size_t bytes = (size_t)k->tokens * (size_t)columns * pw_dtype_bytes(k->type);
+    void *data = NULL;
+    k->bytes += pw_pool_round(bytes);
+    *t = pw_none();
+    if (k->rc < 0 || columns == 0)
+        return;
+    if (k->pool) {
+        data = pw_pool_take(k->pool, bytes);
+        if (!data) {
+            k->rc = PW_E_NOMEM;
+            return;
+        }
+    }
+    *t = vector ? pw_tensor1(data, k->type, k->tokens) : pw_tensor2(data, k->type, k->tokens, columns);
+}
+
+static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_model_config *c, const int ranks[PW_LIN_COUNT])
+{
+    const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, F = c->ffn;
+    take(k, &s->x_in, D, false);
+    take(k, &s->inv_attn, 1, true);
+    take(k, &s->q, q, false);
+    take(k, &s->k, kv, false);
+    take(k, &s->v, kv, false);
+    take(k, &s->attn, q, false);
+    take(k, &s->lse, c->heads, false);
+    take(k, &s->x_mid, D, false);
+    take(k, &s->inv_mlp, 1, true);
+    take(k, &s->gate, F, false);
+    take(k, &s->up, F, false);
+    for (int l = 0; l < PW_LIN_COUNT; l++)
+        take(k, &s->xa[l], ranks[l], false);
+}
+
+static void walk_work(struct taker *k, struct pw_work *w, const struct pw_model_config *c, const int ranks[PW_LIN_COUNT], bool backward)
+{
+    const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, F = c->ffn;
+    *w = (struct pw_work){0};
+    take(k, &w->h, D, false);
+    take(k, &w->q, q, false);
+    take(k, &w->k, kv, false);
+    take(k, &w->v, kv, false);
+    take(k, &w->attn, q, false);
+    take(k, &w->lse, c->heads, false);
+    take(k, &w->gate, F, false);
+    take(k, &w->up, F, false);
+    for (int l = 0; l < PW_LIN_COUNT; l++)
+        take(k, &w->xa[l], ranks[l], false);
+    if (backward) {
+        take(k, &w->dh, D, false);
+        take(k, &w->glu, F, false);
+        w->dq = w->q, w->dk = w->k, w->dv = w->v, w->dattn = w->attn, w->dgate = w->gate, w->dup = w->up;
+    }
+}
+
+size_t pw_saved_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT])
+{
+    struct pw_saved s;
+    struct taker k = {.type = PW_F32, .tokens = tokens};
+    walk_saved(&k, &s, c, ranks);
+    return k.bytes;
+}
+
+int pw_saved_place_as(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT],
+                      enum pw_dtype type)
+{
+    struct taker k = {.pool = pool, .type = type, .tokens = tokens};
+    walk_saved(&k, s, c, ranks);
+    return k.rc;
+}
+
+int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT])
+{
+    return pw_saved_place_as(s, pool, c, tokens, ranks, PW_F32);
+}
+
+size_t pw_work_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward)
+{
+    struct pw_work w;
+    struct taker k = {.type = PW_F32, .tokens = tokens};
+    walk_work(&k, &w, c, ranks, backward);
+    return k.bytes;
+}
+
+int pw_work_place_as(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT],
+                     bool backward, enum pw_dtype type)
+{
+    struct taker k = {.pool = pool, .type = type, .tokens = tokens};
+    walk_work(&k, w, c, ranks, backward);
+    return k.rc;
+}
+
+int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward)
+{
+    return pw_work_place_as(w, pool, c, tokens, ranks, backward, PW_F32);
+}
+
+void pw_model_ranks(const struct pw_model *m, int ranks[PW_LIN_COUNT])
+{
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        ranks[l] = 0;
+        for (int i = 0; i < m->config.layers; i++) {
+            const struct pw_lora *lora = m->layers[i].linear[l].lora;
+            if (lora && lora->r > ranks[l])
+                ranks[l] = lora->r;
+        }
+    }
+}
+
+size_t pw_block_scratch(const struct pw_model *m, int64_t tokens, int64_t keys, bool backward)
+{
+    const struct pw_model_config *c = &m->config;
+    size_t most = pw_scratch_attn(m->dev, tokens, keys, c->heads, c->kv_heads, c->head_dim, backward);
+    for (int i = 0; i < c->layers; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            const size_t bytes = pw_scratch_linear(m->dev, tokens, &m->layers[i].linear[l], backward);
+            most = bytes > most ? bytes : most;
+        }
+    return most;
+}
+
+/* ---- one block ------------------------------------------------------------------------------------------------------ */
+
+struct block {                 /* what both directions look at */
+    struct pw_model *m;
+    struct pw_dev *dev;
+    const struct pw_layer *layer;
+    const struct pw_model_config *c;
+    const struct pw_block_batch *b;
+    int index;
+    int64_t n;                 /* tokens of the pass */
+};
+
+/* The first n rows of a buffer that was placed for more; the columns of xa narrowed to the rank of this layer. */
+static struct pw_tensor first(const struct block *k, struct pw_tensor t)
+{
+    return t.data ? pw_rows(t, 0, k->n) : t;
+}
+
+static struct pw_tensor first_xa(const struct block *k, const struct pw_tensor xa[PW_LIN_COUNT], enum pw_linear l)
+{
+    const struct pw_lora *lora = k->layer->linear[l].lora;
+    return lora ? pw_tensor2(xa[l].data, xa[l].dtype, k->n, lora->r) : pw_none();
+}
+
+static struct pw_drop drop_of(const struct block *k, enum pw_linear l)
+{
+    struct pw_drop drop = {0};
+    if (k->b->train && k->b->drop_p > 0) {
+        drop.p = k->b->drop_p;
+        drop.seed = k->b->drop_seed;
+        drop.offset = k->b->drop_offset + (uint64_t)k->index * PW_LIN_COUNT + (uint64_t)l;
+    }
+    return drop;
+}
+
+static int begin(struct block *k, struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, const struct pw_work *w,
+                 const struct pw_tensor xa[PW_LIN_COUNT])
+{
+    *k = (struct block){.m = m, .dev = m->dev, .layer = &m->layers[layer], .c = &m->config, .b = b, .index = layer, .n = b->tokens};
+    PW_CHECK(x.ndim == 2 && x.shape[0] == k->n && x.shape[1] == m->config.hidden, PW_E_FAIL, "block %d: expected x (%lld, %d), got (%lld, %lld)",
+             layer, (long long)k->n, m->config.hidden, (long long)x.shape[0], (long long)x.shape[1]);
+    PW_CHECK(k->n <= w->h.shape[0], PW_E_FAIL, "block %d: %lld tokens in a pass that was planned for %lld", layer, (long long)k->n,
+             (long long)w->h.shape[0]);
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        const struct pw_lora *lora = k->layer->linear[l].lora;
+        PW_CHECK(!lora || (xa[l].data && lora->r <= xa[l].shape[1]), PW_E_FAIL, "block %d: %s: adapter of rank %d, but the pass was planned for %lld",
+                 layer, pw_linear_suffix(l), lora->r, xa[l].data ? (long long)xa[l].shape[1] : 0LL);
+    }
+    return 0;
+}
+
+static int linear(const struct block *k, enum pw_linear l, struct pw_tensor y, struct pw_tensor x, const struct pw_tensor xa[PW_LIN_COUNT])
+{
+    PW_TRY(pw_linear_fwd(k->dev, y, first_xa(k, xa, l), x, &k->layer->linear[l], drop_of(k, l)), "layer %d: %s", k->index, pw_linear_suffix(l));
+    return 0;
+}
+
+static int rotate(const struct block *k, struct pw_tensor t, int heads, int direction)
+{
+    const enum pw_rope_layout layout = k->c->rope_interleaved ? PW_ROPE_INTERLEAVED : PW_ROPE_HALF;
+    PW_TRY(pw_rope(k->dev, pw_split_heads(t, heads), k->b->pos, k->m->rope_cos, k->m->rope_sin, layout, direction), "layer %d: rope", k->index);
+    return 0;
+}
+
+static struct pw_attn attn_of(const struct pw_model_config *c)
+{
+    return (struct pw_attn){.scale = c->attn_scale, .window = c->window, .softcap = c->attn_softcap};
+}
+
+static enum pw_act act_of(const struct pw_model_config *c)
+{
+    return c->gelu ? PW_ACT_GELU_TANH : PW_ACT_SILU;
+}
+
+static int attention_forward(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
+{
+    const struct pw_model_config *c = k->c;
+    const struct pw_tensor *xa = saved ? saved->xa : w->xa;
+    const struct pw_tensor h = first(k, w->h), q = first(k, saved ? saved->q : w->q), key = first(k, saved ? saved->k : w->k),
+                           value = first(k, saved ? saved->v : w->v), a = first(k, saved ? saved->attn : w->attn);
+    const struct pw_tensor inv = saved ? first(k, saved->inv_attn) : pw_none(), lse = saved ? first(k, saved->lse) : pw_none();
+    const struct pw_attn attn = attn_of(c);
+
+    PW_TRY(pw_rmsnorm_fwd(k->dev, h, inv, x, k->layer->norm_attn, c->norm_eps, c->norm_offset), "layer %d: input norm", k->index);
+    PW_PASS(linear(k, PW_LIN_Q, q, h, xa));
+    PW_PASS(linear(k, PW_LIN_K, key, h, xa));
+    PW_PASS(linear(k, PW_LIN_V, value, h, xa));
+    PW_PASS(rotate(k, q, c->heads, 1));
+    PW_PASS(rotate(k, key, c->kv_heads, 1));
+
+    struct pw_tensor keys = pw_split_heads(key, c->kv_heads), values = pw_split_heads(value, c->kv_heads);
+    if (k->b->kv_rows.data) {
+        PW_TRY(pw_scatter_rows(k->dev, k->b->k_pool, keys, k->b->kv_rows), "layer %d: keys to the cache", k->index);
+        PW_TRY(pw_scatter_rows(k->dev, k->b->v_pool, values, k->b->kv_rows), "layer %d: values to the cache", k->index);
+        keys = k->b->k_pool;
+        values = k->b->v_pool;
+    }
+    PW_TRY(pw_attn_fwd(k->dev, pw_split_heads(a, c->heads), lse, pw_split_heads(q, c->heads), keys, values, k->b->seqs, &attn),
+           "layer %d: attention", k->index);
+    PW_PASS(linear(k, PW_LIN_O, h, a, xa));
+    return pw_axpy(k->dev, x, h, 1.0);
+}
+
+static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
+{
+    const struct pw_model_config *c = k->c;
+    const struct pw_tensor *xa = saved ? saved->xa : w->xa;
+    const struct pw_tensor h = first(k, w->h), gate = first(k, saved ? saved->gate : w->gate), up = first(k, saved ? saved->up : w->up);
+    const struct pw_tensor product = first(k, w->gate);   /* gate itself when nothing is saved */
+    const struct pw_tensor inv = saved ? first(k, saved->inv_mlp) : pw_none();
+
+    PW_TRY(pw_rmsnorm_fwd(k->dev, h, inv, x, k->layer->norm_mlp, c->norm_eps, c->norm_offset), "layer %d: post-attention norm", k->index);
+    PW_PASS(linear(k, PW_LIN_GATE, gate, h, xa));
+    PW_PASS(linear(k, PW_LIN_UP, up, h, xa));
+    PW_TRY(pw_glu_fwd(k->dev, product, gate, up, act_of(c)), "layer %d: gated product", k->index);
+    PW_PASS(linear(k, PW_LIN_DOWN, h, product, xa));
+    return pw_axpy(k->dev, x, h, 1.0);
+}
+
+int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved)
+{
+    struct block k;
+    PW_PASS(begin(&k, m, layer, x, b, w, saved ? saved->xa : w->xa));
+    if (saved)
+        PW_PASS(pw_copy(k.dev, first(&k, saved->x_in), x));
+    PW_PASS(attention_forward(&k, x, w, saved));
+    if (saved)
+        PW_PASS(pw_copy(k.dev, first(&k, saved->x_mid), x));
+    return mlp_forward(&k, x, w, saved);
+}
+
+/* ---- backward ------------------------------------------------------------------------------------------------------- */
+
+static int linear_back(const struct block *k, enum pw_linear l, struct pw_tensor dx, struct pw_tensor dy, struct pw_tensor x,
+                       const struct pw_saved *saved, const struct pw_block_grads *grads)
+{
+    const struct pw_linear_grads g = {.dx = dx, .dw = grads->dw[l], .dbias = pw_none(), .da = grads->da[l], .db = grads->db[l]};
+    PW_TRY(pw_linear_bwd(k->dev, &g, dy, x, first_xa(k, saved->xa, l), &k->layer->linear[l], drop_of(k, l)), "layer %d: backward of %s",
+           k->index, pw_linear_suffix(l));
+    return 0;
+}
+
+/* x += f(x) passes dx on as it is and adds what comes back through f: dx holds the gradient of the block's output and, after each half, of that half's input. */
+static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
+{
+    const struct pw_model_config *c = k->c;
+    const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), gate = first(k, s->gate), up = first(k, s->up), x_mid = first(k, s->x_mid);
+    const struct pw_tensor product = first(k, w->gate), dproduct = first(k, w->glu);  /* product's memory becomes dgate */
+    const struct pw_tensor dgate = first(k, w->dgate), dup = first(k, w->dup);
+
+    PW_PASS(pw_glu_fwd(k->dev, product, gate, up, act_of(c)));
+    PW_PASS(pw_fill(k->dev, dproduct, 0));
+    PW_PASS(linear_back(k, PW_LIN_DOWN, dproduct, dx, product, s, grads));
+    PW_PASS(pw_fill(k->dev, dgate, 0));
+    PW_PASS(pw_fill(k->dev, dup, 0));
+    PW_PASS(pw_glu_bwd(k->dev, dgate, dup, dproduct, gate, up, act_of(c)));
+
+    PW_PASS(pw_rmsnorm_fwd(k->dev, h, pw_none(), x_mid, k->layer->norm_mlp, c->norm_eps, c->norm_offset));
+    PW_PASS(pw_fill(k->dev, dh, 0));
+    PW_PASS(linear_back(k, PW_LIN_GATE, dh, dgate, h, s, grads));
+    PW_PASS(linear_back(k, PW_LIN_UP, dh, dup, h, s, grads));
+    return pw_rmsnorm_bwd(k->dev, dx, grads->dnorm_mlp, dh, x_mid, k->layer->norm_mlp, first(k, s->inv_mlp), c->norm_offset);
+}
+
+static int attention_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
+{
+    const struct pw_model_config *c = k->c;
+    const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), a = first(k, s->attn), da = first(k, w->dattn), x_in = first(k, s->x_in);
+    const struct pw_tensor dq = first(k, w->dq), dk = first(k, w->dk), dv = first(k, w->dv);
+    const struct pw_attn attn = attn_of(c);
+
+    PW_PASS(pw_fill(k->dev, da, 0));
+    PW_PASS(linear_back(k, PW_LIN_O, da, dx, a, s, grads));
+    PW_PASS(pw_fill(k->dev, dq, 0));
+    PW_PASS(pw_fill(k->dev, dk, 0));
+    PW_PASS(pw_fill(k->dev, dv, 0));
+    PW_TRY(pw_attn_bwd(k->dev, pw_split_heads(dq, c->heads), pw_split_heads(dk, c->kv_heads), pw_split_heads(dv, c->kv_heads),
+                       pw_split_heads(da, c->heads), pw_split_heads(a, c->heads), first(k, s->lse), pw_split_heads(first(k, s->q), c->heads),
+                       pw_split_heads(first(k, s->k), c->kv_heads), pw_split_heads(first(k, s->v), c->kv_heads), k->b->seqs, &attn),
+           "layer %d: backward of attention", k->index);
+    PW_PASS(rotate(k, dq, c->heads, -1));
+    PW_PASS(rotate(k, dk, c->kv_heads, -1));
+
+    PW_PASS(pw_rmsnorm_fwd(k->dev, h, pw_none(), x_in, k->layer->norm_attn, c->norm_eps, c->norm_offset));
+    PW_PASS(pw_fill(k->dev, dh, 0));
+    PW_PASS(linear_back(k, PW_LIN_Q, dh, dq, h, s, grads));
+    PW_PASS(linear_back(k, PW_LIN_K, dh, dk, h, s, grads));
+    PW_PASS(linear_back(k, PW_LIN_V, dh, dv, h, s, grads));
+    return pw_rmsnorm_bwd(k->dev, dx, grads->dnorm_attn, dh, x_in, k->layer->norm_attn, first(k, s->inv_attn), c->norm_offset);
+}
+
+int pw_block_backward(struct pw_model *m, int layer, struct pw_tensor dx, const struct pw_block_batch *b, struct pw_work *w,
+                      const struct pw_saved *saved, const struct pw_block_grads *grads)
+{
+    struct block k;
+    PW_PASS(begin(&k, m, layer, dx, b, w, saved->xa));
+    PW_CHECK(!b->kv_rows.data, PW_E_FAIL, "block %d: backward through a cache", layer);
+    PW_CHECK(w->dh.data, PW_E_FAIL, "block %d: work was placed without backward", layer);
+    PW_TRY(mlp_backward(&k, dx, w, saved, grads), "layer %d: backward of the feed-forward half", layer);
+    PW_TRY(attention_backward(&k, dx, w, saved, grads), "layer %d: backward of the attention half", layer);
+    return 0;
+}

@@ -1,0 +1,395 @@
+/* A model in memory: which tensor of the checkpoint goes where, as what type, and whose bytes it uses.
+ *
+ * Loading has three steps: collect views of what is stored (no bytes move), count what has to be made (widened norms, converted or
+ * quantised weights, rotary tables), then take one pool of exactly that size and fill it. What can be used from the mapping stays there.
+ * Knows nothing of tokens, batches or training. */
+#include "infer/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "infer/model_parts.h"
+#include "infer/rope.h"
+#include "quant/quant.h"
+
+/* ---- what to do with stored weights --------------------------------------------------------------------------------- */
+
+struct plan {                  /* --type, resolved */
+    bool quantise;             /* block linears */
+    bool convert;              /* all weights to `type` */
+    bool copy;                 /* even those that have the type already: they will be written to */
+    enum pw_dtype type;
+    struct pw_quant_options quant;
+};
+
+static int resolve(struct plan *p, const struct pw_model_options *opt)
+{
+    const char *type = opt->quantise ? opt->quantise : "";
+    static const struct { const char *name; enum pw_dtype type; } dense[] = {{"f32", PW_F32}, {"bf16", PW_BF16}, {"f16", PW_F16}};
+    *p = (struct plan){0};
+    if (opt->trainable) {
+        PW_CHECK(!type[0] || strcmp(type, "f32") == 0, PW_E_USAGE, "full training keeps its weights in f32, got --type %s", type);
+        p->convert = p->copy = true;
+        p->type = PW_F32;
+        return 0;
+    }
+    if (!type[0])
+        return 0;
+    for (size_t i = 0; i < sizeof dense / sizeof dense[0]; i++)
+        if (strcmp(type, dense[i].name) == 0) {
+            p->convert = true;
+            p->type = dense[i].type;
+            return 0;
+        }
+    PW_PASS(pw_quant_parse(type, &p->quant));
+    p->quant.double_quant = opt->double_quant;
+    p->quantise = true;
+    return 0;
+}
+
+static bool aligned(const void *data, enum pw_dtype t)
+{
+    return (uintptr_t)data % pw_dtype_bytes(t) == 0;
+}
+
+/* Must this dense tensor be made anew, and how large is it then? 0 = used where it is. */
+static size_t dense_bytes(const struct plan *p, const void *data, enum pw_dtype type, int64_t count)
+{
+    const enum pw_dtype to = p->convert ? p->type : type;
+    if (to == type && !p->copy && aligned(data, type))
+        return 0;
+    return pw_pool_round((size_t)count * pw_dtype_bytes(to));
+}
+
+static size_t weight_need(const struct plan *p, const struct pw_weight *w, bool block_linear)
+{
+    size_t bytes = w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0;
+    if (w->type != PW_Q_DENSE)
+        return bytes + (p->convert ? pw_pool_round((size_t)(w->n_out * w->n_in) * pw_dtype_bytes(p->type)) : 0);
+    if (p->quantise && block_linear)
+        return bytes + pw_pool_round(pw_quant_bytes(w->n_out, w->n_in, &p->quant));
+    return bytes + dense_bytes(p, w->data, w->dtype, w->n_out * w->n_in);
+}
+
+/* ---- making ---------------------------------------------------------------------------------------------------------- */
+
+/* A copy in the pool, converted. Source rows that are not aligned for their type are moved to an aligned place first. */
+static int convert(struct pw_model *m, struct pw_tensor *t, enum pw_dtype to)
+{
+    struct pw_tensor src = *t, dst = *t;
+    dst.dtype = to;
+    dst.data = pw_pool_take(&m->pool, (size_t)pw_count(src) * pw_dtype_bytes(to));
+    PW_CHECK(dst.data, PW_E_NOMEM, "no room for a copy of %lld elements", (long long)pw_count(src));
+    if (src.dtype == to)
+        memcpy(dst.data, src.data, pw_bytes(src));
+    else if (aligned(src.data, src.dtype))
+        PW_PASS(pw_copy(m->dev, dst, src));
+    else {
+        void *moved = pw_alloc(pw_bytes(src));
+        PW_CHECK(moved, PW_E_NOMEM, "out of memory for %zu bytes", pw_bytes(src));
+        memcpy(moved, src.data, pw_bytes(src));
+        src.data = moved;
+        const int rc = pw_copy(m->dev, dst, src);
+        pw_free(moved);
+        PW_PASS(rc);
+    }
+    *t = dst;
+    return 0;
+}
+
+/* A 4-bit or 8-bit weight made dense, a tile of rows at a time. */
+static int widen(struct pw_model *m, struct pw_weight *w, enum pw_dtype to)
+{
+    const int64_t tile = to == PW_F32 ? w->n_out : 64;
+    struct pw_tensor dst = pw_tensor2(pw_pool_take(&m->pool, (size_t)(w->n_out * w->n_in) * pw_dtype_bytes(to)), to, w->n_out, w->n_in);
+    float *rows = NULL;
+    int rc = 0;
+    PW_CHECK_OUT(dst.data, PW_E_NOMEM, "no room for a dense copy");
+    if (to != PW_F32) {
+        rows = pw_alloc((size_t)(tile * w->n_in) * sizeof *rows);
+        PW_CHECK_OUT(rows, PW_E_NOMEM, "out of memory for a tile");
+    }
+    for (int64_t at = 0; at < w->n_out; at += tile) {
+        const int64_t n = w->n_out - at < tile ? w->n_out - at : tile;
+        struct pw_tensor out = pw_rows(dst, at, n), wide = rows ? pw_tensor2(rows, PW_F32, n, w->n_in) : out;
+        PW_PASS_OUT(pw_decode(m->dev, wide, w, at));
+        if (rows)
+            PW_PASS_OUT(pw_copy(m->dev, out, wide));
+    }
+    {
+        const float *bias = w->bias;
+        *w = pw_weight_dense(dst);
+        w->bias = bias;
+    }
+out:
+    pw_free(rows);
+    return rc;
+}
+
+static int place_weight(struct pw_model *m, const struct plan *p, struct pw_weight *w, bool block_linear)
+{
+    if (w->type != PW_Q_DENSE) {
+        if (p->convert)
+            return widen(m, w, p->type);
+        if (p->quantise && block_linear && w->type != p->quant.type) {
+            const int rc = pw_error(PW_E_UNSUPPORTED, "the weight is stored as %s and cannot be quantised again to %s", pw_qtype_name(w->type),
+                                    pw_qtype_name(p->quant.type));
+            pw_error_hint("leave --type away, or begin with the unquantised model");
+            return rc;
+        }
+        return 0;
+    }
+    struct pw_tensor t = pw_tensor2((void *)(uintptr_t)w->data, w->dtype, w->n_out, w->n_in);
+    if (p->quantise && block_linear) {
+        struct pw_weight made = {0};
+        const size_t bytes = pw_quant_bytes(w->n_out, w->n_in, &p->quant);
+        void *memory = pw_pool_take(&m->pool, bytes);
+        PW_CHECK(memory, PW_E_NOMEM, "no room for the quantised weight");
+        PW_PASS(pw_quant_place(&made, w->n_out, w->n_in, &p->quant, memory, bytes));
+        PW_PASS(pw_quant_encode(m->dev, &made, t, &p->quant));
+        made.bias = w->bias;
+        *w = made;
+        return 0;
+    }
+    if (dense_bytes(p, w->data, w->dtype, pw_count(t)) > 0) {
+        PW_PASS(convert(m, &t, p->convert ? p->type : w->dtype));
+        w->data = t.data;
+        w->dtype = t.dtype;
+    }
+    return 0;
+}
+
+static int place_vector(struct pw_model *m, struct pw_tensor *t, enum pw_dtype type)
+{
+    return convert(m, t, type);
+}
+
+/* ---- collecting ----------------------------------------------------------------------------------------------------- */
+
+static int collect_layer(struct pw_model *m, int i)
+{
+    struct pw_checkpoint *c = m->checkpoint;
+    struct pw_layer *layer = &m->layers[i];
+    char name[160];
+    snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", i);
+    PW_PASS(pw_checkpoint_tensor(c, name, m->config.hidden, 0, &layer->norm_attn));
+    snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
+    PW_PASS(pw_checkpoint_tensor(c, name, m->config.hidden, 0, &layer->norm_mlp));
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        int64_t n_out, n_in;
+        pw_linear_shape(&m->config, l, &n_out, &n_in);
+        snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_linear_suffix(l));
+        PW_PASS(pw_checkpoint_weight(c, name, n_out, n_in, &layer->linear[l]));
+        const bool biased = l == PW_LIN_O ? m->config.o_bias : l < PW_LIN_O ? m->config.qkv_bias : m->config.mlp_bias;
+        if (biased) {          /* the view's address stands in until the vector is widened in place_layer */
+            struct pw_tensor bias;
+            snprintf(name, sizeof name, "model.layers.%d.%s.bias", i, pw_linear_suffix(l));
+            PW_PASS(pw_checkpoint_tensor(c, name, n_out, 0, &bias));
+            layer->linear[l].bias = bias.data;
+        }
+    }
+    return 0;
+}
+
+static int place_bias(struct pw_model *m, int i, int l)
+{
+    struct pw_weight *w = &m->layers[i].linear[l];
+    struct pw_tensor bias;
+    char name[160];
+    snprintf(name, sizeof name, "model.layers.%d.%s.bias", i, pw_linear_suffix(l));
+    PW_PASS(pw_checkpoint_tensor(m->checkpoint, name, w->n_out, 0, &bias));
+    PW_PASS(place_vector(m, &bias, PW_F32));
+    w->bias = bias.data;
+    return 0;
+}
+
+static int collect(struct pw_model *m)
+{
+    struct pw_checkpoint *c = m->checkpoint;
+    const struct pw_model_config *k = &m->config;
+    PW_PASS(pw_checkpoint_tensor(c, pw_checkpoint_embed_name(c), k->vocab, k->hidden, &m->embed));
+    PW_PASS(pw_checkpoint_tensor(c, "model.norm.weight", k->hidden, 0, &m->norm_final));
+    if (k->tied)
+        m->head = pw_weight_dense(m->embed);
+    else
+        PW_PASS(pw_checkpoint_weight(c, pw_checkpoint_head_name(c), k->vocab, k->hidden, &m->head));
+    for (int i = 0; i < k->layers; i++)
+        PW_TRY(collect_layer(m, i), "layer %d", i);
+    return pw_checkpoint_all_used(c);
+}
+
+static size_t need(const struct pw_model *m, const struct plan *p)
+{
+    const struct pw_model_config *k = &m->config;
+    const size_t norm = pw_pool_round((size_t)k->hidden * sizeof(float));
+    size_t bytes = norm + 2 * pw_pool_round((size_t)k->context * (size_t)(k->head_dim / 2) * sizeof(float));
+    bytes += dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed));
+    if (!k->tied)
+        bytes += weight_need(p, &m->head, false);
+    for (int i = 0; i < k->layers; i++) {
+        bytes += 2 * norm;
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            bytes += weight_need(p, &m->layers[i].linear[l], true);
+    }
+    return bytes;
+}
+
+static int place(struct pw_model *m, const struct plan *p)
+{
+    const struct pw_model_config *k = &m->config;
+    if (dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)) > 0)
+        PW_PASS(convert(m, &m->embed, p->convert ? p->type : m->embed.dtype));
+    if (k->tied)
+        m->head = pw_weight_dense(m->embed);
+    else
+        PW_TRY(place_weight(m, p, &m->head, false), "head");
+    PW_PASS(place_vector(m, &m->norm_final, PW_F32));
+    for (int i = 0; i < k->layers; i++) {
+        struct pw_layer *layer = &m->layers[i];
+        PW_PASS(place_vector(m, &layer->norm_attn, PW_F32));
+        PW_PASS(place_vector(m, &layer->norm_mlp, PW_F32));
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            if (layer->linear[l].bias)
+                PW_PASS(place_bias(m, i, l));
+            PW_TRY(place_weight(m, p, &layer->linear[l], true), "layer %d: %s", i, pw_linear_suffix(l));
+        }
+    }
+    return 0;
+}
+
+int pw_model_make_rope(struct pw_model *m, enum pw_dtype type)
+{
+    const int64_t columns = m->config.head_dim / 2;
+    const size_t bytes = (size_t)(m->config.context * columns) * pw_dtype_bytes(type);
+    void *cosines = pw_pool_take(&m->pool, bytes), *sines = pw_pool_take(&m->pool, bytes);
+    PW_CHECK(cosines && sines, PW_E_NOMEM, "no room for the rotary tables");
+    m->rope_cos = pw_tensor2(cosines, type, m->config.context, columns);
+    m->rope_sin = pw_tensor2(sines, type, m->config.context, columns);
+    return pw_rope_tables(&m->config, m->rope_cos, m->rope_sin);
+}
+
+void pw_model_count_bytes(struct pw_model *m)
+{
+    const struct pw_model_config *k = &m->config;
+    m->weight_bytes = pw_bytes(m->embed) + pw_bytes(m->norm_final) + (k->tied ? 0 : pw_weight_bytes(&m->head));
+    for (int i = 0; i < k->layers; i++) {
+        const struct pw_layer *layer = &m->layers[i];
+        m->weight_bytes += pw_bytes(layer->norm_attn) + pw_bytes(layer->norm_mlp);
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            m->weight_bytes += pw_weight_bytes(&layer->linear[l]) + (layer->linear[l].bias ? (size_t)layer->linear[l].n_out * sizeof(float) : 0);
+    }
+}
+
+int pw_model_new(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config)
+{
+    struct pw_model *m = pw_alloc_zero(1, sizeof *m);
+    PW_CHECK(m, PW_E_NOMEM, "out of memory");
+    m->dev = dev;
+    pw_arena_init(&m->arena);
+    *out = m;
+    if (config)
+        m->config = *config;
+    return 0;
+}
+
+int pw_model_make_layers(struct pw_model *m)
+{
+    m->layers = pw_arena_array(&m->arena, (size_t)m->config.layers, sizeof *m->layers);
+    PW_CHECK(m->layers, PW_E_NOMEM, "out of memory for %d layers", m->config.layers);
+    return 0;
+}
+
+int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, const struct pw_model_options *opt)
+{
+    static const struct pw_model_options none = {0};
+    const struct pw_checkpoint_options copt = {.tokenizer = opt ? opt->tokenizer : NULL};
+    struct pw_model *m = NULL;
+    struct plan plan;
+    int rc = 0;
+    opt = opt ? opt : &none;
+    PW_CHECK(dev->host, PW_E_UNSUPPORTED, "device %s: models are loaded on host devices only", dev->kind);
+    PW_PASS(resolve(&plan, opt));
+    PW_PASS(pw_model_new(&m, dev, NULL));
+    PW_PASS_OUT(pw_checkpoint_open(&m->checkpoint, path, &copt));
+    m->config = *pw_checkpoint_config(m->checkpoint);
+    m->trainable = opt->trainable;
+    if (opt->context > m->config.context) {
+        rc = pw_error(PW_E_USAGE, "--ctx: the model's context is %lld tokens, got %lld", (long long)m->config.context, (long long)opt->context);
+        goto out;
+    }
+    if (opt->context > 0)
+        m->config.context = opt->context;
+    PW_PASS_OUT(pw_model_make_layers(m));
+    PW_TRY_OUT(collect(m), "loading %s", path);
+    PW_PASS_OUT(pw_pool_open(&m->pool, dev, need(m, &plan), "weights"));
+    PW_TRY_OUT(place(m, &plan), "loading %s", path);
+    PW_TRY_OUT(pw_model_make_rope(m, PW_F32), "loading %s", path);
+    pw_model_count_bytes(m);
+out:
+    if (rc < 0) {
+        pw_model_free(m);
+        m = NULL;
+    }
+    *out = m;
+    return rc;
+}
+
+void pw_model_free(struct pw_model *m)
+{
+    if (!m)
+        return;
+    pw_pool_close(&m->pool);
+    pw_arena_free(&m->arena);
+    pw_checkpoint_close(m->checkpoint);
+    pw_free(m);
+}
+
+/* ---- adapters ------------------------------------------------------------------------------------------------------- */
+
+struct pw_weight *pw_model_linear(struct pw_model *m, const char *module)
+{
+    static const char prefix[] = "model.layers.";
+    char *end;
+    if (strncmp(module, prefix, sizeof prefix - 1) != 0)
+        return NULL;
+    module += sizeof prefix - 1;
+    if (*module < '0' || *module > '9')
+        return NULL;
+    const unsigned long layer = strtoul(module, &end, 10);
+    if (*end != '.' || layer >= (unsigned long)m->config.layers || (module[0] == '0' && end != module + 1))
+        return NULL;
+    for (int l = 0; l < PW_LIN_COUNT; l++)
+        if (strcmp(end + 1, pw_linear_suffix(l)) == 0)
+            return &m->layers[layer].linear[l];
+    return NULL;
+}
+
+static void detach(struct pw_model *m)
+{
+    for (int i = 0; i < m->config.layers; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            m->layers[i].linear[l].lora = NULL;
+}
+
+int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
+{
+    int rc = 0;
+    detach(m);
+    for (size_t i = 0; a && i < a->n; i++) {
+        const struct pw_adapter_module *module = &a->modules[i];
+        struct pw_weight *w = pw_model_linear(m, module->name);
+        PW_CHECK_OUT(w, PW_E_FORMAT, "attaching an adapter: %s: the model has no such linear layer", module->name);
+        PW_CHECK_OUT(w->n_in == module->n_in && w->n_out == module->n_out, PW_E_FORMAT,
+                     "attaching an adapter: %s: expected (%lld, %lld), got (%lld, %lld)", module->name, (long long)w->n_out, (long long)w->n_in,
+                     (long long)module->n_out, (long long)module->n_in);
+        PW_CHECK_OUT(module->lora.a.data && module->lora.b.data, PW_E_FAIL, "attaching an adapter: %s: it has no tensors", module->name);
+        w->lora = &module->lora;
+    }
+out:
+    if (rc < 0)
+        detach(m);
+    return rc;
+}

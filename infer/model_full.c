@@ -1,0 +1,229 @@
+/* Models that are trained whole: creating one from a config alone, listing its parameters, and writing it to a folder.
+ *
+ * Weights are dense and in memory that may be written (f32; f64 on the ref device for gradient checks). Knows nothing of gradients. */
+#include "infer/model.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "data/safetensors.h"
+#include "infer/model_parts.h"
+
+/* ---- full training -------------------------------------------------------------------------------------------------- */
+
+static size_t params_of(const struct pw_model *m)
+{
+    return 2 + (m->config.tied ? 0 : 1) + (size_t)m->config.layers * (2 + PW_LIN_COUNT);
+}
+
+static struct pw_tensor weight_view(const struct pw_weight *w)
+{
+    return pw_tensor2((void *)(uintptr_t)w->data, w->dtype, w->n_out, w->n_in);
+}
+
+static int list_params(struct pw_model *m, struct pw_arena *arena, struct pw_param **params, size_t *count)
+{
+    const size_t total = params_of(m);
+    struct pw_param *p = pw_arena_array(arena, total, sizeof *p);
+    size_t n = 0;
+    PW_CHECK(p, PW_E_NOMEM, "out of memory for the list of parameters");
+    p[n++] = (struct pw_param){"model.embed_tokens.weight", m->embed};
+    for (int i = 0; i < m->config.layers; i++) {
+        const struct pw_layer *layer = &m->layers[i];
+        p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.input_layernorm.weight", i), layer->norm_attn};
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            if (l == PW_LIN_GATE)
+                p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.post_attention_layernorm.weight", i), layer->norm_mlp};
+            p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.%s.weight", i, pw_linear_suffix(l)), weight_view(&layer->linear[l])};
+        }
+    }
+    p[n++] = (struct pw_param){"model.norm.weight", m->norm_final};
+    if (!m->config.tied)
+        p[n++] = (struct pw_param){"lm_head.weight", weight_view(&m->head)};
+    for (size_t i = 0; i < n; i++)
+        PW_CHECK(p[i].name, PW_E_NOMEM, "out of memory for the names of parameters");
+    *params = p;
+    *count = n;
+    return 0;
+}
+
+int pw_model_params(struct pw_model *m, struct pw_param **params, size_t *n)
+{
+    PW_CHECK(m->trainable, PW_E_FAIL, "the model was not loaded for full training");
+    return list_params(m, &m->arena, params, n);
+}
+
+/* Takes the next piece of the pool; random unless deviation is 0, then all `value`. */
+static int fresh(struct pw_model *m, void **data, int64_t count, enum pw_dtype type, double value, double deviation, struct pw_rng rng)
+{
+    *data = pw_pool_take(&m->pool, (size_t)count * pw_dtype_bytes(type));
+    PW_CHECK(*data, PW_E_NOMEM, "no room for a tensor of %lld elements", (long long)count);
+    for (int64_t i = 0; i < count; i++) {
+        const double x = deviation > 0 ? value + deviation * pw_rng_normal(&rng) : value;
+        if (type == PW_F64)
+            ((double *)*data)[i] = x;
+        else
+            ((float *)*data)[i] = (float)x;
+    }
+    return 0;
+}
+
+int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type)
+{
+    struct pw_model *m = NULL;
+    const int64_t D = config->hidden, V = config->vocab;
+    const size_t size = pw_dtype_bytes(type), norm = pw_pool_round((size_t)D * size);
+    const double ones = 1.0 - config->norm_offset, deviation = config->init_range > 0 ? config->init_range : 0.02;
+    uint64_t tensor = 0;
+    void *data;
+    int rc = 0;
+    PW_CHECK(dev->host, PW_E_UNSUPPORTED, "device %s: models are created on host devices only", dev->kind);
+    PW_CHECK(!config->qkv_bias && !config->o_bias && !config->mlp_bias, PW_E_UNSUPPORTED, "training from scratch of a model with biases");
+    PW_PASS(pw_model_new(&m, dev, config));
+    m->trainable = true;
+    PW_PASS_OUT(pw_model_make_layers(m));
+
+    size_t bytes = norm * (size_t)(1 + 2 * config->layers) + pw_pool_round((size_t)(V * D) * size) * (config->tied ? 1 : 2);
+    bytes += 2 * pw_pool_round((size_t)config->context * (size_t)(config->head_dim / 2) * size);
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        int64_t n_out, n_in;
+        pw_linear_shape(config, l, &n_out, &n_in);
+        bytes += pw_pool_round((size_t)(n_out * n_in) * size) * (size_t)config->layers;
+    }
+    PW_PASS_OUT(pw_pool_open(&m->pool, dev, bytes, "weights"));
+
+    const struct pw_rng still = {0};
+#define STREAM pw_rng_make(seed, PW_STREAM_INIT | (++tensor << 8))
+    PW_PASS_OUT(fresh(m, &data, V * D, type, 0, deviation, STREAM));
+    m->embed = pw_tensor2(data, type, V, D);
+    for (int i = 0; i < config->layers; i++) {
+        struct pw_layer *layer = &m->layers[i];
+        PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
+        layer->norm_attn = pw_tensor1(data, type, D);
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            int64_t n_out, n_in;
+            pw_linear_shape(config, l, &n_out, &n_in);
+            PW_PASS_OUT(fresh(m, &data, n_out * n_in, type, 0, deviation, STREAM));
+            layer->linear[l] = pw_weight_dense(pw_tensor2(data, type, n_out, n_in));
+        }
+        PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
+        layer->norm_mlp = pw_tensor1(data, type, D);
+    }
+    PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
+    m->norm_final = pw_tensor1(data, type, D);
+    m->head = pw_weight_dense(m->embed);
+    if (!config->tied) {
+        PW_PASS_OUT(fresh(m, &data, V * D, type, 0, deviation, STREAM));
+        m->head = pw_weight_dense(pw_tensor2(data, type, V, D));
+    }
+#undef STREAM
+    PW_PASS_OUT(pw_model_make_rope(m, type));
+    pw_model_count_bytes(m);
+out:
+    if (rc < 0) {
+        pw_model_free(m);
+        m = NULL;
+    }
+    *out = m;
+    return rc;
+}
+
+int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed)
+{
+    return pw_model_create_as(out, dev, config, seed, PW_F32);
+}
+
+/* ---- saving --------------------------------------------------------------------------------------------------------- */
+
+static int save_config(const struct pw_model *m, const char *dir)
+{
+    struct pw_arena arena;
+    struct pw_json w = {.indent = true};
+    int rc = 0;
+    pw_arena_init(&arena);
+    const char *path = pw_path_join(&arena, dir, "config.json");
+    PW_CHECK_OUT(path, PW_E_NOMEM, "out of memory");
+    pw_model_config_write(&m->config, &w);
+    PW_PASS_OUT(pw_json_status(&w));
+    pw_buf_char(&w.out, '\n');
+    PW_PASS_OUT(pw_buf_status(&w.out));
+    PW_PASS_OUT(pw_file_write(path, w.out.data, w.out.len, false));
+out:
+    pw_json_free(&w);
+    pw_arena_free(&arena);
+    return rc;
+}
+
+static int save_weights(struct pw_model *m, const char *dir, enum pw_dtype type, const char *type_name)
+{
+    static const char *const metadata[] = {"format", "pt", NULL};
+    struct pw_arena arena;
+    struct pw_param *params;
+    size_t n;
+    int rc = 0;
+    pw_arena_init(&arena);
+    PW_PASS_OUT(list_params(m, &arena, &params, &n));
+    struct pw_st_write *list = pw_arena_array(&arena, n, sizeof *list);
+    const char *path = pw_path_join(&arena, dir, "model.safetensors");
+    PW_CHECK_OUT(list && path, PW_E_NOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        struct pw_tensor t = params[i].value;
+        if (t.dtype != type) {
+            struct pw_tensor to = t;
+            to.dtype = type;
+            to.data = pw_arena_alloc(&arena, (size_t)pw_count(t) * pw_dtype_bytes(type));
+            PW_CHECK_OUT(to.data, PW_E_NOMEM, "out of memory for %s", params[i].name);
+            PW_PASS_OUT(pw_copy(m->dev, to, t));
+            t = to;
+        }
+        list[i] = (struct pw_st_write){.name = params[i].name, .dtype = type_name, .ndim = t.ndim, .shape = {t.shape[0], t.ndim > 1 ? t.shape[1] : 0},
+                                       .data = t.data, .bytes = pw_bytes(t)};
+    }
+    PW_PASS_OUT(pw_safetensors_write(path, list, n, metadata, false));
+out:
+    pw_arena_free(&arena);
+    return rc;
+}
+
+/* The tokenizer's files as they are, from the folder that the model came from. */
+static int save_tokenizer(const struct pw_model *m, const char *dir)
+{
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+                                        "chat_template.jinja", "vocab.json", "merges.txt", "tokenizer.model"};
+    const char *from = m->checkpoint ? pw_checkpoint_tokenizer(m->checkpoint) : NULL;
+    struct pw_arena arena;
+    struct pw_buf bytes = {0};
+    int rc = 0;
+    pw_arena_init(&arena);
+    for (size_t i = 0; from && pw_is_dir(from) && i < sizeof files / sizeof files[0]; i++) {
+        const char *source = pw_path_join(&arena, from, files[i]), *target = pw_path_join(&arena, dir, files[i]);
+        PW_CHECK_OUT(source && target, PW_E_NOMEM, "out of memory");
+        if (!pw_file_exists(source))
+            continue;
+        pw_buf_clear(&bytes);
+        PW_PASS_OUT(pw_file_read(source, 0, &bytes));
+        PW_PASS_OUT(pw_file_write(target, bytes.data, bytes.len, false));
+    }
+out:
+    pw_buf_free(&bytes);
+    pw_arena_free(&arena);
+    return rc;
+}
+
+int pw_model_save(struct pw_model *m, const char *dir, const char *dtype)
+{
+    static const struct { const char *name, *stored; enum pw_dtype type; } types[] = {
+        {"f32", "F32", PW_F32}, {"bf16", "BF16", PW_BF16}, {"f16", "F16", PW_F16}};
+    PW_CHECK(m->trainable, PW_E_FAIL, "only a model that was loaded for full training is saved");
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(dtype, types[i].name) == 0) {
+            PW_TRY(save_config(m, dir), "saving the model");
+            PW_TRY(save_weights(m, dir, types[i].type, types[i].stored), "saving the model");
+            PW_TRY(save_tokenizer(m, dir), "saving the model");
+            return 0;
+        }
+    return pw_error(PW_E_USAGE, "saving a model: expected f32, bf16 or f16, got '%s'", dtype);
+}
