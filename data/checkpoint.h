@@ -20,8 +20,13 @@ const char *pw_checkpoint_path(const struct pw_checkpoint *c);
 const char *pw_checkpoint_format(const struct pw_checkpoint *c);   /* "safetensors", "safetensors, bitsandbytes nf4", "llama2.c" */
 const char *pw_checkpoint_tokenizer(const struct pw_checkpoint *c);/* folder or file to give to pw_tokenizer_load; NULL = none */
 size_t pw_checkpoint_bytes(const struct pw_checkpoint *c);         /* of all tensors as stored */
-/* SHA-256 over config and tensors (names, dtypes, shapes, bytes) in name order: the identity that adapters and caches record. */
+/* SHA-256 over config and tensors (names, dtypes, shapes, bytes) in name order: what is stored, exactly. Computed once, kept. Reads all. */
 int pw_checkpoint_hash(struct pw_checkpoint *c, char hex[65]);
+/* Which model this is: what adapters and caches record. `pw quant` writes the hash of the folder it read into the folder it makes
+ * ("pennyweight.source" in the safetensors metadata); such a folder is the same model in another form, so its identity is that hash.
+ * Any other model: pw_checkpoint_hash. An adapter trained on NF4 of X therefore fits X dense, X quantised while loading, and a
+ * folder made of X by `pw quant`, and never Y. The recorded hash is believed, as the rest of the file is. */
+int pw_checkpoint_identity(struct pw_checkpoint *c, char hex[65]);
 
 bool pw_checkpoint_has(const struct pw_checkpoint *c, const char *name);
 /* A dense tensor of exactly this shape (b = 0: one dimension). dtype f32, f16 or bf16, in place. */
@@ -33,7 +38,8 @@ int pw_checkpoint_all_used(const struct pw_checkpoint *c);
 struct pw_stored { const char *name; const char *dtype; int ndim; int64_t shape[4]; const void *data; size_t bytes; };
 bool pw_checkpoint_at(const struct pw_checkpoint *c, size_t i, struct pw_stored *out);
 
-/* The embedding and the head of a tied model may be stored under either name; this resolves it. */
+/* The embedding and the head of a tied model may be stored under either name; this resolves it. A tied model that stores both
+ * must store the same bytes twice; otherwise opening it is an error (transformers would silently take the embedding). */
 const char *pw_checkpoint_head_name(const struct pw_checkpoint *c);
 const char *pw_checkpoint_embed_name(const struct pw_checkpoint *c);
 #endif

@@ -36,7 +36,10 @@ struct pw_model_config {
 };
 
 int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json, const char *source);
-/* Writes config.json of the Hugging Face form (used by quant, merge and full training). quantization: see quant/, may be NULL. */
-void pw_model_config_write(const struct pw_model_config *c, struct pw_json *w);
+/* eos_token_id of another file (generation_config.json), which wins over the config's; absent: nothing changes. */
+int pw_model_config_eos(struct pw_model_config *c, const struct pw_value *json, const char *source);
+/* Writes the members of a config.json of the Hugging Face form into a map that is open in w (the caller opens and closes it, and may
+ * add members). dtype: "float32", "bfloat16" or "float16" for torch_dtype, NULL = none. */
+void pw_model_config_write(const struct pw_model_config *c, const char *dtype, struct pw_json *w);
 int64_t pw_model_config_count(const struct pw_model_config *c); /* parameters */
 #endif

@@ -1,0 +1,340 @@
+/* The shape of a model from config.json. Owns the table of families and which keys of a config are understood; a key that asks for
+ * arithmetic the program does not do is refused by name. Refuses to know weights and tokenizers. */
+#include "data/model_config.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+
+/* A family: what its config means where the config is silent, and what it may ask for. */
+struct family {
+    const char *model_type, *architecture;
+    bool qkv_bias;           /* always has biases on q, k, v */
+    bool may_bias;           /* attention_bias, mlp_bias are keys of it */
+    enum { WINDOW_NEVER, WINDOW_KEY, WINDOW_SWITCHED } window; /* sliding_window: no such key, always in force, only with use_sliding_window */
+    double rope_theta;       /* when the config is silent */
+    double norm_eps;
+};
+static const struct family families[] = {
+    {"llama", "LlamaForCausalLM", false, true, WINDOW_NEVER, 10000, 1e-6},
+    {"mistral", "MistralForCausalLM", false, false, WINDOW_KEY, 10000, 1e-6},
+    {"qwen2", "Qwen2ForCausalLM", true, false, WINDOW_SWITCHED, 10000, 1e-6},
+};
+#define N_FAMILIES (sizeof families / sizeof *families)
+
+static void known_families(char out[256])
+{
+    size_t at = 0;
+    for (size_t i = 0; i < N_FAMILIES; i++)
+        at += (size_t)snprintf(out + at, 256 - at, "%s%s (%s)", i ? ", " : "", families[i].model_type, families[i].architecture);
+}
+
+static int find_family(const struct family **out, const struct pw_value *json, const char *source)
+{
+    char known[256];
+    known_families(known);
+    const char *type = NULL, *architecture = NULL;
+    PW_PASS(pw_get_str(json, "model_type", source, &type));
+    const struct pw_value *list = pw_get(json, "architectures");
+    if (list && list->kind != PW_NULL) {
+        PW_CHECK(list->kind == PW_LIST && list->len >= 1 && list->items[0].kind == PW_STRING, PW_E_FORMAT,
+                 "%s: architectures: expected a list of names", source);
+        PW_CHECK(list->len == 1, PW_E_UNSUPPORTED, "%s: architectures: expected one, got %zu", source, list->len);
+        architecture = list->items[0].s;
+    }
+    PW_CHECK(type || architecture, PW_E_FORMAT, "%s: neither model_type nor architectures is there", source);
+    for (size_t i = 0; i < N_FAMILIES; i++) {
+        const struct family *f = &families[i];
+        if (type ? strcmp(f->model_type, type) != 0 : strcmp(f->architecture, architecture) != 0)
+            continue;
+        PW_CHECK(!architecture || strcmp(f->architecture, architecture) == 0, PW_E_UNSUPPORTED,
+                 "%s: architectures: unknown architecture for model_type %s (expected %s, got %.60s)", source, f->model_type, f->architecture,
+                 architecture);
+        *out = f;
+        return 0;
+    }
+    return pw_error(PW_E_UNSUPPORTED, "%s: unknown architecture %.60s (known: %s)", source, type ? type : architecture, known);
+}
+
+/* A count in [low, high]; absent: an error when it is required, else what *out holds. */
+static int count(const struct pw_value *json, const char *key, const char *source, bool required, int64_t low, int64_t high, int64_t *out)
+{
+    const struct pw_value *v = pw_get(json, key);
+    if (!v || v->kind == PW_NULL) {
+        PW_CHECK(!required, PW_E_FORMAT, "%s: %s is missing", source, key);
+        return 0;
+    }
+    PW_PASS(pw_get_i64(json, key, source, out));
+    PW_CHECK(*out >= low && *out <= high, PW_E_FORMAT, "%s: %s is out of range (expected %" PRId64 " to %" PRId64 ", got %" PRId64 ")", source,
+             key, low, high, *out);
+    return 0;
+}
+
+static int small_count(const struct pw_value *json, const char *key, const char *source, bool required, int64_t high, int *out)
+{
+    int64_t x = *out;
+    PW_PASS(count(json, key, source, required, 1, high, &x));
+    *out = (int)x;
+    return 0;
+}
+
+static int positive(const struct pw_value *json, const char *key, const char *source, double *out)
+{
+    PW_PASS(pw_get_f64(json, key, source, out));
+    PW_CHECK(*out > 0 && isfinite(*out), PW_E_FORMAT, "%s: %s must be above 0 (got %g)", source, key, *out);
+    return 0;
+}
+
+/* A token id: an int, null, or -1 for none. */
+static int token_id(const struct pw_value *v, const char *key, const char *source, int64_t vocab, int32_t *out)
+{
+    if (!v || v->kind == PW_NULL)
+        return 0;
+    PW_CHECK(v->kind == PW_INT, PW_E_FORMAT, "%s: %s: expected an id, got %s", source, key, pw_kind_name(v->kind));
+    PW_CHECK(v->i >= -1 && v->i < vocab, PW_E_FORMAT, "%s: %s is no token of the model (expected below %" PRId64 ", got %" PRId64 ")", source, key,
+             vocab, v->i);
+    *out = (int32_t)v->i;
+    return 0;
+}
+
+static int read_tokens(struct pw_model_config *c, const struct pw_value *json, const char *source)
+{
+    PW_PASS(token_id(pw_get(json, "bos_token_id"), "bos_token_id", source, c->vocab, &c->bos));
+    /* Padding never enters the model here, and published configs name pad ids past the embedding. */
+    PW_PASS(token_id(pw_get(json, "pad_token_id"), "pad_token_id", source, INT32_MAX, &c->pad));
+    return pw_model_config_eos(c, json, source);
+}
+
+int pw_model_config_eos(struct pw_model_config *c, const struct pw_value *json, const char *source)
+{
+    const struct pw_value *v = pw_get(json, "eos_token_id");
+    if (!v || v->kind == PW_NULL)
+        return 0;
+    const struct pw_value *items = v->kind == PW_LIST ? v->items : v;
+    size_t n = v->kind == PW_LIST ? v->len : 1;
+    PW_CHECK(n <= 8, PW_E_UNSUPPORTED, "%s: eos_token_id: expected at most 8 ids, got %zu", source, n);
+    c->n_eos = 0;
+    for (int i = 0; i < 8; i++)
+        c->eos[i] = -1;
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = -1;
+        PW_PASS(token_id(&items[i], "eos_token_id", source, c->vocab, &id));
+        if (id >= 0)
+            c->eos[c->n_eos++] = id;
+    }
+    return 0;
+}
+
+/* rope_scaling of older files, or rope_parameters of transformers 5, which holds rope_theta too. */
+static int read_rope(struct pw_model_config *c, const struct pw_value *json, const char *source)
+{
+    PW_PASS(positive(json, "rope_theta", source, &c->rope_theta));
+    const char *key = "rope_parameters";
+    const struct pw_value *rope = pw_get(json, key);
+    if (!rope || rope->kind == PW_NULL)
+        rope = pw_get(json, key = "rope_scaling");
+    if (!rope || rope->kind == PW_NULL)
+        return 0;
+    PW_CHECK(rope->kind == PW_MAP, PW_E_FORMAT, "%s: %s: expected a map, got %s", source, key, pw_kind_name(rope->kind));
+    char where[160];
+    snprintf(where, sizeof where, "%.120s: %s", source, key);
+    PW_PASS(positive(rope, "rope_theta", where, &c->rope_theta));
+    double partial = 1;
+    PW_PASS(pw_get_f64(rope, "partial_rotary_factor", where, &partial));
+    PW_CHECK(partial == 1, PW_E_UNSUPPORTED, "%s: partial_rotary_factor is not supported (expected 1, got %g)", where, partial);
+
+    const char *type = NULL;
+    PW_PASS(pw_get_str(rope, "type", where, &type));
+    PW_PASS(pw_get_str(rope, "rope_type", where, &type));
+    static const char *const known[] = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
+                                        "high_freq_factor", "original_max_position_embeddings"};
+    for (size_t i = 0; i < rope->len; i++) {
+        bool found = false;
+        for (size_t k = 0; k < sizeof known / sizeof *known; k++)
+            found |= strcmp(known[k], rope->members[i].key) == 0;
+        PW_CHECK(found || rope->members[i].value.kind == PW_NULL, PW_E_UNSUPPORTED, "%s: %.60s is not supported", where, rope->members[i].key);
+    }
+    PW_CHECK(type, PW_E_FORMAT, "%s: rope_type is missing", where);
+    if (strcmp(type, "default") == 0)
+        return 0;
+    bool llama3 = strcmp(type, "llama3") == 0;
+    PW_CHECK(llama3 || strcmp(type, "linear") == 0, PW_E_UNSUPPORTED, "%s: rope_type %.40s is not supported (known: default, linear, llama3)",
+             where, type);
+    c->rope_scaling = llama3 ? PW_ROPE_LLAMA3 : PW_ROPE_LINEAR;
+    PW_CHECK(pw_get(rope, "factor"), PW_E_FORMAT, "%s: factor is missing", where);
+    PW_PASS(positive(rope, "factor", where, &c->rope_factor));
+    if (llama3) {
+        static const char *const keys[] = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
+        double *const into[] = {&c->rope_low_freq, &c->rope_high_freq, &c->rope_original_context};
+        for (int i = 0; i < 3; i++) {
+            PW_CHECK(pw_get(rope, keys[i]), PW_E_FORMAT, "%s: %s is missing", where, keys[i]);
+            PW_PASS(positive(rope, keys[i], where, into[i]));
+        }
+        PW_CHECK(c->rope_high_freq > c->rope_low_freq, PW_E_FORMAT, "%s: high_freq_factor must be above low_freq_factor (%g, %g)", where,
+                 c->rope_high_freq, c->rope_low_freq);
+    }
+    return 0;
+}
+
+static int read_window(struct pw_model_config *c, const struct family *f, const struct pw_value *json, const char *source)
+{
+    if (f->window == WINDOW_KEY)
+        PW_PASS(count(json, "sliding_window", source, false, 1, INT32_MAX, &c->window));
+    bool on = false;
+    PW_PASS(pw_get_bool(json, "use_sliding_window", source, &on));
+    PW_CHECK(!on, PW_E_UNSUPPORTED, "%s: use_sliding_window is not supported for %s", source, f->model_type);
+    const struct pw_value *types = pw_get(json, "layer_types");
+    if (types && types->kind == PW_LIST) {
+        const char *expected = c->window ? "sliding_attention" : "full_attention";
+        for (size_t i = 0; i < types->len; i++)
+            PW_CHECK(types->items[i].kind == PW_STRING && strcmp(types->items[i].s, expected) == 0, PW_E_UNSUPPORTED,
+                     "%s: layer_types[%zu] is not supported (expected %s)", source, i, expected);
+    }
+    return 0;
+}
+
+static int read_rest(struct pw_model_config *c, const struct family *f, const struct pw_value *json, const char *source)
+{
+    const char *act = "silu";
+    PW_PASS(pw_get_str(json, "hidden_act", source, &act));
+    c->gelu = strcmp(act, "gelu_pytorch_tanh") == 0;
+    PW_CHECK(c->gelu || strcmp(act, "silu") == 0, PW_E_UNSUPPORTED, "%s: hidden_act %.40s is not supported (known: silu, gelu_pytorch_tanh)",
+             source, act);
+    bool attention_bias = false, mlp_bias = false;
+    PW_PASS(pw_get_bool(json, "attention_bias", source, &attention_bias));
+    PW_PASS(pw_get_bool(json, "mlp_bias", source, &mlp_bias));
+    PW_CHECK(f->may_bias || !attention_bias, PW_E_UNSUPPORTED, "%s: attention_bias is not supported for %s", source, f->model_type);
+    PW_CHECK(f->may_bias || !mlp_bias, PW_E_UNSUPPORTED, "%s: mlp_bias is not supported for %s", source, f->model_type);
+    c->qkv_bias = f->qkv_bias || attention_bias;
+    c->o_bias = attention_bias;
+    c->mlp_bias = mlp_bias;
+    static const char *const ones[] = {"partial_rotary_factor", "embedding_multiplier", "residual_multiplier", "attention_multiplier",
+                                       "logits_scaling"};
+    for (size_t i = 0; i < sizeof ones / sizeof *ones; i++) {
+        double x = 1;
+        PW_PASS(pw_get_f64(json, ones[i], source, &x));
+        PW_CHECK(x == 1, PW_E_UNSUPPORTED, "%s: %s is not supported (expected 1, got %g)", source, ones[i], x);
+    }
+    static const char *const absent[] = {"attn_logit_softcapping", "final_logit_softcapping", "num_local_experts", "num_experts", "query_pre_attn_scalar"};
+    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
+        const struct pw_value *v = pw_get(json, absent[i]);
+        PW_CHECK(!v || v->kind == PW_NULL, PW_E_UNSUPPORTED, "%s: %s is not supported for %s", source, absent[i], f->model_type);
+    }
+    return 0;
+}
+
+int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json, const char *source)
+{
+    PW_CHECK(json && json->kind == PW_MAP, PW_E_FORMAT, "%s: expected a map", source);
+    const struct family *f;
+    PW_PASS(find_family(&f, json, source));
+    *c = (struct pw_model_config){.rope_theta = f->rope_theta, .norm_eps = f->norm_eps, .embed_scale = 1, .rope_factor = 1, .init_range = 0.02,
+                                  .bos = -1, .pad = -1};
+    for (int i = 0; i < 8; i++)
+        c->eos[i] = -1;
+    snprintf(c->family, sizeof c->family, "%s", f->model_type);
+    snprintf(c->architecture, sizeof c->architecture, "%s", f->architecture);
+
+    PW_PASS(count(json, "vocab_size", source, true, 1, 1 << 26, &c->vocab));
+    PW_PASS(small_count(json, "hidden_size", source, true, 1 << 20, &c->hidden));
+    PW_PASS(small_count(json, "intermediate_size", source, true, 1 << 22, &c->ffn));
+    PW_PASS(small_count(json, "num_hidden_layers", source, true, 4096, &c->layers));
+    PW_PASS(small_count(json, "num_attention_heads", source, true, 1 << 14, &c->heads));
+    c->kv_heads = c->heads;
+    PW_PASS(small_count(json, "num_key_value_heads", source, false, 1 << 14, &c->kv_heads));
+    PW_CHECK(c->heads % c->kv_heads == 0, PW_E_FORMAT, "%s: num_attention_heads is no multiple of num_key_value_heads (%d, %d)", source, c->heads,
+             c->kv_heads);
+    if (c->hidden % c->heads == 0)
+        c->head_dim = c->hidden / c->heads;
+    PW_PASS(small_count(json, "head_dim", source, c->head_dim == 0, 1 << 14, &c->head_dim));
+    PW_CHECK(c->head_dim % 2 == 0, PW_E_FORMAT, "%s: head_dim must be even (got %d)", source, c->head_dim);
+    PW_PASS(count(json, "max_position_embeddings", source, true, 1, 1 << 30, &c->context));
+    PW_PASS(positive(json, "rms_norm_eps", source, &c->norm_eps));
+    PW_PASS(positive(json, "initializer_range", source, &c->init_range));
+    PW_PASS(pw_get_bool(json, "tie_word_embeddings", source, &c->tied));
+    PW_PASS(read_rope(c, json, source));
+    PW_PASS(read_window(c, f, json, source));
+    PW_PASS(read_rest(c, f, json, source));
+    PW_PASS(read_tokens(c, json, source));
+    c->attn_scale = 1 / sqrt(c->head_dim);
+    c->parameters = pw_model_config_count(c);
+    return 0;
+}
+
+int64_t pw_model_config_count(const struct pw_model_config *c)
+{
+    int64_t d = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, ffn = c->ffn;
+    int64_t layer = 2 * d * q + 2 * d * kv + 3 * d * ffn + 2 * d;
+    if (c->qkv_bias)
+        layer += q + 2 * kv;
+    if (c->o_bias)
+        layer += d;
+    if (c->mlp_bias)
+        layer += 2 * ffn + d;
+    return c->layers * layer + c->vocab * d * (c->tied ? 1 : 2) + d;
+}
+
+void pw_model_config_write(const struct pw_model_config *c, const char *dtype, struct pw_json *w)
+{
+    const struct family *f = &families[0];
+    for (size_t i = 0; i < N_FAMILIES; i++)
+        if (strcmp(families[i].model_type, c->family) == 0)
+            f = &families[i];
+    pw_json_open(w, "architectures", '[');
+    pw_json_str(w, NULL, c->architecture);
+    pw_json_close(w, ']');
+    if (f->may_bias)
+        pw_json_bool(w, "attention_bias", c->o_bias);
+    if (c->bos >= 0)
+        pw_json_i64(w, "bos_token_id", c->bos);
+    if (c->n_eos == 1)
+        pw_json_i64(w, "eos_token_id", c->eos[0]);
+    else if (c->n_eos > 1) {
+        pw_json_open(w, "eos_token_id", '[');
+        for (int i = 0; i < c->n_eos; i++)
+            pw_json_i64(w, NULL, c->eos[i]);
+        pw_json_close(w, ']');
+    }
+    if (c->pad >= 0)
+        pw_json_i64(w, "pad_token_id", c->pad);
+    pw_json_i64(w, "head_dim", c->head_dim);
+    pw_json_str(w, "hidden_act", c->gelu ? "gelu_pytorch_tanh" : "silu");
+    pw_json_i64(w, "hidden_size", c->hidden);
+    pw_json_f64(w, "initializer_range", c->init_range);
+    pw_json_i64(w, "intermediate_size", c->ffn);
+    pw_json_i64(w, "max_position_embeddings", c->context);
+    if (f->may_bias)
+        pw_json_bool(w, "mlp_bias", c->mlp_bias);
+    pw_json_str(w, "model_type", c->family);
+    pw_json_i64(w, "num_attention_heads", c->heads);
+    pw_json_i64(w, "num_hidden_layers", c->layers);
+    pw_json_i64(w, "num_key_value_heads", c->kv_heads);
+    pw_json_f64(w, "rms_norm_eps", c->norm_eps);
+    if (c->rope_scaling == PW_ROPE_PLAIN)
+        pw_json_null(w, "rope_scaling");
+    else {
+        pw_json_open(w, "rope_scaling", '{');
+        pw_json_f64(w, "factor", c->rope_factor);
+        if (c->rope_scaling == PW_ROPE_LLAMA3) {
+            pw_json_f64(w, "low_freq_factor", c->rope_low_freq);
+            pw_json_f64(w, "high_freq_factor", c->rope_high_freq);
+            pw_json_i64(w, "original_max_position_embeddings", (int64_t)c->rope_original_context);
+        }
+        pw_json_str(w, "rope_type", c->rope_scaling == PW_ROPE_LLAMA3 ? "llama3" : "linear");
+        pw_json_close(w, '}');
+    }
+    pw_json_f64(w, "rope_theta", c->rope_theta);
+    if (f->window == WINDOW_KEY) {
+        if (c->window)
+            pw_json_i64(w, "sliding_window", c->window);
+        else
+            pw_json_null(w, "sliding_window");
+    }
+    pw_json_bool(w, "tie_word_embeddings", c->tied);
+    if (dtype)
+        pw_json_str(w, "torch_dtype", dtype);
+    pw_json_i64(w, "vocab_size", c->vocab);
+}
