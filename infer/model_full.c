@@ -138,7 +138,7 @@ int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_m
 
 /* ---- saving --------------------------------------------------------------------------------------------------------- */
 
-static int save_config(const struct pw_model *m, const char *dir)
+static int save_config(const struct pw_model *m, const char *dir, enum pw_dtype type)
 {
     struct pw_arena arena;
     struct pw_json w = {.indent = true};
@@ -146,7 +146,9 @@ static int save_config(const struct pw_model *m, const char *dir)
     pw_arena_init(&arena);
     const char *path = pw_path_join(&arena, dir, "config.json");
     PW_CHECK_OUT(path, PW_E_NOMEM, "out of memory");
-    pw_model_config_write(&m->config, &w);
+    pw_json_open(&w, NULL, '{');
+    pw_model_config_write(&m->config, type == PW_F32 ? "float32" : type == PW_BF16 ? "bfloat16" : "float16", &w);
+    pw_json_close(&w, '}');
     PW_PASS_OUT(pw_json_status(&w));
     pw_buf_char(&w.out, '\n');
     PW_PASS_OUT(pw_buf_status(&w.out));
@@ -220,7 +222,7 @@ int pw_model_save(struct pw_model *m, const char *dir, const char *dtype)
     PW_CHECK(m->trainable, PW_E_FAIL, "only a model that was loaded for full training is saved");
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(dtype, types[i].name) == 0) {
-            PW_TRY(save_config(m, dir), "saving the model");
+            PW_TRY(save_config(m, dir, types[i].type), "saving the model");
             PW_TRY(save_weights(m, dir, types[i].type, types[i].stored), "saving the model");
             PW_TRY(save_tokenizer(m, dir), "saving the model");
             return 0;
