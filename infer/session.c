@@ -1,0 +1,359 @@
+/* Timelines over one model: which rows of the KV pool belong to whom, and one pass over a ragged batch of them.
+ *
+ * Every timeline owns one contiguous range of rows, taken where the first gap is; a prefix is the range of another timeline that is
+ * read but never written. All memory is taken when the session opens, but for the adapter's scratch, which follows the adapter that is
+ * attached. Knows nothing of text, stop rules or sampling. */
+#include "infer/session.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+
+struct timeline { bool used; int64_t start, capacity, length; int prefix, shared; };
+
+struct pw_session {
+    struct pw_model *m;
+    int64_t rows, batch_tokens;
+    int max_seqs, n_open;
+    struct timeline *timelines;            /* (max_seqs) */
+    int *by_start;                         /* open timelines in the order of their rows */
+
+    struct pw_pool kv, scratch, adapter;   /* adapter: xa of the attached adapter */
+    struct pw_tensor *k_pool, *v_pool;     /* per layer (S, G, d) */
+    struct pw_work work;
+    int xa_rank;
+    struct pw_tensor x, h, picked, loss;   /* (T, D), (T, D), (T, D), (T) */
+    int64_t fed;                           /* rows of the last pass */
+
+    /* host side of a pass */
+    int32_t *ids, *pos, *kv_rows, *targets, *best;                   /* (batch_tokens) */
+    int32_t *q_start, *kv_start, *kv_len, *prefix_start, *prefix_len; /* (max_seqs + 1) */
+    struct pw_arena arena;
+};
+
+/* ---- opening -------------------------------------------------------------------------------------------------------- */
+
+static size_t kv_bytes(const struct pw_model_config *c, int64_t rows)
+{
+    return 2 * (size_t)c->layers * pw_pool_round((size_t)rows * (size_t)c->kv_heads * (size_t)c->head_dim * sizeof(float));
+}
+
+static size_t scratch_bytes(const struct pw_model_config *c, int64_t tokens)
+{
+    static const int none[PW_LIN_COUNT];
+    return pw_work_bytes(c, tokens, none, false) + 3 * pw_pool_round((size_t)tokens * (size_t)c->hidden * sizeof(float)) +
+           pw_pool_round((size_t)tokens * sizeof(float));
+}
+
+size_t pw_session_bytes(const struct pw_model_config *c, int64_t rows, int64_t batch_tokens)
+{
+    return kv_bytes(c, rows) + scratch_bytes(c, batch_tokens);
+}
+
+static int open_pools(struct pw_session *s)
+{
+    static const int none[PW_LIN_COUNT];
+    struct pw_model *m = s->m;
+    const struct pw_model_config *c = &m->config;
+    PW_PASS(pw_pool_open(&s->kv, m->dev, kv_bytes(c, s->rows), "KV cache"));
+    PW_PASS(pw_pool_open(&s->scratch, m->dev, scratch_bytes(c, s->batch_tokens), "activations"));
+    for (int i = 0; i < c->layers; i++) {
+        const size_t bytes = (size_t)s->rows * (size_t)c->kv_heads * (size_t)c->head_dim * sizeof(float);
+        s->k_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), PW_F32, s->rows, c->kv_heads, c->head_dim);
+        s->v_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), PW_F32, s->rows, c->kv_heads, c->head_dim);
+        PW_CHECK(s->k_pool[i].data && s->v_pool[i].data, PW_E_NOMEM, "no room for the KV cache of layer %d", i);
+    }
+    PW_PASS(pw_work_place(&s->work, &s->scratch, c, s->batch_tokens, none, false));
+    struct pw_tensor *wide[] = {&s->x, &s->h, &s->picked};
+    for (int i = 0; i < 3; i++) {
+        *wide[i] = pw_tensor2(pw_pool_take(&s->scratch, (size_t)s->batch_tokens * (size_t)c->hidden * sizeof(float)), PW_F32, s->batch_tokens, c->hidden);
+        PW_CHECK(wide[i]->data, PW_E_NOMEM, "no room for activations");
+    }
+    s->loss = pw_tensor1(pw_pool_take(&s->scratch, (size_t)s->batch_tokens * sizeof(float)), PW_F32, s->batch_tokens);
+    PW_CHECK(s->loss.data, PW_E_NOMEM, "no room for activations");
+    return 0;
+}
+
+static int reserve(struct pw_session *s)
+{
+    struct pw_model *m = s->m;
+    size_t most = pw_block_scratch(m, s->batch_tokens, s->rows, false);
+    const size_t others[] = {pw_scratch_head(m->dev, s->batch_tokens, &m->head, false), pw_scratch_linear(m->dev, s->batch_tokens, &m->head, false)};
+    for (int i = 0; i < 2; i++)
+        most = others[i] > most ? others[i] : most;
+    return pw_dev_reserve(m->dev, most);
+}
+
+static int open_host(struct pw_session *s)
+{
+    const size_t tokens = (size_t)s->batch_tokens, seqs = (size_t)s->max_seqs + 1, layers = (size_t)s->m->config.layers;
+    int32_t **per_token[] = {&s->ids, &s->pos, &s->kv_rows, &s->targets, &s->best};
+    int32_t **per_seq[] = {&s->q_start, &s->kv_start, &s->kv_len, &s->prefix_start, &s->prefix_len};
+    s->timelines = pw_arena_array(&s->arena, seqs, sizeof *s->timelines);
+    s->by_start = pw_arena_array(&s->arena, seqs, sizeof *s->by_start);
+    s->k_pool = pw_arena_array(&s->arena, layers, sizeof *s->k_pool);
+    s->v_pool = pw_arena_array(&s->arena, layers, sizeof *s->v_pool);
+    bool all = s->timelines && s->by_start && s->k_pool && s->v_pool;
+    for (int i = 0; i < 5; i++) {
+        *per_token[i] = pw_arena_array(&s->arena, tokens, sizeof(int32_t));
+        *per_seq[i] = pw_arena_array(&s->arena, seqs, sizeof(int32_t));
+        all = all && *per_token[i] && *per_seq[i];
+    }
+    PW_CHECK(all, PW_E_NOMEM, "out of memory for a session of %d timelines", s->max_seqs);
+    return 0;
+}
+
+int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
+{
+    struct pw_session *s = NULL;
+    int rc = 0;
+    PW_CHECK(m->dev->host, PW_E_UNSUPPORTED, "device %s: sessions run on host devices only", m->dev->kind);
+    PW_CHECK(rows > 0 && rows <= INT32_MAX && batch_tokens > 0 && batch_tokens <= INT32_MAX && max_seqs > 0 && max_seqs < INT32_MAX, PW_E_FAIL,
+             "opening a session: %lld rows, %lld tokens a pass, %d timelines", (long long)rows, (long long)batch_tokens, max_seqs);
+    s = pw_alloc_zero(1, sizeof *s);
+    PW_CHECK_OUT(s, PW_E_NOMEM, "out of memory");
+    s->m = m;
+    s->rows = rows;
+    s->batch_tokens = batch_tokens;
+    s->max_seqs = max_seqs;
+    pw_arena_init(&s->arena);
+    PW_TRY_OUT(open_host(s), "opening a session");
+    PW_TRY_OUT(open_pools(s), "opening a session");
+    PW_TRY_OUT(reserve(s), "opening a session");
+out:
+    if (rc < 0) {
+        pw_session_close(s);
+        s = NULL;
+    }
+    *out = s;
+    return rc;
+}
+
+void pw_session_close(struct pw_session *s)
+{
+    if (!s)
+        return;
+    pw_pool_close(&s->adapter);
+    pw_pool_close(&s->scratch);
+    pw_pool_close(&s->kv);
+    pw_arena_free(&s->arena);
+    pw_free(s);
+}
+
+/* ---- timelines ------------------------------------------------------------------------------------------------------ */
+
+static bool is_open(const struct pw_session *s, int seq)
+{
+    return seq >= 0 && seq < s->max_seqs && s->timelines[seq].used;
+}
+
+static int64_t length_of(const struct pw_session *s, int seq)
+{
+    const struct timeline *t = &s->timelines[seq];
+    return t->length + (t->prefix >= 0 ? s->timelines[t->prefix].length : 0);
+}
+
+int pw_session_add(struct pw_session *s, int64_t capacity, int prefix)
+{
+    int seq = 0, place = 0;
+    int64_t start = 0;
+    PW_CHECK(capacity > 0, PW_E_FAIL, "a timeline of %lld tokens", (long long)capacity);
+    PW_CHECK(s->n_open < s->max_seqs, PW_E_FAIL, "the session is open for %d timelines and all are taken", s->max_seqs);
+    if (prefix >= 0) {
+        PW_CHECK(is_open(s, prefix), PW_E_FAIL, "prefix: timeline %d is not open", prefix);
+        PW_CHECK(s->timelines[prefix].prefix < 0, PW_E_FAIL, "prefix: timeline %d has a prefix itself", prefix);
+        PW_CHECK(s->timelines[prefix].length > 0, PW_E_FAIL, "prefix: timeline %d is empty", prefix);
+    }
+    for (; place < s->n_open; place++) {       /* the first gap that is wide enough */
+        const struct timeline *t = &s->timelines[s->by_start[place]];
+        if (t->start - start >= capacity)
+            break;
+        start = t->start + t->capacity;
+    }
+    PW_CHECK(place < s->n_open || s->rows - start >= capacity, PW_E_FAIL, "the KV cache of %lld rows has no room for %lld more in one piece",
+             (long long)s->rows, (long long)capacity);
+    while (s->timelines[seq].used)
+        seq++;
+    memmove(s->by_start + place + 1, s->by_start + place, (size_t)(s->n_open - place) * sizeof *s->by_start);
+    s->by_start[place] = seq;
+    s->n_open++;
+    s->timelines[seq] = (struct timeline){.used = true, .start = start, .capacity = capacity, .prefix = prefix >= 0 ? prefix : -1};
+    if (prefix >= 0)
+        s->timelines[prefix].shared++;
+    return seq;
+}
+
+void pw_session_drop(struct pw_session *s, int seq)
+{
+    int place = 0;
+    if (!is_open(s, seq) || s->timelines[seq].shared > 0)
+        return;
+    if (s->timelines[seq].prefix >= 0)
+        s->timelines[s->timelines[seq].prefix].shared--;
+    while (s->by_start[place] != seq)
+        place++;
+    s->n_open--;
+    memmove(s->by_start + place, s->by_start + place + 1, (size_t)(s->n_open - place) * sizeof *s->by_start);
+    s->timelines[seq] = (struct timeline){0};
+}
+
+void pw_session_reset(struct pw_session *s)
+{
+    memset(s->timelines, 0, (size_t)s->max_seqs * sizeof *s->timelines);
+    s->n_open = 0;
+    s->fed = 0;
+}
+
+int pw_session_rewind(struct pw_session *s, int seq, int64_t tokens)
+{
+    PW_CHECK(is_open(s, seq), PW_E_FAIL, "rewinding: timeline %d is not open", seq);
+    struct timeline *t = &s->timelines[seq];
+    PW_CHECK(t->shared == 0, PW_E_FAIL, "rewinding: timeline %d is the prefix of %d others", seq, t->shared);
+    PW_CHECK(tokens >= 0 && tokens <= t->length, PW_E_FAIL, "rewinding timeline %d to %lld of its %lld tokens", seq, (long long)tokens,
+             (long long)t->length);
+    t->length = tokens;
+    return 0;
+}
+
+int64_t pw_session_length(const struct pw_session *s, int seq)
+{
+    return is_open(s, seq) ? length_of(s, seq) : 0;
+}
+
+/* ---- one pass ------------------------------------------------------------------------------------------------------- */
+
+static int check_feed(const struct pw_session *s, const struct pw_feed *feeds, int n_feeds, int64_t *total)
+{
+    const struct pw_model_config *c = &s->m->config;
+    *total = 0;
+    PW_CHECK(n_feeds > 0 && n_feeds <= s->max_seqs, PW_E_FAIL, "a pass over %d timelines, but the session is open for %d", n_feeds, s->max_seqs);
+    for (int i = 0; i < n_feeds; i++) {
+        const struct pw_feed *f = &feeds[i];
+        PW_CHECK(is_open(s, f->seq), PW_E_FAIL, "timeline %d is not open", f->seq);
+        const struct timeline *t = &s->timelines[f->seq];
+        PW_CHECK(t->shared == 0, PW_E_FAIL, "timeline %d is the prefix of %d others and must not grow", f->seq, t->shared);
+        PW_CHECK(f->n > 0, PW_E_FAIL, "timeline %d: nothing to append", f->seq);
+        for (int j = 0; j < i; j++)
+            PW_CHECK(feeds[j].seq != f->seq, PW_E_FAIL, "timeline %d is fed twice in one pass", f->seq);
+        PW_CHECK(f->n <= t->capacity - t->length, PW_E_FAIL, "timeline %d: %lld more tokens after %lld exceed its capacity of %lld", f->seq,
+                 (long long)f->n, (long long)t->length, (long long)t->capacity);
+        PW_CHECK(f->n <= c->context - length_of(s, f->seq), PW_E_FAIL, "timeline %d: %lld more tokens after %lld exceed the context of %lld", f->seq,
+                 (long long)f->n, (long long)length_of(s, f->seq), (long long)c->context);
+        PW_CHECK(f->n <= s->batch_tokens - *total, PW_E_FAIL, "the pass exceeds %lld tokens", (long long)s->batch_tokens);
+        for (int64_t j = 0; j < f->n; j++)
+            PW_CHECK(f->ids[j] >= 0 && f->ids[j] < c->vocab, PW_E_FORMAT, "token id %d at %lld: expected 0 to %lld", f->ids[j], (long long)j,
+                     (long long)c->vocab - 1);
+        *total += f->n;
+    }
+    return 0;
+}
+
+/* One buffer for the adapter's product serves all linears, since nothing is kept. */
+static int follow_adapter(struct pw_session *s)
+{
+    int ranks[PW_LIN_COUNT], most = 0;
+    pw_model_ranks(s->m, ranks);
+    for (int l = 0; l < PW_LIN_COUNT; l++)
+        most = ranks[l] > most ? ranks[l] : most;
+    if (most > s->xa_rank) {
+        pw_pool_close(&s->adapter);
+        s->adapter = (struct pw_pool){0};
+        s->xa_rank = 0;
+        PW_PASS(pw_pool_open(&s->adapter, s->m->dev, pw_pool_round((size_t)s->batch_tokens * (size_t)most * sizeof(float)), "adapter activations"));
+        void *data = pw_pool_take(&s->adapter, (size_t)s->batch_tokens * (size_t)most * sizeof(float));
+        PW_CHECK(data, PW_E_NOMEM, "no room for the adapter's activations");
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            s->work.xa[l] = pw_tensor2(data, PW_F32, s->batch_tokens, most);
+        s->xa_rank = most;
+        PW_PASS(reserve(s));
+    }
+    return 0;
+}
+
+static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
+{
+    bool any_prefix = false;
+    int32_t row = 0;
+    for (int i = 0; i < n_feeds; i++) {
+        const struct timeline *t = &s->timelines[feeds[i].seq];
+        const int64_t before = length_of(s, feeds[i].seq);
+        s->q_start[i] = row;
+        s->kv_start[i] = (int32_t)t->start;
+        s->kv_len[i] = (int32_t)(t->length + feeds[i].n);
+        s->prefix_start[i] = t->prefix >= 0 ? (int32_t)s->timelines[t->prefix].start : 0;
+        s->prefix_len[i] = t->prefix >= 0 ? (int32_t)s->timelines[t->prefix].length : 0;
+        any_prefix |= t->prefix >= 0;
+        for (int64_t j = 0; j < feeds[i].n; j++, row++) {
+            s->ids[row] = feeds[i].ids[j];
+            s->pos[row] = (int32_t)(before + j);
+            s->kv_rows[row] = (int32_t)(t->start + t->length + j);
+        }
+    }
+    s->q_start[n_feeds] = row;
+    return any_prefix;
+}
+
+int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
+{
+    struct pw_model *m = s->m;
+    const struct pw_model_config *c = &m->config;
+    int64_t n;
+    PW_PASS(check_feed(s, feeds, n_feeds, &n));
+    PW_PASS(follow_adapter(s));
+    s->fed = 0;
+    const bool any_prefix = lay_out(s, feeds, n_feeds);
+    const struct pw_seqs seqs = {n_feeds, s->q_start, s->kv_start, s->kv_len, any_prefix ? s->prefix_start : NULL, any_prefix ? s->prefix_len : NULL};
+    struct pw_block_batch b = {.tokens = n, .pos = pw_tensor1(s->pos, PW_I32, n), .seqs = &seqs, .kv_rows = pw_tensor1(s->kv_rows, PW_I32, n)};
+    const struct pw_tensor x = pw_rows(s->x, 0, n), h = pw_rows(s->h, 0, n);
+
+    PW_PASS(pw_embed_fwd(m->dev, x, m->embed, pw_tensor1(s->ids, PW_I32, n)));
+    if (c->embed_scale != 1.0)
+        PW_PASS(pw_scale(m->dev, x, c->embed_scale));
+    for (int i = 0; i < c->layers; i++) {
+        b.k_pool = s->k_pool[i];
+        b.v_pool = s->v_pool[i];
+        PW_PASS(pw_block_forward(m, i, x, &b, &s->work, NULL));
+    }
+    PW_PASS(pw_rmsnorm_fwd(m->dev, h, pw_none(), x, m->norm_final, c->norm_eps, c->norm_offset));
+    for (int i = 0; i < n_feeds; i++)
+        s->timelines[feeds[i].seq].length += feeds[i].n;
+    s->fed = n;
+    return 0;
+}
+
+int pw_session_logits(struct pw_session *s, const int32_t *rows, int n, float *logits)
+{
+    struct pw_model *m = s->m;
+    const int64_t V = m->config.vocab;
+    const double cap = m->config.logit_softcap;
+    PW_CHECK(s->fed > 0, PW_E_FAIL, "logits are asked for before a pass");
+    PW_CHECK(n > 0 && n <= s->batch_tokens, PW_E_FAIL, "logits of %d rows, but the session is open for %lld", n, (long long)s->batch_tokens);
+    for (int i = 0; i < n; i++)
+        PW_CHECK(rows[i] >= 0 && rows[i] < s->fed, PW_E_FAIL, "logits of row %d, but the pass had %lld", rows[i], (long long)s->fed);
+    memcpy(s->targets, rows, (size_t)n * sizeof *rows);
+    const struct pw_tensor picked = pw_rows(s->picked, 0, n);
+    PW_PASS(pw_gather_rows(m->dev, picked, pw_rows(s->h, 0, s->fed), pw_tensor1(s->targets, PW_I32, n)));
+    PW_TRY(pw_linear_fwd(m->dev, pw_tensor2(logits, PW_F32, n, V), pw_none(), picked, &m->head, (struct pw_drop){0}), "head");
+    for (int64_t i = 0; cap > 0 && i < (int64_t)n * V; i++)
+        logits[i] = (float)(cap * tanh((double)logits[i] / cap));
+    return 0;
+}
+
+int pw_session_logprobs(struct pw_session *s, const int32_t *targets, float *logprobs, int32_t *argmax)
+{
+    struct pw_model *m = s->m;
+    const int64_t n = s->fed;
+    PW_CHECK(n > 0, PW_E_FAIL, "log-probabilities are asked for before a pass");
+    memcpy(s->targets, targets, (size_t)n * sizeof *targets);
+    const struct pw_tensor loss = pw_rows(s->loss, 0, n), best = argmax ? pw_tensor1(s->best, PW_I32, n) : pw_none();
+    PW_TRY(pw_head_loss(m->dev, loss, best, pw_none(), pw_none(), pw_rows(s->h, 0, n), &m->head, pw_tensor1(s->targets, PW_I32, n), pw_none(),
+                        m->config.logit_softcap), "head");
+    const float *nll = loss.data;
+    for (int64_t i = 0; i < n; i++)
+        logprobs[i] = targets[i] >= 0 ? -nll[i] : 0;
+    if (argmax)
+        memcpy(argmax, s->best, (size_t)n * sizeof *argmax);
+    return 0;
+}
