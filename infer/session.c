@@ -142,6 +142,16 @@ void pw_session_close(struct pw_session *s)
     pw_free(s);
 }
 
+const struct pw_model *pw_session_model(const struct pw_session *s)
+{
+    return s->m;
+}
+
+int64_t pw_session_batch_tokens(const struct pw_session *s)
+{
+    return s->batch_tokens;
+}
+
 /* ---- timelines ------------------------------------------------------------------------------------------------------ */
 
 static bool is_open(const struct pw_session *s, int seq)

@@ -13,6 +13,9 @@ int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, i
 void pw_session_close(struct pw_session *s);
 size_t pw_session_bytes(const struct pw_model_config *c, int64_t rows, int64_t batch_tokens); /* for plans */
 
+const struct pw_model *pw_session_model(const struct pw_session *s);
+int64_t pw_session_batch_tokens(const struct pw_session *s);
+
 /* A timeline with room for `capacity` tokens of its own; prefix: another timeline whose present tokens it continues (-1 = none; one
  * level: the prefix has none itself; it must not grow or close while it is shared). Returns its id >= 0. */
 int pw_session_add(struct pw_session *s, int64_t capacity, int prefix);

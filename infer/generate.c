@@ -1,0 +1,258 @@
+/* The loop from prompts to continuations. Owns the running state of each request: its timeline, its decoder, and how much of its text has
+ * been handed out. Knows nothing of chat templates or of where the text goes. */
+#include "infer/generate.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/progress.h"
+
+struct running {
+    struct pw_gen *g;
+    int seq;
+    bool done;
+    int64_t room;              /* tokens that may follow: max_tokens, or less where the context ends */
+    bool cut_by_context;
+    struct pw_detok *detok;
+    size_t emitted;            /* bytes of g->text handed to piece() */
+    int32_t *ids;              /* prompt and continuation; g->tokens is its tail */
+    int64_t n, fed;            /* tokens known; tokens in the cache */
+};
+struct loop {
+    struct pw_session *s;
+    const struct pw_tokenizer *tokenizer;
+    const struct pw_gen_options *opt;
+    const struct pw_model_config *c;
+    struct running *runs;
+    struct pw_feed *feeds;
+    int32_t *rows, *which;     /* of each row whose logits are asked for: where in the pass, whose */
+    float *logits;             /* (1, V): one request after the other, so memory does not grow with the batch */
+    int n;
+    int64_t batch_tokens;
+    double started;
+};
+
+size_t pw_gen_stop_ids(const struct pw_tokenizer *t, const struct pw_model_config *c, int32_t ids[16])
+{
+    size_t n = 0, given;
+    const int32_t *stops = pw_tokenizer_stops(t, &given);
+    for (size_t i = 0; i < given + (size_t)c->n_eos && n < 16; i++) {
+        const int32_t id = i < given ? stops[i] : c->eos[i - given];
+        bool known = id < 0;
+        for (size_t j = 0; j < n; j++)
+            known |= ids[j] == id;
+        if (!known)
+            ids[n++] = id;
+    }
+    return n;
+}
+
+void pw_gen_sizes(const struct pw_model_config *c, const struct pw_gen *requests, int n, int64_t chunk, int64_t *rows, int64_t *batch_tokens)
+{
+    int64_t prompts = 0;
+    *rows = 0;
+    for (int i = 0; i < n; i++) {
+        const int64_t room = requests[i].max_tokens < c->context - requests[i].n_prompt ? requests[i].max_tokens : c->context - requests[i].n_prompt;
+        *rows += requests[i].n_prompt + (room > 0 ? room : 0);
+        prompts += requests[i].n_prompt;
+    }
+    *batch_tokens = prompts < chunk ? prompts : chunk;
+    if (*batch_tokens < n)
+        *batch_tokens = n;
+}
+
+void pw_gen_free(struct pw_gen *g)
+{
+    pw_free(g->tokens);
+    pw_buf_free(&g->text);
+    g->tokens = NULL;
+    g->n_tokens = 0;
+}
+
+/* ---- text ----------------------------------------------------------------------------------------------------------- */
+
+/* Where the first stop string begins in text[from..], or SIZE_MAX; *held = where the longest beginning of one starts at the end. */
+static size_t find_stop(const struct pw_gen *g, size_t from, size_t *held)
+{
+    const struct pw_buf *t = &g->text;
+    size_t found = SIZE_MAX;
+    *held = t->len;
+    for (size_t i = 0; i < g->n_stops; i++) {
+        const size_t len = strlen(g->stops[i]);
+        if (len == 0)
+            continue;
+        for (size_t at = from; at < t->len; at++) {
+            const size_t left = t->len - at, n = left < len ? left : len;
+            if (memcmp(t->data + at, g->stops[i], n) != 0)
+                continue;
+            if (n == len && at < found)
+                found = at;
+            if (n < len && at < *held)
+                *held = at;
+            break;
+        }
+    }
+    return found;
+}
+
+static int emit(struct running *r, size_t end)
+{
+    struct pw_gen *g = r->g;
+    int rc = 0;
+    if (g->piece && end > r->emitted)
+        rc = g->piece(g->ctx, g->text.data + r->emitted, end - r->emitted);
+    if (end > r->emitted)
+        r->emitted = end;
+    return rc;
+}
+
+/* After the text has grown: cut at a stop string, hand out what is certain. */
+static int look_at_text(struct running *r, bool last)
+{
+    size_t held;
+    const size_t stop = find_stop(r->g, r->emitted, &held);
+    PW_PASS(pw_buf_status(&r->g->text));
+    if (stop != SIZE_MAX) {
+        r->g->text.len = stop;
+        r->g->text.data[stop] = '\0';
+        r->g->finish = "stop";
+        r->done = true;
+        return emit(r, stop);
+    }
+    return emit(r, last ? r->g->text.len : held);
+}
+
+static int finish(struct running *r, const char *how)
+{
+    r->g->finish = how;
+    r->done = true;
+    PW_PASS(pw_detok_end(r->detok, &r->g->text));
+    return look_at_text(r, true);
+}
+
+static int take_token(struct loop *k, struct running *r, int32_t id)
+{
+    struct pw_gen *g = r->g;
+    if (g->n_tokens == 0)
+        g->seconds_to_first = pw_seconds() - k->started;
+    for (size_t i = 0; i < k->opt->n_stop_ids; i++)
+        if (id == k->opt->stop_ids[i])
+            return finish(r, "stop");
+    r->ids[r->n++] = id;
+    g->tokens[g->n_tokens++] = id;
+    PW_PASS(pw_detok_push(r->detok, id, &g->text));
+    PW_PASS(look_at_text(r, false));
+    if (!r->done && g->n_tokens >= r->room)
+        return finish(r, r->cut_by_context ? "context" : "length");
+    return 0;
+}
+
+/* ---- passes --------------------------------------------------------------------------------------------------------- */
+
+static int begin(struct loop *k, struct running *r, struct pw_gen *g)
+{
+    r->g = g;
+    g->tokens = NULL;
+    g->n_tokens = 0;
+    g->text = (struct pw_buf){0};
+    g->finish = "";
+    g->seconds_to_first = 0;
+    PW_CHECK(g->n_prompt > 0, PW_E_FAIL, "a prompt without tokens");
+    if (g->n_prompt >= k->c->context) {
+        const int rc = pw_error(PW_E_REFUSED, "the prompt has %lld tokens, the context holds %lld", (long long)g->n_prompt, (long long)k->c->context);
+        pw_error_hint("shorten the prompt: at least one token must be left for the answer");
+        return rc;
+    }
+    r->room = g->max_tokens;
+    if (r->room > k->c->context - g->n_prompt) {
+        r->room = k->c->context - g->n_prompt;
+        r->cut_by_context = true;
+    }
+    g->tokens = pw_alloc_zero((size_t)r->room + 1, sizeof *g->tokens);
+    r->ids = pw_alloc_zero((size_t)(g->n_prompt + r->room) + 1, sizeof *r->ids);
+    PW_CHECK(g->tokens && r->ids, PW_E_NOMEM, "out of memory for %lld tokens", (long long)(g->n_prompt + r->room));
+    memcpy(r->ids, g->prompt, (size_t)g->n_prompt * sizeof *r->ids);
+    r->n = g->n_prompt;
+    PW_PASS(pw_detok_open(&r->detok, k->tokenizer, PW_TOK_SKIP_SPECIAL));
+    if (r->room == 0)
+        return finish(r, "length");
+    r->seq = pw_session_add(k->s, g->n_prompt + r->room, -1);
+    return r->seq < 0 ? r->seq : 0;
+}
+
+/* One pass over as much as fits: each unfinished request feeds what the cache lacks; those that come to their end pick a token. */
+static int step(struct loop *k)
+{
+    int n_feeds = 0, n_rows = 0, waiting = 0;
+    int64_t used = 0;
+    for (int i = 0; i < k->n; i++)
+        waiting += !k->runs[i].done;
+    for (int i = 0; i < k->n; i++) {
+        struct running *r = &k->runs[i];
+        if (r->done)
+            continue;
+        waiting--;                                     /* leave one row for each request that comes after */
+        int64_t room = k->batch_tokens - used - waiting, left = r->n - r->fed, take = left < room ? left : room;
+        if (take <= 0)
+            continue;
+        k->feeds[n_feeds++] = (struct pw_feed){r->seq, r->ids + r->fed, take};
+        used += take;
+        r->fed += take;
+        if (r->fed == r->n) {
+            k->rows[n_rows] = (int32_t)(used - 1);
+            k->which[n_rows++] = i;
+        }
+    }
+    PW_PASS(pw_session_feed(k->s, k->feeds, n_feeds));
+    for (int j = 0; j < n_rows; j++) {
+        struct running *r = &k->runs[k->which[j]];
+        int32_t id;
+        PW_PASS(pw_session_logits(k->s, &k->rows[j], 1, k->logits));
+        PW_PASS(pw_sampler_pick(&r->g->sampler, k->logits, k->c->vocab, &id));
+        PW_PASS(take_token(k, r, id));
+        if (!r->done && k->opt->no_cache) {
+            PW_PASS(pw_session_rewind(k->s, r->seq, 0));
+            r->fed = 0;
+        }
+    }
+    return 0;
+}
+
+static bool unfinished(const struct loop *k)
+{
+    for (int i = 0; i < k->n; i++)
+        if (!k->runs[i].done)
+            return true;
+    return false;
+}
+
+int pw_generate(struct pw_session *s, const struct pw_tokenizer *t, struct pw_gen *requests, int n, const struct pw_gen_options *opt)
+{
+    const struct pw_model *m = pw_session_model(s);
+    struct loop k = {.s = s, .tokenizer = t, .opt = opt, .c = &m->config, .n = n, .batch_tokens = pw_session_batch_tokens(s), .started = pw_seconds()};
+    struct pw_arena arena;
+    int rc = 0;
+    pw_arena_init(&arena);
+    pw_session_reset(s);
+    k.runs = pw_arena_array(&arena, (size_t)n, sizeof *k.runs);
+    k.feeds = pw_arena_array(&arena, (size_t)n, sizeof *k.feeds);
+    k.rows = pw_arena_array(&arena, (size_t)n, sizeof *k.rows);
+    k.which = pw_arena_array(&arena, (size_t)n, sizeof *k.which);
+    k.logits = pw_arena_array(&arena, (size_t)m->config.vocab, sizeof *k.logits);
+    PW_CHECK_OUT(k.runs && k.feeds && k.rows && k.which && k.logits, PW_E_NOMEM, "out of memory for %d requests", n);
+    for (int i = 0; i < n; i++)
+        PW_TRY_OUT(begin(&k, &k.runs[i], &requests[i]), "prompt %d", i + 1);
+    while (unfinished(&k)) {
+        PW_CHECK_OUT(!opt->interrupted || !opt->interrupted(), PW_E_INTERRUPTED, "interrupted");
+        PW_PASS_OUT(step(&k));
+    }
+out:
+    for (int i = 0; k.runs && i < n; i++) {
+        pw_detok_free(k.runs[i].detok);
+        pw_free(k.runs[i].ids);
+    }
+    pw_session_reset(s);
+    pw_arena_free(&arena);
+    return rc;
+}
