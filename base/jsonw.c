@@ -122,7 +122,9 @@ void pw_json_f32(struct pw_json *w, const char *key, float x)
         bad_number(w, key);
         return;
     }
-    for (int digits = 1; digits <= 9; digits++) { /* 9 always suffice for a float */
+    bool whole = x == truncf(x) && fabsf(x) < 1e9f; /* 100, not 1e+02 */
+    if (whole) snprintf(text, sizeof text, "%.0f", (double)x);
+    for (int digits = 1; digits <= 9 && !whole; digits++) { /* 9 always suffice for a float */
         snprintf(text, sizeof text, "%.*g", digits, (double)x);
         if (strtof(text, NULL) == x) break;
     }

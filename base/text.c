@@ -147,7 +147,11 @@ void pw_format_f64(char out[32], double x)
         memcpy(out, "null", 5);
         return;
     }
-    for (int digits = 1; digits <= 17; digits++) { /* 15 always suffice to print, 17 always suffice to read back */
+    if (x == trunc(x) && fabs(x) < 1e15) { /* 100, not 1e+02 */
+        snprintf(out, 32, "%.0f", x);
+        return;
+    }
+    for (int digits = 1; digits <= 17; digits++) { /* 17 always suffice to read back */
         snprintf(out, 32, "%.*g", digits, x);
         if (strtod(out, NULL) == x) return;
     }
