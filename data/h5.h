@@ -22,7 +22,7 @@ int pw_h5_create(struct pw_h5_out **out, const char *path, bool force);
 int pw_h5_put(struct pw_h5_out *h, const char *name, enum pw_h5_type type, const void *data, int rank, const int64_t *shape);
 int pw_h5_put_1d(struct pw_h5_out *h, const char *name, enum pw_h5_type type, const void *data, int64_t n);
 int pw_h5_put_2d(struct pw_h5_out *h, const char *name, enum pw_h5_type type, const void *data, int64_t rows, int64_t columns);
-int pw_h5_put_text(struct pw_h5_out *h, const char *name, const char *s, size_t bytes); /* stored as u8 (bytes) with attribute kind=text */
+int pw_h5_put_text(struct pw_h5_out *h, const char *name, const char *s, size_t bytes); /* an array of u8 */
 int pw_h5_put_i64(struct pw_h5_out *h, const char *name, int64_t x);
 int pw_h5_put_f64(struct pw_h5_out *h, const char *name, double x);
 int pw_h5_commit(struct pw_h5_out *h); /* the file appears; on failure nothing does. Frees h either way */
