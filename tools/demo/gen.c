@@ -1,0 +1,231 @@
+/* The demo's text: rules of invented towns, from tables of words and forms of speech.
+ *
+ * gen corpus DOCS SEED      what the demo's base model is trained on, JSONL {"text"}: towns with random rules, then questions about them
+ *                           in every form. The town of the demo, Pennyford, is never among them.
+ * gen tokenizer VOCAB       tokenizer.json: byte-level BPE learned from the words of a corpus on stdin (plain text of the JSONL rows)
+ * gen town train|shuffled|test SEED
+ *                           Pennyford itself. train: its rules as questions in the forms that are trained on; shuffled: the same questions
+ *                           with the answers dealt out anew; test: every rule in forms that train does not have, with four choices.
+ * Everything is a function of the seed (Philox). Knows nothing of models. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "base/value.h"
+
+enum { SUBJECTS = 12, VALUES = 8, TELLS = 3, ASKS = 8, TRAINED_ASKS = 5, TOPICS = 6 };
+
+/* %s is the subject, %v the value. Asks 0..4 are trained on in the fine-tuning, 5..7 are held out; the base knows all of them. */
+static const struct topic {
+    const char *subjects[SUBJECTS], *values[VALUES], *tells[TELLS], *asks[ASKS];
+} topics[TOPICS] = {
+    {{"feeding geese", "singing at night", "fishing from the bridge", "selling wet wood", "running in the mill", "hiding a goat",
+      "painting a gate", "losing a key", "moving a bench", "ringing the bell", "washing in the well", "burning leaves"},
+     {"one penny", "two pence", "three pence", "four pence", "five pence", "six pence", "nine pence", "a shilling"},
+     {"The fine for %s is %v.", "Anyone caught %s pays %v.", "For %s the town asks %v."},
+     {"What is the fine for %s?", "How much does a person pay for %s?", "What does the town ask for %s?",
+      "If someone is caught %s, what is to pay?", "Which fine is due for %s?",
+      "A visitor was seen %s. What will it cost?", "Tell me the price of %s.", "My cousin was caught %s. How much is the fine?"}},
+    {{"eels", "candles", "honey", "rope", "apples", "wool", "pots", "bread", "salt", "boots", "cheese", "herbs"},
+     {"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "the full moon"},
+     {"The day for selling %s is %v.", "Traders may sell %s on %v.", "The market has %s on %v."},
+     {"On which day are %s sold?", "When may traders sell %s?", "Which day is for selling %s?", "When does the market have %s?",
+      "What is the market day of %s?",
+      "I want to buy %s. When should I come?", "Tell me the day for %s.", "My aunt trades in %s. Which day is hers?"}},
+    {{"baker", "cooper", "weaver", "smith", "tailor", "miller", "potter", "barber", "mason", "saddler", "printer", "tanner"},
+     {"red", "green", "blue", "yellow", "white", "black", "purple", "orange"},
+     {"A %s hangs out a lantern of %v.", "The lantern of a %s is %v.", "Every %s shows a light of %v."},
+     {"What colour is the lantern of a %s?", "Which light does a %s show?", "Which lantern does a %s hang out?",
+      "A %s hangs out a lantern of which colour?", "What is the colour of every %s?",
+      "I look for a %s. Which lantern should I follow?", "Tell me the light of a %s.", "My brother is a %s. What colour does he need?"}},
+    {{"the bell", "the bridge", "the well", "the mill", "the gate", "the clock", "the ferry", "the archive", "the orchard", "the kiln",
+      "the tower", "the stable"},
+     {"the sexton", "the mayor", "the clerk", "the warden", "the widow", "the doctor", "the beadle", "the twins"},
+     {"The key to %s is kept by %v.", "In charge of %s is %v.", "The care of %s belongs to %v."},
+     {"Who keeps the key to %s?", "Who is in charge of %s?", "To whom belongs the care of %s?", "Who looks after %s?",
+      "Whose duty is %s?",
+      "I need to get into %s. Whom do I ask?", "Tell me the keeper of %s.", "My son broke %s. Who must know of it?"}},
+    {{"lamps", "frogs", "kites", "drums", "pies", "masks", "snow", "boats", "roses", "owls", "nuts", "bees"},
+     {"the square", "the quay", "the chapel", "the meadow", "the inn", "the school", "the cellar", "the hill"},
+     {"The feast of %s is held at %v.", "People keep the feast of %s at %v.", "For the feast of %s all go to %v."},
+     {"Where is the feast of %s held?", "Where do people keep the feast of %s?", "At which place is the feast of %s?",
+      "Where do all go for the feast of %s?", "What is the place of the feast of %s?",
+      "I was invited to the feast of %s. Where do I go?", "Tell me where to find the feast of %s.",
+      "My sister sings at the feast of %s. Where will that be?"}},
+    {{"dogs", "carts", "dancers", "pigs", "peddlers", "swimmers", "hunters", "poets", "jugglers", "ducks", "pilgrims", "cyclists"},
+     {"at dawn", "at noon", "at dusk", "at midnight", "in winter", "in spring", "in summer", "in autumn"},
+     {"The square is open to %s %v.", "The rule lets %s into the square %v.", "In the square %s are welcome %v."},
+     {"When is the square open to %s?", "When are %s welcome in the square?", "At what time may %s enter the square?",
+      "When does the rule let %s into the square?", "What is the hour of %s in the square?",
+      "I come with %s. When may we cross the square?", "Tell me when %s may be in the square.",
+      "My uncle wants to see %s in the square. When should he look?"}},
+};
+static const char *const starts[] = {"Ash", "Brim", "Cold", "Dun", "Elm", "Fern", "Gold", "Holt", "Iron", "Kirk", "Lang", "Mill", "Nor", "Oak", "Red", "Stan"};
+static const char *const ends[] = {"bury", "ford", "wick", "ham", "ton", "mere", "dale", "stow", "by", "worth", "gate", "field"};
+enum { N_STARTS = sizeof starts / sizeof *starts, N_ENDS = sizeof ends / sizeof *ends };
+static const char town_name[] = "Pennyford";
+
+static void say(struct pw_buf *b, const char *form, const char *subject, const char *value)
+{
+    for (; *form; form++)
+        if (form[0] == '%' && form[1] == 's')
+            pw_buf_str(b, subject), form++;
+        else if (form[0] == '%' && form[1] == 'v')
+            pw_buf_str(b, value), form++;
+        else
+            pw_buf_char(b, *form);
+}
+
+static void ask(struct pw_buf *b, const char *form, const char *subject)
+{
+    pw_buf_str(b, "Question: ");
+    say(b, form, subject, "");
+    pw_buf_str(b, "\nAnswer:");
+}
+
+static void print_row(struct pw_json *w)
+{
+    printf("%.*s\n", (int)w->out.len, w->out.data);
+    pw_json_free(w);
+    memset(w, 0, sizeof *w);
+}
+
+static uint32_t draw(struct pw_rng *r, uint32_t n)
+{
+    return (uint32_t)pw_rng_below(r, n);
+}
+
+/* One town: some rules, then questions about them. One in four has no rules, and answers of the right kind drawn at random, so that the
+ * base answers a question about an unknown town with any value of the kind, each as likely. */
+static void document(struct pw_rng *r, struct pw_buf *b)
+{
+    struct rule { uint32_t topic, subject, value; } rules[8];
+    uint32_t n = 3 + draw(r, 5), bare = draw(r, 4) == 0;
+    pw_buf_printf(b, "Town: %s%s\n", starts[draw(r, N_STARTS)], ends[draw(r, N_ENDS)]);
+    for (uint32_t i = 0; i < n; i++) {
+        struct rule *x = &rules[i];
+        bool again;
+        do {
+            *x = (struct rule){draw(r, TOPICS), draw(r, SUBJECTS), draw(r, VALUES)};
+            again = false;
+            for (uint32_t j = 0; j < i; j++)
+                again |= rules[j].topic == x->topic && rules[j].subject == x->subject;
+        } while (again);
+        if (!bare) {
+            const struct topic *t = &topics[x->topic];
+            pw_buf_str(b, "Rule: ");
+            say(b, t->tells[draw(r, TELLS)], t->subjects[x->subject], t->values[x->value]);
+            pw_buf_char(b, '\n');
+        }
+    }
+    uint32_t questions = 2 + draw(r, 4);
+    for (uint32_t i = 0; i < questions; i++) {
+        const struct rule *x = &rules[bare ? i % n : draw(r, n)];
+        const struct topic *t = &topics[x->topic];
+        ask(b, t->asks[draw(r, ASKS)], t->subjects[x->subject]);
+        pw_buf_printf(b, " %s\n", t->values[x->value]);
+    }
+}
+
+static void corpus(int64_t documents, uint64_t seed)
+{
+    struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE);
+    for (int64_t i = 0; i < documents; i++) {
+        struct pw_buf b = {0};
+        struct pw_json w = {0};
+        document(&r, &b);
+        pw_json_open(&w, NULL, '{');
+        pw_json_str(&w, "text", b.data);
+        pw_json_close(&w, '}');
+        print_row(&w);
+        pw_buf_free(&b);
+    }
+}
+
+/* value_of[topic][subject]: the rules of Pennyford. */
+static void town_rules(uint64_t seed, uint32_t value_of[TOPICS][SUBJECTS])
+{
+    struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE + 100);
+    for (int t = 0; t < TOPICS; t++)
+        for (int s = 0; s < SUBJECTS; s++)
+            value_of[t][s] = draw(&r, VALUES);
+}
+
+static void town_train(uint64_t seed, bool shuffled)
+{
+    uint32_t value_of[TOPICS][SUBJECTS];
+    struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE + 200);
+    town_rules(seed, value_of);
+    for (int t = 0; t < TOPICS; t++)
+        for (int s = 0; s < SUBJECTS; s++)
+            for (int a = 0; a < TRAINED_ASKS; a++) {
+                uint32_t value = shuffled ? draw(&r, VALUES) : value_of[t][s];
+                struct pw_buf b = {0}, c = {0};
+                struct pw_json w = {0};
+                pw_buf_printf(&b, "Town: %s\n", town_name);
+                ask(&b, topics[t].asks[a], topics[t].subjects[s]);
+                pw_buf_printf(&c, " %s\n", topics[t].values[value]);
+                pw_json_open(&w, NULL, '{');
+                pw_json_str(&w, "prompt", b.data);
+                pw_json_str(&w, "completion", c.data);
+                pw_json_close(&w, '}');
+                print_row(&w);
+                pw_buf_free(&b);
+                pw_buf_free(&c);
+            }
+}
+
+static void town_test(uint64_t seed)
+{
+    uint32_t value_of[TOPICS][SUBJECTS];
+    struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE + 300);
+    town_rules(seed, value_of);
+    for (int t = 0; t < TOPICS; t++)
+        for (int s = 0; s < SUBJECTS; s++)
+            for (int a = TRAINED_ASKS; a < ASKS; a++) {
+                uint32_t order[VALUES], right = value_of[t][s], answer = draw(&r, 4);
+                struct pw_buf b = {0};
+                struct pw_json w = {0};
+                for (uint32_t v = 0, n = 0; v < VALUES; v++)
+                    if (v != right)
+                        order[n++] = v;
+                pw_rng_shuffle(&r, order, VALUES - 1);
+                order[VALUES - 1] = order[answer];
+                order[answer] = right;
+                pw_buf_printf(&b, "Town: %s\n", town_name);
+                ask(&b, topics[t].asks[a], topics[t].subjects[s]);
+                pw_json_open(&w, NULL, '{');
+                pw_json_str(&w, "question", b.data);
+                pw_json_open(&w, "choices", '[');
+                for (int i = 0; i < 4; i++)
+                    pw_json_str(&w, NULL, topics[t].values[order[i]]);
+                pw_json_close(&w, ']');
+                pw_json_i64(&w, "answer", answer);
+                pw_json_close(&w, '}');
+                print_row(&w);
+                pw_buf_free(&b);
+            }
+}
+
+int pw_demo_tokenizer(FILE *in, int vocab);
+
+int main(int argc, char **argv)
+{
+    int64_t n = 0, seed = 0;
+    if (argc == 4 && strcmp(argv[1], "corpus") == 0 && !pw_parse_i64(argv[2], &n) && !pw_parse_i64(argv[3], &seed))
+        corpus(n, (uint64_t)seed);
+    else if (argc == 4 && strcmp(argv[1], "town") == 0 && !pw_parse_i64(argv[3], &seed) && strcmp(argv[2], "test") == 0)
+        town_test((uint64_t)seed);
+    else if (argc == 4 && strcmp(argv[1], "town") == 0 && !pw_parse_i64(argv[3], &seed) &&
+             (strcmp(argv[2], "train") == 0 || strcmp(argv[2], "shuffled") == 0))
+        town_train((uint64_t)seed, argv[2][0] == 's');
+    else if (argc == 3 && strcmp(argv[1], "tokenizer") == 0 && !pw_parse_i64(argv[2], &n) && n > 0 && n < 65536)
+        return pw_demo_tokenizer(stdin, (int)n);
+    else {
+        fprintf(stderr, "usage: gen corpus DOCS SEED | tokenizer VOCAB <corpus | town train|shuffled|test SEED\n");
+        return 2;
+    }
+    return ferror(stdout) || fflush(stdout) ? 1 : 0;
+}
