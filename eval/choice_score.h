@@ -1,0 +1,23 @@
+/* Log-likelihood of the choices of many questions: the forward passes behind multiple-choice scoring.
+ *
+ * Each request is a context and several continuations; the score of a continuation is the sum of log P of its tokens after the context.
+ * The tokens that all contexts begin with (description, few-shot prompts) are computed once and shared; a context is computed once for all
+ * its choices; a choice of one token costs nothing more. Scores do not depend on batch_tokens. Knows nothing of texts. */
+#ifndef PW_EVAL_CHOICE_SCORE_H
+#define PW_EVAL_CHOICE_SCORE_H
+
+#include "base/progress.h"
+#include "infer/session.h"
+
+enum { PW_SCORE_MAX_CHOICES = 26 };
+struct pw_choice_request {
+    const int32_t *context; int n_context;                     /* at least one token */
+    int n_choices;
+    const int32_t *conts[PW_SCORE_MAX_CHOICES]; int n_conts[PW_SCORE_MAX_CHOICES]; /* at least one token each */
+    double logprobs[PW_SCORE_MAX_CHOICES];                     /* out */
+    bool truncated;                                            /* out: longer than the context window, cut from the left */
+};
+/* done(ctx, i) is called as request i is finished (in order); a negative return stops. tokens: tokens computed, added to. */
+int pw_choice_score(struct pw_model *m, struct pw_choice_request *requests, size_t n, int64_t batch_tokens, int64_t *tokens,
+                    int (*done)(void *ctx, size_t i), void *ctx);
+#endif
