@@ -51,8 +51,12 @@ struct pw_docs { struct pw_doc *items; size_t n; const char *path; };
 /* The documents of one split ("test" or "fewshot"), in file order. found = false and no error when no file of the patterns is there. */
 int pw_docs_load(struct pw_docs *d, struct pw_arena *a, const struct pw_task *t, const char *data_dir, const char *split, bool *found);
 
-/* The prompt of a document with its shots (already chosen), and what is scored after it: delimiter + continuation of choice i. */
-struct pw_prompt { const char *context; int n_choices; const char *continuations[PW_TASK_MAX_CHOICES], *choices[PW_TASK_MAX_CHOICES]; };
-int pw_prompt_build(struct pw_prompt *p, struct pw_arena *a, const struct pw_task *t, const struct pw_docs *shots, int n_shots,
+/* The templates of a task, parsed once. */
+struct pw_prompter;
+int pw_prompter_open(struct pw_prompter **out, const struct pw_task *t);
+void pw_prompter_close(struct pw_prompter *p);
+/* The prompt of a document after its shots, and what is scored after it: delimiter + continuation of choice i. Texts live in a. */
+struct pw_prompt { const char *context; int n_choices; const char *continuations[PW_TASK_MAX_CHOICES]; };
+int pw_prompt_build(struct pw_prompt *p, struct pw_arena *a, const struct pw_prompter *templates, const struct pw_doc *shots, int n_shots,
                     const struct pw_doc *doc);
 #endif
