@@ -1,0 +1,117 @@
+/* Loading model, tokenizer and adapters for commands (see the header). */
+#include "tools/load.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "lora/peft.h"
+
+static int open_tokenizer(struct pw_tokenizer **out, struct pw_checkpoint *checkpoint, bool needed)
+{
+    const char *path = pw_checkpoint_tokenizer(checkpoint), *name = pw_checkpoint_path(checkpoint);
+    *out = NULL;
+    if (!path) {
+        if (!needed)
+            return 0;
+        int rc = pw_error(PW_E_REFUSED, "%s carries no tokenizer", name);
+        pw_error_hint("give one with --tokenizer FILE");
+        return rc;
+    }
+    if (strncmp(pw_checkpoint_format(checkpoint), "llama2.c", 8) == 0 && !pw_is_dir(path) && strlen(path) > 4 && strcmp(path + strlen(path) - 4, ".bin") == 0)
+        PW_TRY(pw_tokenizer_load_llama2c(out, path, pw_checkpoint_config(checkpoint)->vocab), "loading the tokenizer %s", path);
+    else
+        PW_TRY(pw_tokenizer_load(out, path), "loading the tokenizer %s", path);
+    if (pw_tokenizer_vocab(*out) > pw_checkpoint_config(checkpoint)->vocab) {
+        int rc = pw_error(PW_E_FAIL, "%s: the tokenizer has %d tokens, the model %lld", path, (int)pw_tokenizer_vocab(*out),
+                          (long long)pw_checkpoint_config(checkpoint)->vocab);
+        pw_tokenizer_free(*out);
+        *out = NULL;
+        return rc;
+    }
+    return 0;
+}
+
+/* PATH or PATH:SCALE; a colon that no number follows belongs to the path. */
+static int read_adapter(struct pw_adapter *a, const char *given, const struct pw_model *m, const struct pw_cmd *c)
+{
+    const char *colon = strrchr(given, ':');
+    double scale = 1;
+    char *path = NULL;
+    int rc = 0;
+    if (colon && pw_parse_f64(colon + 1, &scale) != 0)
+        colon = NULL, scale = 1;
+    path = pw_strndup(given, colon ? (size_t)(colon - given) : strlen(given));
+    PW_CHECK_OUT(path, PW_E_NOMEM, "out of memory");
+    PW_TRY_OUT(pw_peft_load(a, path, &m->config), "loading the adapter %s", path);
+    PW_TRY_OUT(pw_adapter_check_base(a, m->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress), "loading the adapter %s", path);
+    for (size_t i = 0; i < a->n; i++)
+        a->modules[i].lora.scale *= scale;
+out:
+    pw_free(path);
+    return rc;
+}
+
+int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer)
+{
+    const struct pw_common *o = c->common;
+    struct pw_model_options mo = {.tokenizer = o->tokenizer, .quantise = o->type, .double_quant = o->double_quant, .context = o->ctx};
+    int rc = 0;
+    memset(l, 0, sizeof *l);
+    PW_PASS_OUT(pw_cmd_device(c, &l->dev));
+    PW_TRY_OUT(pw_model_load(&l->model, l->dev, path, &mo), "loading the model %s", path);
+    PW_PASS_OUT(open_tokenizer(&l->tokenizer, l->model->checkpoint, needs_tokenizer));
+    l->adapter_names = o->adapters.items;
+    if (o->adapters.n > 0) {
+        l->adapters = pw_alloc_zero(o->adapters.n, sizeof *l->adapters);
+        PW_CHECK_OUT(l->adapters, PW_E_NOMEM, "out of memory");
+    }
+    for (; l->n_adapters < o->adapters.n; l->n_adapters++)
+        PW_PASS_OUT(read_adapter(&l->adapters[l->n_adapters], o->adapters.items[l->n_adapters], l->model, c));
+out:
+    if (rc < 0)
+        pw_unload(l);
+    return rc;
+}
+
+int pw_load_attached(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer)
+{
+    PW_CHECK(c->common->adapters.n <= 1, PW_E_USAGE, "--adapter: this command takes one, got %zu", c->common->adapters.n);
+    PW_PASS(pw_load(l, c, path, needs_tokenizer));
+    if (l->n_adapters == 0)
+        return 0;
+    int rc = pw_model_attach(l->model, &l->adapters[0]);
+    if (rc < 0)
+        pw_unload(l);
+    return rc;
+}
+
+void pw_unload(struct pw_loaded *l)
+{
+    pw_tokenizer_free(l->tokenizer);
+    if (l->model)
+        pw_model_free(l->model);
+    for (size_t i = 0; i < l->n_adapters; i++)
+        pw_adapter_free(&l->adapters[i]);
+    pw_free(l->adapters);
+    if (l->dev)
+        pw_dev_close(l->dev);
+    memset(l, 0, sizeof *l);
+}
+
+int pw_load_tokenizer(struct pw_tokenizer **out, const struct pw_cmd *c, const char *path)
+{
+    struct pw_checkpoint *checkpoint = NULL;
+    struct pw_checkpoint_options opt = {.tokenizer = c->common->tokenizer};
+    /* A folder that is a tokenizer and no model serves too. */
+    if (!c->common->tokenizer && pw_is_dir(path)) {
+        char name[4096];
+        snprintf(name, sizeof name, "%s/config.json", path);
+        if (!pw_file_exists(name))
+            return pw_tokenizer_load(out, path);
+    }
+    PW_PASS(pw_checkpoint_open(&checkpoint, path, &opt));
+    int rc = open_tokenizer(out, checkpoint, true);
+    pw_checkpoint_close(checkpoint);
+    return rc;
+}

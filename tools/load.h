@@ -1,0 +1,24 @@
+/* What most commands begin with: the device, the model, its tokenizer and the adapters that the common options name. */
+#ifndef PW_TOOLS_LOAD_H
+#define PW_TOOLS_LOAD_H
+
+#include "data/tokenizer.h"
+#include "infer/model.h"
+#include "tools/cmd.h"
+
+struct pw_loaded {
+    struct pw_dev *dev;
+    struct pw_model *model;
+    struct pw_tokenizer *tokenizer;  /* NULL when the model carries none and `needs_tokenizer` was false */
+    struct pw_adapter *adapters;     /* those of --adapter, in order, scales multiplied in; not attached yet */
+    const char **adapter_names;      /* as given */
+    size_t n_adapters;
+};
+/* Loads MODEL as --type, --ctx, --device, --threads and --tokenizer say, and reads every --adapter. Errors leave nothing open. */
+int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);
+/* As pw_load, for commands that run with at most one adapter: attaches it. */
+int pw_load_attached(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);
+void pw_unload(struct pw_loaded *l); /* fine on a zeroed struct */
+/* The tokenizer of MODEL alone (for commands that do not compute); never NULL on success. */
+int pw_load_tokenizer(struct pw_tokenizer **out, const struct pw_cmd *c, const char *path);
+#endif
