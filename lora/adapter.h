@@ -6,8 +6,9 @@
 #ifndef PW_LORA_ADAPTER_H
 #define PW_LORA_ADAPTER_H
 
+#include "base/progress.h"
 #include "base/rng.h"
-#include "data/model_config.h"
+#include "data/checkpoint.h"
 #include "kernels/weight.h"
 
 struct pw_adapter_config {
@@ -17,7 +18,8 @@ struct pw_adapter_config {
     bool rslora;
     const char *targets;          /* "all-linear", or comma-separated module suffixes "q_proj,v_proj" */
     char base_name[512];          /* base_model_name_or_path */
-    char base_hash[65];           /* pw_checkpoint_hash of the base, "" if unknown (adapters of other tools) */
+    char base_hash[65];           /* pw_checkpoint_identity of the base, "" if unknown (adapters of other tools) */
+    char base_type[24];           /* the form the base had: "dense", "nf4", "nf4 double", ...; "" if unknown */
 };
 struct pw_adapter_module {
     const char *name;             /* "model.layers.0.self_attn.q_proj" */
@@ -41,6 +43,16 @@ void pw_adapter_init(struct pw_adapter *a, uint64_t seed);
 double pw_adapter_scale(const struct pw_adapter_config *c);
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module);
 void pw_adapter_free(struct pw_adapter *a);
+bool pw_adapter_selects(const char *target, const char *module);     /* PEFT's rule: the module is the target or ends with "." target */
+
+/* Fills base_name, base_hash and base_type: c is the base, quantise and double_quant how it is changed while loading ("" = not).
+ * Hashes the model the first time it is asked. */
+int pw_adapter_record_base(struct pw_adapter_config *config, struct pw_checkpoint *c, const char *quantise, bool double_quant);
+/* Is this the base that the adapter was trained on? Another identity is PW_E_FAIL naming both, unless force, which says so on
+ * progress; the same model in another form (nf4 against dense) is only said on progress. An adapter that records no base passes:
+ * its shapes are checked where it is loaded and attached. */
+int pw_adapter_check_base(const struct pw_adapter *a, struct pw_checkpoint *c, const char *quantise, bool double_quant, bool force,
+                          struct pw_progress *progress);
 /* The seven linear modules of a block, in forward order, with their sizes: the one list of names that everybody uses. */
 enum pw_linear { PW_LIN_Q, PW_LIN_K, PW_LIN_V, PW_LIN_O, PW_LIN_GATE, PW_LIN_UP, PW_LIN_DOWN, PW_LIN_COUNT };
 const char *pw_linear_suffix(enum pw_linear l);                      /* "self_attn.q_proj" */

@@ -1,7 +1,9 @@
 /* PEFT adapter folders: adapter_config.json and adapter_model.safetensors (huggingface/peft, docs/source/developer_guides/checkpoint.md).
  *
  * Reading is strict: unknown, missing or misshaped tensors are errors that name them; keys that would change the arithmetic and that
- * we do not do (use_dora, ...) are refused. Writing gives only long-lived keys, deterministic bytes. */
+ * we do not do (use_dora, ...) are refused. Writing gives only long-lived keys, deterministic bytes. The hash of the base
+ * is kept in the metadata of adapter_model.safetensors ("pennyweight.base", "pennyweight.base_type"), since older versions of PEFT fail on
+ * keys of adapter_config.json that they do not know. */
 #ifndef PW_LORA_PEFT_H
 #define PW_LORA_PEFT_H
 #include "lora/adapter.h"

@@ -1,0 +1,255 @@
+/* Adapters in memory: which modules, their sizes, names, scale, initial values, and whether a base is theirs. Owns the list of the
+ * seven linear modules of a block. Refuses to know files (peft.c) and arithmetic on activations (kernels/). */
+#include "lora/adapter.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+
+static const char *const suffixes[PW_LIN_COUNT] = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+};
+
+const char *pw_linear_suffix(enum pw_linear l) { return suffixes[l]; }
+
+void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in)
+{
+    const int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    *n_in = l == PW_LIN_O ? q : l == PW_LIN_DOWN ? c->ffn : c->hidden;
+    *n_out = l == PW_LIN_Q ? q : l == PW_LIN_K || l == PW_LIN_V ? kv : l == PW_LIN_GATE || l == PW_LIN_UP ? c->ffn : c->hidden;
+}
+
+bool pw_adapter_selects(const char *target, const char *module)
+{
+    size_t n = strlen(target), m = strlen(module);
+    if (n == 0 || n > m || strcmp(module + m - n, target) != 0)
+        return false;
+    return n == m || module[m - n - 1] == '.';
+}
+
+double pw_adapter_scale(const struct pw_adapter_config *c) { return c->rslora ? c->alpha / sqrt(c->r) : c->alpha / c->r; }
+
+/* ---- plan ---- */
+
+static int check_config(const struct pw_adapter_config *c)
+{
+    PW_CHECK(strcmp(c->kind, "lora") == 0, PW_E_UNSUPPORTED, "adapter.kind: %s is not supported (known: lora)", c->kind);
+    PW_CHECK(c->r >= 1 && c->r <= 65536, PW_E_USAGE, "adapter.r is out of range (expected 1 to 65536, got %d)", c->r);
+    PW_CHECK(isfinite(c->alpha) && c->alpha != 0, PW_E_USAGE, "adapter.alpha must be a number other than 0 (got %g)", c->alpha);
+    PW_CHECK(c->dropout >= 0 && c->dropout < 1, PW_E_USAGE, "adapter.dropout is out of range (expected 0 to below 1, got %g)", c->dropout);
+    return 0;
+}
+
+/* The next word of a comma-separated list, without blanks around it; false at the end. */
+static bool next_target(const char **at, char word[256])
+{
+    while (**at == ',' || **at == ' ')
+        ++*at;
+    size_t n = strcspn(*at, ",");
+    if (n == 0)
+        return false;
+    size_t keep = n;
+    while (keep > 0 && (*at)[keep - 1] == ' ')
+        keep--;
+    snprintf(word, 256, "%.*s", (int)keep, *at);
+    *at += n;
+    return true;
+}
+
+static int unmatched(const char *target)
+{
+    const char *names[PW_LIN_COUNT * 2 + 1];
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        names[l] = suffixes[l];
+        names[PW_LIN_COUNT + l] = strrchr(suffixes[l], '.') + 1;
+    }
+    names[PW_LIN_COUNT * 2] = "all-linear";
+    const char *near = pw_nearest(target, names, PW_LIN_COUNT * 2 + 1);
+    int rc = pw_error(PW_E_USAGE, "adapter.targets: %s names no linear layer of the model", target);
+    if (near)
+        pw_error_hint("did you mean %s?", near);
+    else
+        pw_error_hint("known: all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
+    return rc;
+}
+
+static int add_module(struct pw_adapter *a, const struct pw_model_config *model, const char *name, enum pw_linear l)
+{
+    struct pw_adapter_module *m = &a->modules[a->n];
+    m->name = pw_arena_strndup(&a->arena, name, strlen(name));
+    PW_CHECK(m->name, PW_E_NOMEM, "no memory for the adapter's modules");
+    pw_linear_shape(model, l, &m->n_out, &m->n_in);
+    m->lora.r = a->config.r;
+    m->lora.scale = pw_adapter_scale(&a->config);
+    m->lora.a = pw_tensor2(NULL, PW_F32, m->lora.r, m->n_in);
+    m->lora.b = pw_tensor2(NULL, PW_F32, m->n_out, m->lora.r);
+    a->n++;
+    return 0;
+}
+
+static int plan(struct pw_adapter *a, const struct pw_model_config *model)
+{
+    const char *targets = a->config.targets;
+    const bool all = strcmp(targets, "all-linear") == 0;
+    char word[256], name[320];
+    a->modules = pw_arena_array(&a->arena, (size_t)model->layers * PW_LIN_COUNT, sizeof *a->modules);
+    PW_CHECK(a->modules, PW_E_NOMEM, "no memory for the adapter's modules");
+    for (int i = 0; i < model->layers; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            bool selected = all;
+            snprintf(name, sizeof name, "model.layers.%d.%s", i, suffixes[l]);
+            for (const char *at = targets; !selected && next_target(&at, word);)
+                selected = pw_adapter_selects(word, name);
+            if (selected)
+                PW_PASS(add_module(a, model, name, (enum pw_linear)l));
+        }
+    for (const char *at = targets; !all && next_target(&at, word);) {
+        bool matched = false;
+        for (size_t i = 0; i < a->n && !matched; i++)
+            matched = pw_adapter_selects(word, a->modules[i].name);
+        if (!matched)
+            return unmatched(word);
+    }
+    PW_CHECK(a->n > 0, PW_E_USAGE, "adapter.targets is empty");
+    return 0;
+}
+
+int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config, const struct pw_model_config *model)
+{
+    *a = (struct pw_adapter){.config = *config};
+    pw_arena_init(&a->arena);
+    int rc = check_config(config);
+    if (rc == 0 && !(a->config.targets = pw_arena_strndup(&a->arena, config->targets, strlen(config->targets))))
+        rc = pw_error(PW_E_NOMEM, "no memory for the adapter");
+    if (rc == 0)
+        rc = plan(a, model);
+    if (rc < 0)
+        pw_adapter_free(a);
+    return rc;
+}
+
+/* ---- memory ---- */
+
+static size_t rounded(struct pw_tensor t) { return ((size_t)pw_count(t) * sizeof(float) + 63) & ~(size_t)63; }
+
+size_t pw_adapter_bytes(const struct pw_adapter *a)
+{
+    size_t sum = 0;
+    for (size_t i = 0; i < a->n; i++)
+        sum += rounded(a->modules[i].lora.a) + rounded(a->modules[i].lora.b);
+    return sum;
+}
+
+int64_t pw_adapter_parameters(const struct pw_adapter *a)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < a->n; i++)
+        sum += pw_count(a->modules[i].lora.a) + pw_count(a->modules[i].lora.b);
+    return sum;
+}
+
+int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes)
+{
+    size_t want = pw_adapter_bytes(a);
+    PW_CHECK(bytes >= want, PW_E_FAIL, "placing the adapter: too little memory (expected %zu bytes, got %zu)", want, bytes);
+    char *at = memory;
+    for (size_t i = 0; i < a->n; i++) {
+        struct pw_lora *l = &a->modules[i].lora;
+        l->a.data = at;
+        at += rounded(l->a);
+        l->b.data = at;
+        at += rounded(l->b);
+    }
+    return 0;
+}
+
+void pw_adapter_init(struct pw_adapter *a, uint64_t seed)
+{
+    for (size_t i = 0; i < a->n; i++) {
+        struct pw_adapter_module *m = &a->modules[i];
+        struct pw_rng rng = pw_rng_make(seed, PW_STREAM_INIT | (uint64_t)i << 8 | (uint64_t)1 << 40);
+        const double bound = 1 / sqrt((double)m->n_in);
+        float *x = m->lora.a.data;
+        for (int64_t k = 0; k < pw_count(m->lora.a); k++)
+            x[k] = (float)((2 * pw_rng_uniform(&rng) - 1) * bound);
+        memset(m->lora.b.data, 0, (size_t)pw_count(m->lora.b) * sizeof(float));
+    }
+}
+
+const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module)
+{
+    for (size_t i = 0; i < a->n; i++)
+        if (strcmp(a->modules[i].name, module) == 0)
+            return &a->modules[i];
+    return NULL;
+}
+
+void pw_adapter_free(struct pw_adapter *a)
+{
+    if (!a)
+        return;
+    pw_arena_free(&a->arena);
+    *a = (struct pw_adapter){0};
+}
+
+/* ---- the base ---- */
+
+static void form_of(const struct pw_checkpoint *c, const char *quantise, bool double_quant, char out[24])
+{
+    struct pw_stored t;
+    const char *kind = "dense";
+    bool nested = double_quant;
+    if (quantise && quantise[0] && strcmp(quantise, "f32") != 0 && strcmp(quantise, "f16") != 0 && strcmp(quantise, "bf16") != 0)
+        kind = quantise;
+    else {
+        nested = false;
+        for (size_t i = 0; pw_checkpoint_at(c, i, &t); i++) {
+            size_t n = strlen(t.name);
+            if (strstr(t.name, ".quant_state.bitsandbytes__"))
+                kind = t.name + n - 3;
+            else if (n > 4 && strcmp(t.name + n - 4, ".SCB") == 0)
+                kind = "int8";
+            nested |= n > 14 && strcmp(t.name + n - 14, ".nested_absmax") == 0;
+        }
+    }
+    bool four_bit = strcmp(kind, "nf4") == 0 || strcmp(kind, "fp4") == 0;
+    snprintf(out, 24, "%.12s%s", kind, nested && four_bit ? " double" : "");
+}
+
+int pw_adapter_record_base(struct pw_adapter_config *config, struct pw_checkpoint *c, const char *quantise, bool double_quant)
+{
+    PW_TRY(pw_checkpoint_identity(c, config->base_hash), "recording the base of the adapter");
+    snprintf(config->base_name, sizeof config->base_name, "%s", pw_checkpoint_path(c));
+    form_of(c, quantise, double_quant, config->base_type);
+    return 0;
+}
+
+int pw_adapter_check_base(const struct pw_adapter *a, struct pw_checkpoint *c, const char *quantise, bool double_quant, bool force,
+                          struct pw_progress *progress)
+{
+    const struct pw_adapter_config *k = &a->config;
+    char identity[65], stored[65], form[24];
+    if (!k->base_hash[0])
+        return 0;
+    PW_TRY(pw_checkpoint_identity(c, identity), "checking the base of the adapter");
+    bool same = strcmp(identity, k->base_hash) == 0;
+    if (!same) {   /* recorded by a program that knew only what is stored */
+        PW_TRY(pw_checkpoint_hash(c, stored), "checking the base of the adapter");
+        same = strcmp(stored, k->base_hash) == 0;
+    }
+    if (!same && !force) {
+        int rc = pw_error(PW_E_FAIL, "the adapter is for another base: it was made on %s (%.16s), this is %s (%.16s)",
+                          k->base_name[0] ? k->base_name : "a model", k->base_hash, pw_checkpoint_path(c), identity);
+        pw_error_hint("give the model it was made on, or --force to use it anyway");
+        return rc;
+    }
+    if (!same)
+        pw_progress_say(progress, "the adapter was made on another base (%.16s, this is %.16s); used all the same because of --force", k->base_hash, identity);
+    form_of(c, quantise, double_quant, form);
+    if (same && k->base_type[0] && strcmp(form, k->base_type) != 0)
+        pw_progress_say(progress, "the adapter was made on this base as %s; here it is %s, results will differ a little", k->base_type, form);
+    return 0;
+}

@@ -1,0 +1,437 @@
+/* PEFT adapter folders, read strictly and written deterministically. Owns the keys of adapter_config.json, the tensor names and the
+ * record of the base in the safetensors metadata. Refuses to know what the adapter is attached to. */
+#include "lora/peft.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/safetensors.h"
+
+static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight";
+
+/* ---- reading: the config ---- */
+
+/* Keys that are read below, and keys that say nothing about the arithmetic. Any other key must be null, false or empty. */
+static const char *const read_keys[] = {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "peft_type", "bias", "init_lora_weights",
+                                        "base_model_name_or_path", "rank_pattern", "alpha_pattern"};
+static const char *const inert_keys[] = {"revision", "peft_version", "task_type", "inference_mode", "auto_mapping", "megatron_core", "qalora_group_size",
+                                         "loftq_config"};
+
+static bool listed(const char *key, const char *const *keys, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(keys[i], key) == 0)
+            return true;
+    return false;
+}
+
+static bool empty(const struct pw_value *v)
+{
+    return v->kind == PW_NULL || (v->kind == PW_BOOL && !v->b) || ((v->kind == PW_LIST || v->kind == PW_MAP || v->kind == PW_STRING) && v->len == 0);
+}
+
+static int check_keys(const struct pw_value *json, const char *path)
+{
+    for (size_t i = 0; i < json->len; i++) {
+        const struct pw_member *m = &json->members[i];
+        if (listed(m->key, read_keys, sizeof read_keys / sizeof *read_keys) || listed(m->key, inert_keys, sizeof inert_keys / sizeof *inert_keys))
+            continue;
+        PW_CHECK(empty(&m->value), PW_E_UNSUPPORTED, "%s: %.60s is not supported (expected null, false or empty)", path, m->key);
+    }
+    const char *type = "", *bias = "none";
+    PW_PASS(pw_get_str(json, "peft_type", path, &type));
+    PW_CHECK(strcmp(type, "LORA") == 0, PW_E_UNSUPPORTED, "%s: peft_type is not supported (expected LORA, got \"%.40s\")", path, type);
+    PW_PASS(pw_get_str(json, "bias", path, &bias));
+    PW_CHECK(strcmp(bias, "none") == 0, PW_E_UNSUPPORTED, "%s: bias is not supported (expected none, got %.40s)", path, bias);
+    /* These change the base when the adapter is made, so the adapter alone is not what was trained. */
+    const struct pw_value *init = pw_get(json, "init_lora_weights");
+    if (init && init->kind == PW_STRING)
+        PW_CHECK(strcmp(init->s, "gaussian") == 0 || strcmp(init->s, "eva") == 0 || strcmp(init->s, "orthogonal") == 0, PW_E_UNSUPPORTED,
+                 "%s: init_lora_weights \"%.40s\" is not supported", path, init->s);
+    return 0;
+}
+
+/* target_modules as a list -> "q_proj,v_proj"; as a string it is a regular expression or all-linear: *exact = false. */
+static int read_targets(struct pw_adapter *a, const struct pw_value *json, const char *path, bool *exact)
+{
+    const struct pw_value *v = pw_get(json, "target_modules");
+    PW_CHECK(v && (v->kind == PW_STRING || v->kind == PW_LIST) && v->len > 0, PW_E_FORMAT, "%s: target_modules: expected a list of names", path);
+    struct pw_buf words = {0};
+    *exact = v->kind == PW_LIST;
+    if (!*exact)
+        pw_buf_str(&words, v->s);
+    for (size_t i = 0; *exact && i < v->len; i++) {
+        if (v->items[i].kind != PW_STRING || v->items[i].len == 0 || v->items[i].len > 250 || strchr(v->items[i].s, ',')) {
+            pw_buf_free(&words);
+            return pw_error(PW_E_FORMAT, "%s: target_modules[%zu]: expected a name", path, i);
+        }
+        if (i)
+            pw_buf_char(&words, ',');
+        pw_buf_str(&words, v->items[i].s);
+    }
+    a->config.targets = words.failed ? NULL : pw_arena_strndup(&a->arena, words.data, words.len);
+    pw_buf_free(&words);
+    PW_CHECK(a->config.targets, PW_E_NOMEM, "%s: no memory", path);
+    return 0;
+}
+
+static int read_config(struct pw_adapter *a, const struct pw_value *json, const char *path, bool *exact)
+{
+    struct pw_adapter_config *c = &a->config;
+    PW_CHECK(json->kind == PW_MAP, PW_E_FORMAT, "%s: expected a map", path);
+    PW_PASS(check_keys(json, path));
+    int64_t r = 0;
+    const char *base = "";
+    PW_CHECK(pw_get(json, "r") && pw_get(json, "lora_alpha"), PW_E_FORMAT, "%s: r or lora_alpha is missing", path);
+    PW_PASS(pw_get_i64(json, "r", path, &r));
+    PW_PASS(pw_get_f64(json, "lora_alpha", path, &c->alpha));
+    PW_PASS(pw_get_f64(json, "lora_dropout", path, &c->dropout));
+    PW_PASS(pw_get_bool(json, "use_rslora", path, &c->rslora));
+    PW_PASS(pw_get_str(json, "base_model_name_or_path", path, &base));
+    PW_CHECK(r >= 1 && r <= 65536, PW_E_FORMAT, "%s: r is out of range (expected 1 to 65536, got %" PRId64 ")", path, r);
+    PW_CHECK(isfinite(c->alpha) && c->alpha != 0, PW_E_FORMAT, "%s: lora_alpha must be a number other than 0", path);
+    PW_CHECK(c->dropout >= 0 && c->dropout < 1, PW_E_FORMAT, "%s: lora_dropout is out of range (got %g)", path, c->dropout);
+    c->r = (int)r;
+    snprintf(c->kind, sizeof c->kind, "lora");
+    snprintf(c->base_name, sizeof c->base_name, "%s", base);
+    return read_targets(a, json, path, exact);
+}
+
+/* rank_pattern and alpha_pattern: regular expressions in PEFT, here only those that are plain names. */
+static int pattern(const struct pw_value *json, const char *key, const char *path, const char *module, double *value)
+{
+    const struct pw_value *map = pw_get(json, key);
+    if (!map || map->kind == PW_NULL)
+        return 0;
+    PW_CHECK(map->kind == PW_MAP, PW_E_FORMAT, "%s: %s: expected a map", path, key);
+    for (size_t i = 0; i < map->len; i++) {
+        const char *name = map->members[i].key;
+        PW_CHECK(strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") == strlen(name), PW_E_UNSUPPORTED,
+                 "%s: %s: the expression %.60s is not supported (expected a name)", path, key, name);
+        if (!pw_adapter_selects(name, module))
+            continue;
+        char where[256];
+        snprintf(where, sizeof where, "%.200s: %s", path, key);
+        PW_PASS(pw_get_f64(map, name, where, value));
+        break;  /* the first that matches, as PEFT does */
+    }
+    return 0;
+}
+
+/* ---- reading: the tensors ---- */
+
+struct found { const char *name; const struct pw_st_tensor *a, *b; int layer, linear; };
+
+static int forward_order(const void *x, const void *y)
+{
+    const struct found *p = x, *q = y;
+    if (p->layer != q->layer)
+        return p->layer < q->layer ? -1 : 1;
+    if (p->linear != q->linear)
+        return p->linear < q->linear ? -1 : 1;
+    return strcmp(p->name, q->name);
+}
+
+/* Where the module stands in a model; what is no linear of a block comes last. */
+static void locate(struct found *f)
+{
+    int used = 0;
+    f->layer = INT32_MAX;
+    f->linear = PW_LIN_COUNT;
+    if (sscanf(f->name, "model.layers.%9d.%n", &f->layer, &used) != 1 || used == 0) {
+        f->layer = INT32_MAX;
+        return;
+    }
+    for (int l = 0; l < PW_LIN_COUNT; l++)
+        if (strcmp(f->name + used, pw_linear_suffix((enum pw_linear)l)) == 0)
+            f->linear = l;
+}
+
+/* Groups the tensors of the file into modules, A and B, in forward order. */
+static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const char *path, struct found **out, size_t *n)
+{
+    struct found *list = pw_arena_array(&a->arena, s->n + 1, sizeof *list);
+    PW_CHECK(list, PW_E_NOMEM, "%s: no memory", path);
+    *n = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        const struct pw_st_tensor *t = &s->tensors[i];
+        const size_t len = strlen(t->name), p = strlen(prefix), q = strlen(tail_a);
+        bool ours = len > p + q && strncmp(t->name, prefix, p) == 0, is_a = ours && strcmp(t->name + len - q, tail_a) == 0;
+        PW_CHECK(is_a || (ours && strcmp(t->name + len - q, tail_b) == 0), PW_E_FORMAT,
+                 "%s: unknown tensor %s (expected %sMODULE%s or %s)", path, t->name, prefix, tail_a, tail_b);
+        PW_CHECK(t->ndim == 2 && t->shape[0] > 0 && t->shape[1] > 0, PW_E_FORMAT, "%s: %s: expected two dimensions, got %d", path, t->name, t->ndim);
+        char *name = pw_arena_strndup(&a->arena, t->name + p, len - p - q);
+        PW_CHECK(name, PW_E_NOMEM, "%s: no memory", path);
+        /* Tensors are sorted by name, so the A and the B of a module are neighbours. */
+        if (*n == 0 || strcmp(list[*n - 1].name, name) != 0)
+            list[(*n)++] = (struct found){.name = name};
+        *(is_a ? &list[*n - 1].a : &list[*n - 1].b) = t;
+        locate(&list[*n - 1]);
+    }
+    for (size_t i = 0; i < *n; i++)
+        PW_CHECK(list[i].a && list[i].b, PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, list[i].name, list[i].a ? tail_b : tail_a);
+    PW_CHECK(*n > 0, PW_E_FORMAT, "%s: there is no tensor in it", path);
+    qsort(list, *n, sizeof *list, forward_order);
+    *out = list;
+    return 0;
+}
+
+/* The adapter holds exactly the modules of the model that its target_modules select. */
+static int check_modules(const struct pw_adapter *a, const struct found *list, size_t n, const struct pw_model_config *model, bool exact,
+                         const char *path)
+{
+    struct pw_adapter expected = {0};
+    struct pw_adapter_config config = a->config;
+    if (!exact)
+        config.targets = "all-linear";
+    PW_TRY(pw_adapter_plan(&expected, &config, model), "%s: fitting the adapter to the model", path);
+    int rc = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct pw_adapter_module *m = pw_adapter_find(&expected, list[i].name);
+        PW_CHECK_OUT(m, PW_E_FORMAT, "%s: unknown tensor %s%s%s: %s", path, prefix, list[i].name, tail_a,
+                     list[i].linear < PW_LIN_COUNT && list[i].layer < model->layers ? "target_modules does not name it"
+                                                                                    : "the model has no such linear layer; is the adapter for another base?");
+        PW_CHECK_OUT(list[i].a->shape[1] == m->n_in, PW_E_FORMAT,
+                     "%s: %s%s%s: shape does not fit the model, the adapter is for another base (expected (%" PRId64 ", %" PRId64 "), got (%" PRId64 ", %" PRId64 "))",
+                     path, prefix, m->name, tail_a, list[i].a->shape[0], m->n_in, list[i].a->shape[0], list[i].a->shape[1]);
+        PW_CHECK_OUT(list[i].b->shape[0] == m->n_out, PW_E_FORMAT,
+                     "%s: %s%s%s: shape does not fit the model, the adapter is for another base (expected (%" PRId64 ", %" PRId64 "), got (%" PRId64 ", %" PRId64 "))",
+                     path, prefix, m->name, tail_b, m->n_out, list[i].b->shape[1], list[i].b->shape[0], list[i].b->shape[1]);
+    }
+    for (size_t i = 0; exact && i < expected.n; i++) {
+        bool there = false;
+        for (size_t k = 0; k < n && !there; k++)
+            there = strcmp(list[k].name, expected.modules[i].name) == 0;
+        PW_CHECK_OUT(there, PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, expected.modules[i].name, tail_a);
+    }
+out:
+    pw_adapter_free(&expected);
+    return rc;
+}
+
+static int widen(float *out, const struct pw_st_tensor *t, const char *path)
+{
+    const size_t n = t->bytes / pw_st_dtype_bytes(t->dtype);
+    if (strcmp(t->dtype, "F32") == 0)
+        memcpy(out, t->data, t->bytes);
+    else {
+        const bool f16 = strcmp(t->dtype, "F16") == 0;
+        PW_CHECK(f16 || strcmp(t->dtype, "BF16") == 0, PW_E_UNSUPPORTED, "%s: %s: dtype is not supported (expected F32, F16 or BF16, got %s)", path,
+                 t->name, t->dtype);
+        for (size_t i = 0; i < n; i++) {
+            uint16_t x;
+            memcpy(&x, t->data + 2 * i, 2);
+            out[i] = f16 ? pw_f16_to_f32(x) : pw_bf16_to_f32(x);
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        PW_CHECK(isfinite(out[i]), PW_E_NUMERIC, "%s: %s: element %zu is not a number", path, t->name, i);
+    return 0;
+}
+
+static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const struct found *f, const struct pw_value *json, const char *config_path,
+                       const char *path)
+{
+    double r = a->config.r;
+    struct pw_adapter_config own = a->config;
+    PW_PASS(pattern(json, "rank_pattern", config_path, f->name, &r));
+    PW_PASS(pattern(json, "alpha_pattern", config_path, f->name, &own.alpha));
+    PW_CHECK(f->a->shape[0] == r && f->b->shape[1] == r, PW_E_FORMAT,
+             "%s: %s%s: rank does not fit the config (expected %g, got %" PRId64 " and %" PRId64 ")", path, prefix, f->name, r, f->a->shape[0],
+             f->b->shape[1]);
+    own.r = (int)r;
+    *m = (struct pw_adapter_module){.name = f->name, .n_in = f->a->shape[1], .n_out = f->b->shape[0]};
+    m->lora.r = own.r;
+    m->lora.scale = pw_adapter_scale(&own);
+    m->lora.a = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->a->bytes / pw_st_dtype_bytes(f->a->dtype))), PW_F32, own.r, m->n_in);
+    m->lora.b = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->b->bytes / pw_st_dtype_bytes(f->b->dtype))), PW_F32, m->n_out, own.r);
+    PW_CHECK(m->lora.a.data && m->lora.b.data, PW_E_NOMEM, "%s: no memory for %s", path, f->name);
+    PW_PASS(widen(m->lora.a.data, f->a, path));
+    return widen(m->lora.b.data, f->b, path);
+}
+
+static int read_base(struct pw_adapter_config *c, const struct pw_value *metadata, const char *path)
+{
+    const char *hash = "", *type = "";
+    if (!metadata)
+        return 0;
+    PW_PASS(pw_get_str(metadata, "pennyweight.base", path, &hash));
+    PW_PASS(pw_get_str(metadata, "pennyweight.base_type", path, &type));
+    PW_CHECK(!hash[0] || (strlen(hash) == 64 && strspn(hash, "0123456789abcdef") == 64), PW_E_FORMAT,
+             "%s: __metadata__: pennyweight.base is no SHA-256", path);
+    snprintf(c->base_hash, sizeof c->base_hash, "%s", hash);
+    snprintf(c->base_type, sizeof c->base_type, "%s", type);
+    return 0;
+}
+
+static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir, const struct pw_model_config *model)
+{
+    char *config_path = pw_path_join(&a->arena, dir, "adapter_config.json"), *path = pw_path_join(&a->arena, dir, "adapter_model.safetensors");
+    struct pw_value *json;
+    struct found *list = NULL;
+    size_t n = 0;
+    bool exact = false;
+    PW_CHECK(config_path && path, PW_E_NOMEM, "%s: no memory", dir);
+    PW_CHECK(pw_file_exists(config_path), PW_E_IO, "%s: no such file: not an adapter folder", config_path);
+    PW_PASS(pw_json_load(&a->arena, config_path, &json));
+    PW_PASS(read_config(a, json, config_path, &exact));
+    PW_CHECK(pw_file_exists(path), PW_E_IO, "%s: no such file", path);
+    PW_PASS(pw_safetensors_open(s, path));
+    PW_PASS(read_base(&a->config, s->metadata, path));
+    PW_PASS(collect(a, s, path, &list, &n));
+    if (model)
+        PW_PASS(check_modules(a, list, n, model, exact, path));
+    a->modules = pw_arena_array(&a->arena, n, sizeof *a->modules);
+    PW_CHECK(a->modules, PW_E_NOMEM, "%s: no memory", path);
+    for (; a->n < n; a->n++)
+        PW_PASS(fill_module(a, &a->modules[a->n], &list[a->n], json, config_path, path));
+    return 0;
+}
+
+int pw_peft_load(struct pw_adapter *a, const char *dir, const struct pw_model_config *model)
+{
+    struct pw_safetensors s = {0};
+    *a = (struct pw_adapter){0};
+    pw_arena_init(&a->arena);
+    int rc = load(a, &s, dir, model);
+    pw_safetensors_close(&s);
+    if (rc < 0)
+        pw_adapter_free(a);
+    return rc;
+}
+
+/* ---- writing ---- */
+
+/* Last part of the module's name if `all-linear`, else the targets as they were given; each once, in the order of the modules. */
+static void write_targets(const struct pw_adapter *a, struct pw_json *w)
+{
+    pw_json_open(w, "target_modules", '[');
+    if (strcmp(a->config.targets, "all-linear") == 0)
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            pw_json_str(w, NULL, strrchr(pw_linear_suffix((enum pw_linear)l), '.') + 1);
+    else
+        for (const char *at = a->config.targets; *at;) {
+            size_t blank = strspn(at, ", "), n = strcspn(at + blank, ", ");
+            if (n)
+                pw_json_strn(w, NULL, at + blank, n);
+            at += blank + n;
+        }
+    pw_json_close(w, ']');
+}
+
+static void write_number(struct pw_json *w, const char *key, double x)
+{
+    if (x == floor(x) && fabs(x) < 1e15)
+        pw_json_i64(w, key, (int64_t)x);   /* readers exist that take integers alone */
+    else
+        pw_json_f64(w, key, x);
+}
+
+static double alpha_of(const struct pw_adapter *a, const struct pw_lora *l)
+{
+    return a->config.rslora ? l->scale * sqrt(l->r) : l->scale * l->r;
+}
+
+/* rank_pattern or alpha_pattern: the modules that differ from the config, by their full names. */
+static void write_pattern(const struct pw_adapter *a, struct pw_json *w, bool rank)
+{
+    pw_json_open(w, rank ? "rank_pattern" : "alpha_pattern", '{');
+    for (size_t i = 0; i < a->n; i++) {
+        const struct pw_adapter_module *m = &a->modules[i];
+        double alpha = alpha_of(a, &m->lora);
+        if (rank && m->lora.r != a->config.r)
+            pw_json_i64(w, m->name, m->lora.r);
+        if (!rank && fabs(alpha - a->config.alpha) > 1e-9 * fabs(a->config.alpha))
+            write_number(w, m->name, alpha);
+    }
+    pw_json_close(w, '}');
+}
+
+static int write_config(const struct pw_adapter *a, const char *path)
+{
+    struct pw_json w = {.indent = true};
+    const struct pw_adapter_config *c = &a->config;
+    int rc = 0;
+    pw_json_open(&w, NULL, '{');
+    write_pattern(a, &w, false);
+    pw_json_null(&w, "auto_mapping");
+    pw_json_str(&w, "base_model_name_or_path", c->base_name[0] ? c->base_name : NULL);
+    pw_json_str(&w, "bias", "none");
+    pw_json_bool(&w, "fan_in_fan_out", false);
+    pw_json_bool(&w, "inference_mode", true);
+    pw_json_bool(&w, "init_lora_weights", true);
+    pw_json_null(&w, "layers_pattern");
+    pw_json_null(&w, "layers_to_transform");
+    pw_json_open(&w, "loftq_config", '{');
+    pw_json_close(&w, '}');
+    write_number(&w, "lora_alpha", c->alpha);
+    pw_json_f64(&w, "lora_dropout", c->dropout);
+    pw_json_null(&w, "megatron_config");
+    pw_json_str(&w, "megatron_core", "megatron.core");
+    pw_json_null(&w, "modules_to_save");
+    pw_json_str(&w, "peft_type", "LORA");
+    pw_json_i64(&w, "r", c->r);
+    write_pattern(a, &w, true);
+    pw_json_null(&w, "revision");
+    write_targets(a, &w);
+    pw_json_str(&w, "task_type", "CAUSAL_LM");
+    pw_json_bool(&w, "use_dora", false);
+    pw_json_bool(&w, "use_rslora", c->rslora);
+    pw_json_close(&w, '}');
+    pw_buf_char(&w.out, '\n');
+    PW_PASS_OUT(pw_json_status(&w));
+    PW_PASS_OUT(pw_file_write(path, w.out.data, w.out.len, true));
+out:
+    pw_json_free(&w);
+    return rc;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct pw_st_write *)a)->name, ((const struct pw_st_write *)b)->name);
+}
+
+static struct pw_st_write entry(struct pw_arena *arena, const char *module, const char *tail, struct pw_tensor t)
+{
+    return (struct pw_st_write){.name = pw_arena_printf(arena, "%s%s%s", prefix, module, tail), .dtype = "F32", .ndim = 2,
+                                .shape = {t.shape[0], t.shape[1]}, .data = t.data, .bytes = (size_t)pw_count(t) * sizeof(float)};
+}
+
+int pw_peft_write(const struct pw_adapter *a, const char *dir)
+{
+    struct pw_arena arena;
+    int rc = 0;
+    size_t n = 0;
+    pw_arena_init(&arena);
+    char *config_path = pw_path_join(&arena, dir, "adapter_config.json"), *path = pw_path_join(&arena, dir, "adapter_model.safetensors");
+    struct pw_st_write *list = pw_arena_array(&arena, 2 * a->n + 1, sizeof *list);
+    PW_CHECK_OUT(config_path && path && list, PW_E_NOMEM, "no memory to write the adapter");
+    for (size_t i = 0; i < a->n; i++) {
+        const struct pw_adapter_module *m = &a->modules[i];
+        PW_CHECK_OUT(m->lora.a.dtype == PW_F32 && m->lora.b.dtype == PW_F32 && m->lora.a.data && m->lora.b.data, PW_E_FAIL,
+                     "writing the adapter: %s: expected f32 tensors in memory", m->name);
+        list[n++] = entry(&arena, m->name, tail_a, m->lora.a);
+        list[n++] = entry(&arena, m->name, tail_b, m->lora.b);
+        PW_CHECK_OUT(list[n - 1].name && list[n - 2].name, PW_E_NOMEM, "no memory to write the adapter");
+    }
+    qsort(list, n, sizeof *list, by_name);
+    const char *metadata[7] = {"format", "pt"};
+    if (a->config.base_hash[0]) {
+        metadata[2] = "pennyweight.base";
+        metadata[3] = a->config.base_hash;
+        if (a->config.base_type[0]) {
+            metadata[4] = "pennyweight.base_type";
+            metadata[5] = a->config.base_type;
+        }
+    }
+    PW_PASS_OUT(write_config(a, config_path));
+    PW_PASS_OUT(pw_safetensors_write(path, list, n, metadata, true));
+out:
+    pw_arena_free(&arena);
+    return rc < 0 ? pw_error_while(rc, "writing adapter %s", dir) : 0;
+}
