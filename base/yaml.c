@@ -6,7 +6,6 @@
  * libyaml allocates by malloc: tests cannot fail its allocations, ours they can. */
 #include <yaml.h>
 
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
