@@ -12,7 +12,7 @@ struct pw_cache_rows {     /* growing arrays of one file's rows */
     int64_t *row_start, *row_line;
     int64_t n_rows, n_tokens, cap_rows, cap_tokens;
     int64_t truncated, dropped;
-    struct pw_buf warnings; /* "line\ttext\n" each */
+    struct pw_buf warnings; /* "line\tcount\ttext\n" each */
 };
 int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, int64_t n, int64_t line);
 void pw_cache_rows_free(struct pw_cache_rows *r);

@@ -1,0 +1,104 @@
+/* The table of row forms, and what they share. */
+#include "data/forms.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/error.h"
+
+static bool has_text(const struct pw_value *row) { return pw_get(row, "text"); }
+static bool has_completion(const struct pw_value *row) { return pw_get(row, "prompt") && pw_get(row, "completion"); }
+static bool has_alpaca(const struct pw_value *row) { return pw_get(row, "instruction") && pw_get(row, "output"); }
+static bool has_messages(const struct pw_value *row) { return pw_get(row, "messages"); }
+static bool has_conversations(const struct pw_value *row) { return pw_get(row, "conversations"); }
+static bool has_preference(const struct pw_value *row) { return pw_get(row, "chosen") && pw_get(row, "rejected"); }
+static bool has_label(const struct pw_value *row) { return has_completion(row) && pw_get(row, "label"); }
+
+const struct pw_form pw_forms[] = {
+    {"messages", has_messages, pw_form_messages},
+    {"sharegpt", has_conversations, pw_form_sharegpt},
+    {"preference", has_preference, pw_form_later},
+    {"kto", has_label, pw_form_later},
+    {"completion", has_completion, pw_form_completion},
+    {"alpaca", has_alpaca, pw_form_alpaca},
+    {"text", has_text, pw_form_text},
+    {NULL, NULL, NULL},
+};
+
+const struct pw_form *pw_form_find(const char *name)
+{
+    for (const struct pw_form *f = pw_forms; f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return f;
+    return NULL;
+}
+
+int pw_form_later(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row)
+{
+    (void)m, (void)a, (void)row;
+    int rc = pw_error(PW_E_UNSUPPORTED, "rows of preferences (chosen and rejected, or label) cannot be trained on yet");
+    pw_error_hint("supported forms: text, completion, alpaca, sharegpt, messages");
+    return rc;
+}
+
+void pw_row_warn(struct pw_row_maker *m, const char *what)
+{
+    int i = 0;
+    while (i < m->n_warnings && strcmp(m->warnings[i].what, what) != 0)
+        i++;
+    if (i == (int)(sizeof m->warnings / sizeof m->warnings[0]))
+        return; /* more kinds than there are constants */
+    if (i == m->n_warnings) {
+        m->warnings[i].what = what;
+        m->warnings[i].line = m->line;
+        m->warnings[i].count = 0;
+        m->n_warnings++;
+    }
+    m->warnings[i].count++;
+}
+
+int pw_row_reserve(struct pw_row_maker *m, int64_t n)
+{
+    if (n <= m->cap)
+        return 0;
+    int64_t cap = n + n / 2 + 256;
+    void *ids = pw_realloc(m->ids, (size_t)m->cap * sizeof *m->ids, (size_t)cap * sizeof *m->ids);
+    PW_CHECK(ids, PW_E_NOMEM, "no memory for a row of %" PRId64 " tokens", n);
+    m->ids = ids;
+    void *trained = pw_realloc(m->trained, (size_t)m->cap, (size_t)cap);
+    PW_CHECK(trained, PW_E_NOMEM, "no memory for a row of %" PRId64 " tokens", n);
+    m->trained = trained;
+    m->cap = cap;
+    return 0;
+}
+
+int pw_row_set(struct pw_row_maker *m, const struct pw_tokens *t, bool bos, bool eos)
+{
+    PW_PASS(pw_row_reserve(m, (int64_t)t->n + 2));
+    m->n = 0;
+    if (bos)
+        m->ids[m->n++] = pw_tokenizer_bos(m->o->tokenizer);
+    if (t->n > 0)
+        memcpy(m->ids + m->n, t->ids, t->n * sizeof *t->ids);
+    m->n += (int64_t)t->n;
+    if (eos)
+        m->ids[m->n++] = pw_tokenizer_eos(m->o->tokenizer);
+    if (m->n > 0)
+        memset(m->trained, 0, (size_t)m->n);
+    return 0;
+}
+
+int pw_row_string(const struct pw_value *row, const char *key, bool required, const char **s, size_t *n)
+{
+    const struct pw_value *v = pw_get(row, key);
+    if (!required && (!v || v->kind == PW_NULL)) {
+        *s = "";
+        *n = 0;
+        return 0;
+    }
+    PW_CHECK(v, PW_E_FORMAT, "the row has no key \"%s\"", key);
+    PW_CHECK(v->kind == PW_STRING, PW_E_FORMAT, "\"%s\": expected string, got %s", key, pw_kind_name(v->kind));
+    *s = v->s;
+    *n = v->len;
+    return 0;
+}

@@ -1,0 +1,46 @@
+/* Forms of rows: each turns one row (a map) into ids and the mask of what is trained. Used by dataset.c alone.
+ *
+ * A form is a line of the table in forms.c; text-like ones live in forms_text.c, chats in forms_chat.c. */
+#ifndef PW_DATA_FORMS_H
+#define PW_DATA_FORMS_H
+
+#include "data/chat.h"
+#include "data/dataset.h"
+
+/* Work space of one file; rows are made one after another. */
+struct pw_row_maker {
+    const struct pw_dataset_options *o;
+    const struct pw_data_file *file;
+    struct pw_chat *chat;                            /* NULL: the model has no template */
+    struct pw_jinja *prompt, *completion, *whole;    /* the file's own templates */
+    struct pw_tokens tokens;
+    struct pw_chat_spans spans;
+    struct pw_buf text;
+    int32_t *ids;      /* the row made last */
+    uint8_t *trained;
+    int64_t n, cap;
+    struct { const char *what; int64_t line, count; } warnings[16]; /* constants, each once */
+    int n_warnings;
+    int64_t line;      /* of the row being made */
+};
+
+struct pw_form {
+    const char *name;
+    bool (*matches)(const struct pw_value *row); /* for `auto`; NULL: only by name */
+    int (*make)(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+};
+extern const struct pw_form pw_forms[]; /* ends with a NULL name; in the order in which `auto` asks */
+const struct pw_form *pw_form_find(const char *name);
+void pw_row_warn(struct pw_row_maker *m, const char *what); /* what: a constant */
+int pw_row_reserve(struct pw_row_maker *m, int64_t n);
+/* Sets the row from m->tokens: BOS if `bos`, the tokens, EOS if `eos`. The mask is all zero. */
+int pw_row_set(struct pw_row_maker *m, const struct pw_tokens *t, bool bos, bool eos);
+int pw_row_string(const struct pw_value *row, const char *key, bool required, const char **s, size_t *n);
+
+int pw_form_text(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+int pw_form_completion(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+int pw_form_alpaca(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+int pw_form_messages(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+int pw_form_sharegpt(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+int pw_form_later(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+#endif
