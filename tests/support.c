@@ -15,7 +15,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-enum { RING = 8 };
+enum { RING = 64 };
 
 static int *skips;          /* shared with Check's children */
 static char top[PATH_MAX];  /* the folder that holds this run's temporary folders */

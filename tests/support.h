@@ -9,11 +9,11 @@
 #include <stdint.h>
 
 /* Path of a file or folder of shared/ (data that is not part of the repository): under $PW_SHARED when that is set, else
- * ../shared, else shared. NULL when it is not there. The text is static; eight results live at once. */
+ * ../shared, else shared. NULL when it is not there. The text is static; 64 results live at once. */
 const char *test_shared(const char *rel);
 /* Prints "skipped: ..." and counts it; the caller returns. Counted across forked tests; test_run prints the sum. */
 void test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* A new empty folder, removed when test_run ends. Static text; eight results live at once. */
+/* A new empty folder, removed when test_run ends. Static text; 64 results live at once. */
 const char *test_tmpdir(void);
 /* Path of a name inside a folder, static as above. */
 const char *test_path(const char *dir, const char *name);
