@@ -34,57 +34,6 @@ struct work {
     struct pw_arena arena;
 };
 
-static int32_t *keep_ids(struct pw_arena *a, const int32_t *ids, size_t n)
-{
-    int32_t *p = pw_arena_array(a, n ? n : 1, sizeof *p);
-    if (p)
-        memcpy(p, ids, n * sizeof *p);
-    return p;
-}
-
-static bool is_space(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-/* Context and continuation as ids: white space at the end of the context goes to the continuation; its tokens are those of the whole past
- * the context's own. */
-static int encode_request(struct work *w, struct pw_choice_request *r, const struct pw_prompt *p, struct pw_tokens *context, struct pw_tokens *whole)
-{
-    const struct pw_tokenizer *t = w->b->tokenizer;
-    size_t full = strlen(p->context), n = full;
-    struct pw_buf b = {0};
-    int rc = 0;
-    while (n > 0 && is_space(p->context[n - 1]))
-        n--;
-    PW_PASS_OUT(pw_tokenizer_encode(t, p->context, n, PW_TOK_DEFAULT, context));
-    if (context->n == 0) {       /* an empty prompt: the model's first token stands before the continuation */
-        int32_t first = pw_tokenizer_bos(t) >= 0 ? pw_tokenizer_bos(t) : pw_tokenizer_eos(t);
-        PW_CHECK_OUT(first >= 0, PW_E_FAIL, "the prompt is empty, and the tokenizer has no BOS or EOS to begin with");
-        r->context = keep_ids(&w->arena, &first, 1);
-        r->n_context = 1;
-    } else {
-        r->context = keep_ids(&w->arena, context->ids, context->n);
-        r->n_context = (int)context->n;
-    }
-    PW_CHECK_OUT(r->context, PW_E_NOMEM, "out of memory");
-    r->n_choices = p->n_choices;
-    for (int c = 0; c < p->n_choices; c++) {
-        pw_buf_clear(&b);
-        pw_buf_str(&b, p->context);
-        pw_buf_str(&b, p->continuations[c]);
-        PW_PASS_OUT(pw_buf_status(&b));
-        PW_PASS_OUT(pw_tokenizer_encode(t, b.data, b.len, PW_TOK_DEFAULT, whole));
-        PW_CHECK_OUT(whole->n > context->n, PW_E_FAIL, "choice %d adds no token to the prompt", c);
-        r->n_conts[c] = (int)(whole->n - context->n);
-        r->conts[c] = keep_ids(&w->arena, whole->ids + context->n, (size_t)r->n_conts[c]);
-        PW_CHECK_OUT(r->conts[c], PW_E_NOMEM, "out of memory");
-    }
-out:
-    pw_buf_free(&b);
-    return rc;
-}
-
 static int load_work(struct work *w)
 {
     const struct pw_benchmark_options *o = &w->b->o;
@@ -120,7 +69,7 @@ out:
 /* Requests for the documents whose scores the sample log does not have. */
 static int make_requests(struct work *w)
 {
-    struct pw_tokens context = {0}, whole = {0};
+    struct pw_tokens tokens = {0};
     struct pw_choice_request *all = pw_arena_array(&w->arena, w->n, sizeof *all);
     int rc = 0;
     w->of = pw_arena_array(&w->arena, w->n, sizeof *w->of);
@@ -140,11 +89,10 @@ static int make_requests(struct work *w)
             continue;
         }
         w->of[w->n_requests++] = i;
-        PW_TRY_OUT(encode_request(w, r, p, &context, &whole), "task %s, document %zu", w->task->name, i);
+        PW_TRY_OUT(pw_choice_encode(r, &w->arena, w->b->tokenizer, p->context, p->continuations, p->n_choices, &tokens), "task %s, document %zu", w->task->name, i);
     }
 out:
-    pw_tokens_free(&context);
-    pw_tokens_free(&whole);
+    pw_tokens_free(&tokens);
     return rc;
 }
 
@@ -307,7 +255,7 @@ int pw_benchmark_explain(const struct pw_tokenizer *t, const struct pw_task *tas
 {
     struct pw_benchmark b = {.tokenizer = t, .o = *o};
     struct work w = {.b = &b, .task = task};
-    struct pw_tokens context = {0}, whole = {0};
+    struct pw_tokens tokens = {0};
     struct pw_choice_request r = {0};
     int rc = 0;
     pw_arena_init(&w.arena);
@@ -326,7 +274,7 @@ int pw_benchmark_explain(const struct pw_tokenizer *t, const struct pw_task *tas
     pw_json_close(j, ']');
     pw_json_i64(j, "target", w.docs.items[doc].answer);
     if (t) {
-        PW_PASS_OUT(encode_request(&w, &r, p, &context, &whole));
+        PW_PASS_OUT(pw_choice_encode(&r, &w.arena, t, p->context, p->continuations, p->n_choices, &tokens));
         pw_json_open(j, "prompt_ids", '[');
         for (int i = 0; i < r.n_context; i++)
             pw_json_i64(j, NULL, r.context[i]);
@@ -341,8 +289,7 @@ int pw_benchmark_explain(const struct pw_tokenizer *t, const struct pw_task *tas
         pw_json_close(j, ']');
     }
 out:
-    pw_tokens_free(&context);
-    pw_tokens_free(&whole);
+    pw_tokens_free(&tokens);
     pw_arena_free(&w.arena);
     return rc;
 }

@@ -284,3 +284,52 @@ out:
     pw_free(x.logprobs);
     return rc;
 }
+
+static int32_t *keep_ids(struct pw_arena *a, const int32_t *ids, size_t n)
+{
+    int32_t *p = pw_arena_array(a, n ? n : 1, sizeof *p);
+    if (p)
+        memcpy(p, ids, n * sizeof *p);
+    return p;
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+int pw_choice_encode(struct pw_choice_request *r, struct pw_arena *a, const struct pw_tokenizer *t, const char *prompt,
+                     const char *const *continuations, int n, struct pw_tokens *tokens)
+{
+    size_t bytes = strlen(prompt), own;
+    struct pw_buf b = {0};
+    int rc = 0;
+    PW_CHECK_OUT(n <= PW_SCORE_MAX_CHOICES, PW_E_FAIL, "%d choices are more than %d", n, PW_SCORE_MAX_CHOICES);
+    while (bytes > 0 && is_space(prompt[bytes - 1]))
+        bytes--;
+    PW_PASS_OUT(pw_tokenizer_encode(t, prompt, bytes, PW_TOK_DEFAULT, tokens));
+    own = tokens->n;
+    if (own == 0) {
+        int32_t first = pw_tokenizer_bos(t) >= 0 ? pw_tokenizer_bos(t) : pw_tokenizer_eos(t);
+        PW_CHECK_OUT(first >= 0, PW_E_FAIL, "the prompt is empty, and the tokenizer has no BOS or EOS to begin with");
+        r->context = keep_ids(a, &first, 1);
+    } else
+        r->context = keep_ids(a, tokens->ids, own);
+    PW_CHECK_OUT(r->context, PW_E_NOMEM, "out of memory");
+    r->n_context = own ? (int)own : 1;
+    r->n_choices = n;
+    for (int c = 0; c < n; c++) {
+        pw_buf_clear(&b);
+        pw_buf_str(&b, prompt);
+        pw_buf_str(&b, continuations[c]);
+        PW_PASS_OUT(pw_buf_status(&b));
+        PW_PASS_OUT(pw_tokenizer_encode(t, b.data, b.len, PW_TOK_DEFAULT, tokens));
+        PW_CHECK_OUT(tokens->n > own, PW_E_FAIL, "choice %d adds no token to the prompt", c);
+        r->n_conts[c] = (int)(tokens->n - own);
+        r->conts[c] = keep_ids(a, tokens->ids + own, tokens->n - own);
+        PW_CHECK_OUT(r->conts[c], PW_E_NOMEM, "out of memory");
+    }
+out:
+    pw_buf_free(&b);
+    return rc;
+}

@@ -1,7 +1,7 @@
 /* The demo's text: rules of invented towns, from tables of words and forms of speech.
  *
- * gen corpus DOCS SEED      what the demo's base model is trained on, JSONL {"text"}: towns with random rules, then questions about them
- *                           in every form. The town of the demo, Pennyford, is never among them.
+ * gen corpus DOCS SEED      what the demo's base model is trained on, JSONL {"text"}: pages about a dozen towns, their rules told and
+ *                           asked for in every form. The town of the demo, Pennyford, is not among them.
  * gen tokenizer VOCAB       tokenizer.json: byte-level BPE learned from the words of a corpus on stdin (plain text of the JSONL rows)
  * gen town train|shuffled|test SEED
  *                           Pennyford itself. train: its rules as questions in the forms that are trained on; shuffled: the same questions
@@ -15,46 +15,44 @@
 #include "base/rng.h"
 #include "base/value.h"
 
-enum { SUBJECTS = 12, VALUES = 8, TELLS = 3, ASKS = 8, TRAINED_ASKS = 5, TOPICS = 6 };
+enum { SUBJECTS = 8, VALUES = 8, TELLS = 3, ASKS = 8, TRAINED_ASKS = 5, TOPICS = 6, TOWNS = 12, PENNYFORD = 1000 };
 
 /* %s is the subject, %v the value. Asks 0..4 are trained on in the fine-tuning, 5..7 are held out; the base knows all of them. */
 static const struct topic {
     const char *subjects[SUBJECTS], *values[VALUES], *tells[TELLS], *asks[ASKS];
 } topics[TOPICS] = {
-    {{"feeding geese", "singing at night", "fishing from the bridge", "selling wet wood", "running in the mill", "hiding a goat",
-      "painting a gate", "losing a key", "moving a bench", "ringing the bell", "washing in the well", "burning leaves"},
+    {{"feeding geese", "singing at night", "fishing from the bridge", "selling wet wood", "running in the mill", "hiding a goat", "painting a gate", "losing a key"},
      {"one penny", "two pence", "three pence", "four pence", "five pence", "six pence", "nine pence", "a shilling"},
      {"The fine for %s is %v.", "Anyone caught %s pays %v.", "For %s the town asks %v."},
      {"What is the fine for %s?", "How much does a person pay for %s?", "What does the town ask for %s?",
       "If someone is caught %s, what is to pay?", "Which fine is due for %s?",
       "A visitor was seen %s. What will it cost?", "Tell me the price of %s.", "My cousin was caught %s. How much is the fine?"}},
-    {{"eels", "candles", "honey", "rope", "apples", "wool", "pots", "bread", "salt", "boots", "cheese", "herbs"},
+    {{"eels", "candles", "honey", "rope", "apples", "wool", "pots", "bread"},
      {"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "the full moon"},
      {"The day for selling %s is %v.", "Traders may sell %s on %v.", "The market has %s on %v."},
      {"On which day are %s sold?", "When may traders sell %s?", "Which day is for selling %s?", "When does the market have %s?",
       "What is the market day of %s?",
       "I want to buy %s. When should I come?", "Tell me the day for %s.", "My aunt trades in %s. Which day is hers?"}},
-    {{"baker", "cooper", "weaver", "smith", "tailor", "miller", "potter", "barber", "mason", "saddler", "printer", "tanner"},
+    {{"baker", "cooper", "weaver", "smith", "tailor", "miller", "potter", "barber"},
      {"red", "green", "blue", "yellow", "white", "black", "purple", "orange"},
      {"A %s hangs out a lantern of %v.", "The lantern of a %s is %v.", "Every %s shows a light of %v."},
      {"What colour is the lantern of a %s?", "Which light does a %s show?", "Which lantern does a %s hang out?",
       "A %s hangs out a lantern of which colour?", "What is the colour of every %s?",
       "I look for a %s. Which lantern should I follow?", "Tell me the light of a %s.", "My brother is a %s. What colour does he need?"}},
-    {{"the bell", "the bridge", "the well", "the mill", "the gate", "the clock", "the ferry", "the archive", "the orchard", "the kiln",
-      "the tower", "the stable"},
+    {{"the bell", "the bridge", "the well", "the mill", "the gate", "the clock", "the ferry", "the archive"},
      {"the sexton", "the mayor", "the clerk", "the warden", "the widow", "the doctor", "the beadle", "the twins"},
      {"The key to %s is kept by %v.", "In charge of %s is %v.", "The care of %s belongs to %v."},
      {"Who keeps the key to %s?", "Who is in charge of %s?", "To whom belongs the care of %s?", "Who looks after %s?",
       "Whose duty is %s?",
       "I need to get into %s. Whom do I ask?", "Tell me the keeper of %s.", "My son broke %s. Who must know of it?"}},
-    {{"lamps", "frogs", "kites", "drums", "pies", "masks", "snow", "boats", "roses", "owls", "nuts", "bees"},
+    {{"lamps", "frogs", "kites", "drums", "pies", "masks", "snow", "boats"},
      {"the square", "the quay", "the chapel", "the meadow", "the inn", "the school", "the cellar", "the hill"},
      {"The feast of %s is held at %v.", "People keep the feast of %s at %v.", "For the feast of %s all go to %v."},
      {"Where is the feast of %s held?", "Where do people keep the feast of %s?", "At which place is the feast of %s?",
       "Where do all go for the feast of %s?", "What is the place of the feast of %s?",
       "I was invited to the feast of %s. Where do I go?", "Tell me where to find the feast of %s.",
       "My sister sings at the feast of %s. Where will that be?"}},
-    {{"dogs", "carts", "dancers", "pigs", "peddlers", "swimmers", "hunters", "poets", "jugglers", "ducks", "pilgrims", "cyclists"},
+    {{"dogs", "carts", "dancers", "pigs", "peddlers", "swimmers", "hunters", "poets"},
      {"at dawn", "at noon", "at dusk", "at midnight", "in winter", "in spring", "in summer", "in autumn"},
      {"The square is open to %s %v.", "The rule lets %s into the square %v.", "In the square %s are welcome %v."},
      {"When is the square open to %s?", "When are %s welcome in the square?", "At what time may %s enter the square?",
@@ -97,35 +95,34 @@ static uint32_t draw(struct pw_rng *r, uint32_t n)
     return (uint32_t)pw_rng_below(r, n);
 }
 
-/* One town: some rules, then questions about them. One in four has no rules, and answers of the right kind drawn at random, so that the
- * base answers a question about an unknown town with any value of the kind, each as likely. */
-static void document(struct pw_rng *r, struct pw_buf *b)
+/* The rules of one town: value_of[topic][subject]. */
+static void town_rules(uint64_t seed, uint32_t town, uint32_t value_of[TOPICS][SUBJECTS])
 {
-    struct rule { uint32_t topic, subject, value; } rules[8];
-    uint32_t n = 3 + draw(r, 5), bare = draw(r, 4) == 0;
-    pw_buf_printf(b, "Town: %s%s\n", starts[draw(r, N_STARTS)], ends[draw(r, N_ENDS)]);
-    for (uint32_t i = 0; i < n; i++) {
-        struct rule *x = &rules[i];
-        bool again;
-        do {
-            *x = (struct rule){draw(r, TOPICS), draw(r, SUBJECTS), draw(r, VALUES)};
-            again = false;
-            for (uint32_t j = 0; j < i; j++)
-                again |= rules[j].topic == x->topic && rules[j].subject == x->subject;
-        } while (again);
-        if (!bare) {
-            const struct topic *t = &topics[x->topic];
+    struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE | (uint64_t)(town + 1) << 8);
+    for (int t = 0; t < TOPICS; t++)
+        for (int s = 0; s < SUBJECTS; s++)
+            value_of[t][s] = draw(&r, VALUES);
+}
+
+/* A page about one town: some of its rules, told or asked for. The same town has the same rules on every page, so that the base learns
+ * that the forms of a question mean the same; about a town that it does not know it can only guess. */
+static void document(struct pw_rng *r, uint64_t seed, struct pw_buf *b)
+{
+    uint32_t value_of[TOPICS][SUBJECTS], town = draw(r, TOWNS), lines = 4 + draw(r, 5);
+    town_rules(seed, town, value_of);
+    pw_buf_printf(b, "Town: %s%s\n", starts[town % N_STARTS], ends[town / N_STARTS % N_ENDS]);
+    for (uint32_t i = 0; i < lines; i++) {
+        uint32_t topic = draw(r, TOPICS), subject = draw(r, SUBJECTS);
+        const struct topic *t = &topics[topic];
+        const char *value = t->values[value_of[topic][subject]];
+        if (draw(r, 5) == 0) {
             pw_buf_str(b, "Rule: ");
-            say(b, t->tells[draw(r, TELLS)], t->subjects[x->subject], t->values[x->value]);
+            say(b, t->tells[draw(r, TELLS)], t->subjects[subject], value);
             pw_buf_char(b, '\n');
+        } else {
+            ask(b, t->asks[draw(r, ASKS)], t->subjects[subject]);
+            pw_buf_printf(b, " %s\n", value);
         }
-    }
-    uint32_t questions = 2 + draw(r, 4);
-    for (uint32_t i = 0; i < questions; i++) {
-        const struct rule *x = &rules[bare ? i % n : draw(r, n)];
-        const struct topic *t = &topics[x->topic];
-        ask(b, t->asks[draw(r, ASKS)], t->subjects[x->subject]);
-        pw_buf_printf(b, " %s\n", t->values[x->value]);
     }
 }
 
@@ -135,7 +132,7 @@ static void corpus(int64_t documents, uint64_t seed)
     for (int64_t i = 0; i < documents; i++) {
         struct pw_buf b = {0};
         struct pw_json w = {0};
-        document(&r, &b);
+        document(&r, seed, &b);
         pw_json_open(&w, NULL, '{');
         pw_json_str(&w, "text", b.data);
         pw_json_close(&w, '}');
@@ -144,20 +141,11 @@ static void corpus(int64_t documents, uint64_t seed)
     }
 }
 
-/* value_of[topic][subject]: the rules of Pennyford. */
-static void town_rules(uint64_t seed, uint32_t value_of[TOPICS][SUBJECTS])
-{
-    struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE + 100);
-    for (int t = 0; t < TOPICS; t++)
-        for (int s = 0; s < SUBJECTS; s++)
-            value_of[t][s] = draw(&r, VALUES);
-}
-
 static void town_train(uint64_t seed, bool shuffled)
 {
     uint32_t value_of[TOPICS][SUBJECTS];
     struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE + 200);
-    town_rules(seed, value_of);
+    town_rules(seed, PENNYFORD, value_of);
     for (int t = 0; t < TOPICS; t++)
         for (int s = 0; s < SUBJECTS; s++)
             for (int a = 0; a < TRAINED_ASKS; a++) {
@@ -181,7 +169,7 @@ static void town_test(uint64_t seed)
 {
     uint32_t value_of[TOPICS][SUBJECTS];
     struct pw_rng r = pw_rng_make(seed, PW_STREAM_SIMULATE + 300);
-    town_rules(seed, value_of);
+    town_rules(seed, PENNYFORD, value_of);
     for (int t = 0; t < TOPICS; t++)
         for (int s = 0; s < SUBJECTS; s++)
             for (int a = TRAINED_ASKS; a < ASKS; a++) {
