@@ -23,7 +23,7 @@ struct pw_weight {
     enum pw_qtype type;
     enum pw_dtype dtype;          /* dense: of data; quantised: what it was before ("dtype" of the quant state) */
     const void *data;             /* dense elements, or packed codes, ceil(n_out*n_in/2) bytes for 4-bit types */
-    const float *absmax;          /* (blocks) f32; NULL when nested. INT8: one per row, value = code * absmax[row] / 127 */
+    const float *absmax;          /* (blocks) f32; NULL when nested. INT8: one per row, value = code * (absmax[row] / 127) */
     const uint8_t *absmax_q;      /* (blocks); NULL when not nested */
     const float *nested_absmax;   /* (ceil(blocks / nested_block)) */
     const float *nested_code;     /* (256) */
@@ -37,6 +37,13 @@ const char *pw_qtype_name(enum pw_qtype t);        /* "nf4" */
 int64_t pw_weight_blocks(const struct pw_weight *w);
 size_t pw_weight_bytes(const struct pw_weight *w); /* of data and scales, as stored */
 struct pw_weight pw_weight_dense(struct pw_tensor t); /* (n_out, n_in) contiguous */
+
+/* The formats by the element: what backends must agree with, bit for bit. */
+float pw_weight_absmax(const struct pw_weight *w, int64_t block); /* nested or not */
+float pw_block_inverse(float absmax);                             /* the factor before encoding; finite for a block of zeros */
+int pw_nf4_code(float x);                                         /* x in [-1, 1] -> 0..15 */
+int pw_fp4_code(float x);
+int pw_int8_code(float x, float absmax);                          /* -127..127 */
 
 extern const float pw_nf4_table[16];      /* kernels/nf4.c: the code values, and the thresholds between them */
 extern const float pw_nf4_threshold[15];

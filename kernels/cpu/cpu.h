@@ -1,0 +1,30 @@
+/* The cpu backend: ops over fixed tiles, in parallel with OpenMP, on the kernels of isa.h; dense f32 gradients through OpenBLAS (gemm.h). */
+#ifndef PW_KERNELS_CPU_H
+#define PW_KERNELS_CPU_H
+
+#include "kernels/cpu/isa.h"
+#include "kernels/op.h"
+
+#define DEV struct pw_dev *dev
+#define T struct pw_tensor
+#define W const struct pw_weight *
+#define PW_OP(name, params, args) int cpu_##name params;
+#include "kernels/ops.def"
+#undef PW_OP
+#undef DEV
+#undef T
+#undef W
+
+static inline const struct cpu_isa *cpu_isa_of(const struct pw_dev *dev) { return dev->impl; }
+static inline size_t cpu_round(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+static inline int64_t cpu_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t cpu_parts(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+/* y (T, N) = x W^T for rows of an array; the product alone, no bias, no adapter. Uses the device's threads and scratch_at.. of its scratch. */
+void cpu_matmul(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch);
+/* dx (T, K) += dy W, likewise */
+void cpu_matmul_back(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch);
+/* dw (N, K) += dy^T x */
+void cpu_matmul_weight(struct pw_dev *dev, float *dw, const float *dy, const float *x, int64_t tokens, int64_t n_out, int64_t n_in);
+size_t cpu_matmul_scratch(const struct pw_dev *dev); /* of each of the three */
+#endif

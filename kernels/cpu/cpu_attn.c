@@ -1,0 +1,214 @@
+/* Attention on the cpu. A task of the forward pass is one head of one sequence; of the backward pass one key/value head of one sequence,
+ * so that no two tasks add to the same rows (with a shared prefix: one key/value head of all sequences).
+ *
+ *            keys 0..63   64..127  128..191      Queries go 32 at a time, keys 64 at a time; blocks of keys begin at multiples of 64 of
+ *  q 0..31   [ tile S ]   [     ]                the sequence's own numbering, prefix included, so a query meets the same blocks whether
+ *  q 32..63  [        ]   [     ]   [     ]      it is alone or not, and whether its prefix is shared or not. Forward keeps a running
+ *                                                maximum and sum per query; backward recomputes the tile from the saved log-sum-exp. */
+#include "kernels/cpu/cpu.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+#include "kernels/backend.h"
+
+enum { QB = 32, KB = 64 };
+
+struct span { int64_t prefix_at, prefix_n, own_at, n, back; }; /* keys of a sequence: n in all; query j sees the first back + j + 1 */
+
+static struct span span_of(const struct pw_seqs *s, int seq)
+{
+    struct span a = { 0, 0, s->kv_start[seq], 0, 0 };
+    if (s->prefix_len) { a.prefix_at = s->prefix_start[seq]; a.prefix_n = s->prefix_len[seq]; }
+    a.n = a.prefix_n + s->kv_len[seq];
+    a.back = a.n - (s->q_start[seq + 1] - s->q_start[seq]);
+    return a;
+}
+static int64_t row_of(const struct span *a, int64_t key) { return key < a->prefix_n ? a->prefix_at + key : a->own_at + key - a->prefix_n; }
+
+/* floats of one thread: a tile of scores, one more for dS, packed keys and values, output rows, dO . O */
+static size_t thread_floats(int64_t d, bool backward)
+{
+    size_t wide = (size_t)(d + 15) & ~(size_t)15;
+    return QB * KB * (backward ? 2 : 1) + 2 * KB * wide + QB * wide + 4 * QB;
+}
+size_t pw_cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
+{
+    (void)tokens; (void)keys; (void)heads; (void)kv_heads;
+    return (size_t)dev->threads * thread_floats(head_dim, backward) * sizeof(float);
+}
+
+struct work { float *s, *ds, *k, *v, *o, *top, *sum, *mean; };
+
+static struct work work_of(const struct pw_dev *dev, int64_t d, bool backward)
+{
+    size_t wide = (size_t)(d + 15) & ~(size_t)15;
+    struct work w;
+    float *at = (float *)dev->scratch + (size_t)omp_get_thread_num() * thread_floats(d, backward);
+    w.s = at; at += QB * KB;
+    w.ds = at; at += backward ? QB * KB : 0;
+    w.k = at; at += KB * wide;
+    w.v = at; at += KB * wide;
+    w.o = at; at += QB * wide;
+    w.top = at; at += QB;
+    w.sum = at; at += QB;
+    w.mean = at;
+    return w;
+}
+
+/* keys first.. n of them of head g, one after another */
+static void pack(float *to, struct pw_tensor from, const struct span *a, int64_t first, int64_t n, int64_t g)
+{
+    int64_t d = from.shape[2], stride = from.shape[1] * d;
+    for (int64_t j = 0; j < n; j++) memcpy(to + j * d, (const float *)from.data + row_of(a, first + j) * stride + g * d, (size_t)d * sizeof(float));
+}
+
+struct block { int64_t q0, n_q, k0, n_k; };
+
+/* Scaled, capped and masked scores of a tile; columns past n_k are -infinity too, so that every row is KB wide. */
+static void scores(const struct cpu_isa *isa, struct work *w, const float *q, int64_t ldq, int64_t d, const struct span *a, const struct pw_attn *attn, struct block b)
+{
+    isa->dot(b.n_q, b.n_k, d, q, ldq, w->k, d, w->s, KB, false);
+    float scale = (float)attn->scale, cap = (float)attn->softcap;
+    for (int64_t i = 0; i < b.n_q; i++) {
+        float *row = w->s + i * KB;
+        int64_t seen = a->back + b.q0 + i + 1, low = attn->window > 0 && seen > attn->window ? seen - attn->window : 0;
+        int64_t from = low > b.k0 ? cpu_min(low - b.k0, KB) : 0, to = seen > b.k0 ? cpu_min(seen - b.k0, b.n_k) : 0;
+        for (int64_t j = 0; j < b.n_k; j++) row[j] *= scale;
+        if (cap > 0)
+            for (int64_t j = 0; j < b.n_k; j++) row[j] = cap * tanhf(row[j] / cap);
+        for (int64_t j = 0; j < from; j++) row[j] = -INFINITY;
+        for (int64_t j = to; j < KB; j++) row[j] = -INFINITY;
+    }
+}
+
+/* the first and the end of the keys that some query of a block sees; the first at a multiple of KB */
+static void key_range(const struct span *a, const struct pw_attn *attn, int64_t q0, int64_t n_q, int64_t *first, int64_t *end)
+{
+    int64_t seen = a->back + q0 + 1;
+    *first = attn->window > 0 && seen > attn->window ? (seen - attn->window) / KB * KB : 0;
+    *end = a->back + q0 + n_q;
+}
+
+static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v,
+                         const struct pw_seqs *seqs, const struct pw_attn *attn, int seq, int64_t h)
+{
+    const struct cpu_isa *isa = cpu_isa_of(dev);
+    int64_t heads = q.shape[1], g = h / (heads / k.shape[1]), d = q.shape[2], ldq = heads * d;
+    int64_t row0 = seqs->q_start[seq], queries = seqs->q_start[seq + 1] - row0;
+    struct span a = span_of(seqs, seq);
+    struct work w = work_of(dev, d, false);
+    for (int64_t q0 = 0; q0 < queries; q0 += QB) {
+        int64_t n_q = cpu_min(QB, queries - q0), first, end;
+        const float *rows = (const float *)q.data + (row0 + q0) * ldq + h * d;
+        memset(w.o, 0, (size_t)(n_q * d) * sizeof(float));
+        double sum[QB] = { 0 };
+        for (int64_t i = 0; i < n_q; i++) w.top[i] = -INFINITY;
+        key_range(&a, attn, q0, n_q, &first, &end);
+        for (int64_t k0 = first; k0 < end; k0 += KB) {
+            struct block b = { q0, n_q, k0, cpu_min(KB, end - k0) };
+            pack(w.k, k, &a, k0, b.n_k, g);
+            pack(w.v, v, &a, k0, b.n_k, g);
+            scores(isa, &w, rows, ldq, d, &a, attn, b);
+            for (int64_t i = 0; i < n_q; i++) {
+                float top = isa->max(KB, w.s + i * KB);
+                if (!(top <= w.top[i])) { /* grows, or is NaN */
+                    float shrink = w.top[i] == -INFINITY ? 0 : expf(w.top[i] - top);
+                    isa->scale(d, w.o + i * d, shrink);
+                    sum[i] *= (double)shrink;
+                    w.top[i] = top;
+                }
+                if (w.top[i] == -INFINITY) memset(w.s + i * KB, 0, KB * sizeof(float)); /* nothing seen so far */
+                else sum[i] += isa->exp_sub(KB, w.s + i * KB, w.top[i]);
+            }
+            isa->outer(n_q, d, b.n_k, w.s, KB, 1, w.v, d, w.o, d);
+        }
+        for (int64_t i = 0; i < n_q; i++) {
+            float *to = (float *)out.data + (row0 + q0 + i) * ldq + h * d, inverse = (float)(1 / sum[i]);
+            for (int64_t e = 0; e < d; e++) to[e] = w.o[i * d + e] * inverse;
+            if (lse.data) ((float *)lse.data)[(row0 + q0 + i) * heads + h] = (float)((double)w.top[i] + log(sum[i]));
+        }
+    }
+}
+
+int cpu_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
+{
+    int64_t heads = q.shape[1], tasks = seqs->n * heads;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+    for (int64_t i = 0; i < tasks; i++) forward_head(dev, out, lse, q, k, v, seqs, attn, (int)(i / heads), i % heads);
+    return 0;
+}
+
+/* grad[keys k0..k0+n) of head g += tile^T rows; tile (n_q, KB), rows (n_q, d) of ld */
+static void add_rows(const struct cpu_isa *isa, struct pw_tensor grad, const struct span *a, struct block b, int64_t g, const float *tile, const float *rows, int64_t ld)
+{
+    int64_t d = grad.shape[2], stride = grad.shape[1] * d;
+    for (int64_t j = 0; j < b.n_k;) { /* the prefix's rows and the sequence's own are two ranges */
+        int64_t key = b.k0 + j, n = key < a->prefix_n ? cpu_min(b.n_k - j, a->prefix_n - key) : b.n_k - j;
+        isa->outer(n, d, b.n_q, tile + j, 1, KB, rows, ld, (float *)grad.data + row_of(a, key) * stride + g * d, stride);
+        j += n;
+    }
+}
+
+struct grads { struct pw_tensor dq, dk, dv, dout, out, lse, q, k, v; };
+
+static void backward_block(const struct cpu_isa *isa, const struct grads *t, struct work *w, const struct span *a, const struct pw_attn *attn, int64_t row, int64_t h, int64_t g, struct block b)
+{
+    int64_t heads = t->q.shape[1], d = t->q.shape[2], ld = heads * d;
+    const float *q = (const float *)t->q.data + row * ld + h * d, *up = (const float *)t->dout.data + row * ld + h * d;
+    float scale = (float)attn->scale, cap = (float)attn->softcap;
+    pack(w->k, t->k, a, b.k0, b.n_k, g);
+    pack(w->v, t->v, a, b.k0, b.n_k, g);
+    scores(isa, w, q, ld, d, a, attn, b);
+    isa->dot(b.n_q, b.n_k, d, up, ld, w->v, d, w->ds, KB, false);
+    for (int64_t i = 0; i < b.n_q; i++) {
+        float *s = w->s + i * KB, *ds = w->ds + i * KB, slope[KB];
+        if (cap > 0)
+            for (int64_t j = 0; j < b.n_k; j++) slope[j] = s[j] == -INFINITY ? 0 : 1 - (s[j] / cap) * (s[j] / cap);
+        (void)isa->exp_sub(KB, s, ((const float *)t->lse.data)[(row + i) * heads + h]);
+        for (int64_t j = 0; j < b.n_k; j++) ds[j] = s[j] * (ds[j] - w->mean[i]) * scale;
+        if (cap > 0)
+            for (int64_t j = 0; j < b.n_k; j++) ds[j] *= slope[j];
+    }
+    add_rows(isa, t->dv, a, b, g, w->s, up, ld);
+    add_rows(isa, t->dk, a, b, g, w->ds, q, ld);
+    isa->outer(b.n_q, d, b.n_k, w->ds, KB, 1, w->k, d, (float *)t->dq.data + row * ld + h * d, ld);
+}
+
+static void backward_group(const struct pw_dev *dev, const struct grads *t, const struct pw_seqs *seqs, const struct pw_attn *attn, int seq, int64_t g)
+{
+    int64_t heads = t->q.shape[1], share = heads / t->k.shape[1], d = t->q.shape[2];
+    int64_t row0 = seqs->q_start[seq], queries = seqs->q_start[seq + 1] - row0;
+    struct span a = span_of(seqs, seq);
+    struct work w = work_of(dev, d, true);
+    for (int64_t h = g * share; h < (g + 1) * share; h++)
+        for (int64_t q0 = 0; q0 < queries; q0 += QB) {
+            int64_t n_q = cpu_min(QB, queries - q0), first, end, row = row0 + q0;
+            for (int64_t i = 0; i < n_q; i++) {
+                const float *up = (const float *)t->dout.data + ((row + i) * heads + h) * d, *o = (const float *)t->out.data + ((row + i) * heads + h) * d;
+                double mean = 0;
+                for (int64_t e = 0; e < d; e++) mean += (double)up[e] * (double)o[e];
+                w.mean[i] = (float)mean;
+            }
+            key_range(&a, attn, q0, n_q, &first, &end);
+            for (int64_t k0 = first; k0 < end; k0 += KB)
+                backward_block(cpu_isa_of(dev), t, &w, &a, attn, row, h, g, (struct block){ q0, n_q, k0, cpu_min(KB, end - k0) });
+        }
+}
+
+int cpu_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, struct pw_tensor dv, struct pw_tensor dout, struct pw_tensor out, struct pw_tensor lse,
+                 struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
+{
+    struct grads t = { dq, dk, dv, dout, out, lse, q, k, v };
+    int64_t groups = k.shape[1];
+    int together = seqs->prefix_len ? seqs->n : 1; /* sequences a task does one after another */
+    int64_t tasks = together > 1 ? groups : seqs->n * groups;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+    for (int64_t i = 0; i < tasks; i++) {
+        if (together > 1)
+            for (int s = 0; s < seqs->n; s++) backward_group(dev, &t, seqs, attn, s, i);
+        else
+            backward_group(dev, &t, seqs, attn, (int)(i / groups), i % groups);
+    }
+    return 0;
+}

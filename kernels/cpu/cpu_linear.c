@@ -1,0 +1,228 @@
+/* Linear layers on the cpu: y = x W^T + bias + adapter, and their gradients, over fixed tiles.
+ *
+ * Forward, a task owns 48 columns of y:     Backward to x, a task owns 128 columns of dx:
+ *     W rows n0..n0+48, 512 terms at a time      W rows 128 at a time, its 128 columns
+ *     are decoded into the thread's tile,        are decoded into the thread's tile,
+ *     all rows of x multiply it                  all rows of dy multiply it
+ * so a quantised weight is decoded once per call and never exists as a whole. Dense f32 weights are used where they are. */
+#include "kernels/cpu/cpu.h"
+
+#include <omp.h>
+#include <string.h>
+#include "kernels/backend.h"
+#include "kernels/cpu/gemm.h"
+
+enum {
+    NC = 48,    /* columns of y a task */
+    KB = 128,   /* columns of dx a task */
+    NB = 128,   /* rows of W decoded at a time in backward */
+    RB = 32,    /* rows a task of the adapter's small products */
+    TILE = NC * CPU_KC > KB * NB ? NC * CPU_KC : KB * NB, /* floats of a thread's tile */
+};
+
+static bool in_place(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_F32; }
+
+size_t cpu_matmul_scratch(const struct pw_dev *dev) { return (size_t)dev->threads * 2 * TILE * sizeof(float); }
+static float *tile_of(char *scratch) { return (float *)scratch + (size_t)omp_get_thread_num() * 2 * TILE; }
+
+/* Whether single rows can go straight from codes to sums: every piece of a row is whole blocks, every block whole vectors. */
+static bool dot4_fits(const struct pw_weight *w)
+{
+    return (w->type == PW_Q_NF4 || w->type == PW_Q_FP4) && w->block % 32 == 0 && CPU_KC % w->block == 0 && w->n_in % w->block == 0;
+}
+
+/* y[0..tokens)[n0..n0+n) of one task */
+static void product_columns(const struct cpu_isa *isa, float *y, const float *x, int64_t tokens, const struct pw_weight *w, int64_t n0, int64_t n, float *tile)
+{
+    int64_t n_in = w->n_in, n_out = w->n_out;
+    if (in_place(w)) {
+        isa->dot(tokens, n, n_in, x, n_in, (const float *)w->data + n0 * n_in, n_in, y + n0, n_out, false);
+        return;
+    }
+    if (tokens <= 2 && dot4_fits(w)) {
+        for (int64_t t = 0; t < tokens; t++) isa->dot4(w, n0, n, x + t * n_in, y + t * n_out + n0);
+        return;
+    }
+    for (int64_t k = 0; k < n_in; k += CPU_KC) {
+        int64_t piece = cpu_min(CPU_KC, n_in - k);
+        for (int64_t j = 0; j < n; j++) isa->decode(w, n0 + j, k, piece, tile + j * CPU_KC);
+        isa->dot(tokens, n, piece, x + k, n_in, tile, CPU_KC, y + n0, n_out, k > 0);
+    }
+}
+
+void cpu_matmul(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch)
+{
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * w->n_out * w->n_in > 16384)
+    for (int64_t n0 = 0; n0 < w->n_out; n0 += NC)
+        product_columns(cpu_isa_of(dev), y, x, tokens, w, n0, cpu_min(NC, w->n_out - n0), tile_of(scratch));
+}
+
+static void back_columns(const struct cpu_isa *isa, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, int64_t k0, int64_t k, float *tile)
+{
+    int64_t n_in = w->n_in, n_out = w->n_out;
+    if (in_place(w)) {
+        isa->outer(tokens, k, n_out, dy, n_out, 1, (const float *)w->data + k0, n_in, dx + k0, n_in);
+        return;
+    }
+    for (int64_t n = 0; n < n_out; n += NB) {
+        int64_t rows = cpu_min(NB, n_out - n);
+        for (int64_t j = 0; j < rows; j++) isa->decode(w, n + j, k0, k, tile + j * KB);
+        isa->outer(tokens, k, rows, dy + n, n_out, 1, tile, KB, dx + k0, n_in);
+    }
+}
+
+void cpu_matmul_back(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch)
+{
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * w->n_out * w->n_in > 16384)
+    for (int64_t k0 = 0; k0 < w->n_in; k0 += KB)
+        back_columns(cpu_isa_of(dev), dx, dy, tokens, w, k0, cpu_min(KB, w->n_in - k0), tile_of(scratch));
+}
+
+void cpu_matmul_weight(struct pw_dev *dev, float *dw, const float *dy, const float *x, int64_t tokens, int64_t n_out, int64_t n_in)
+{
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_out * n_in > 16384)
+    for (int64_t n0 = 0; n0 < n_out; n0 += KB)
+        cpu_gemm_tn(cpu_min(KB, n_out - n0), n_in, tokens, dy + n0, n_out, x, n_in, dw + n0 * n_in, n_in);
+}
+
+/* ---- adapter ---- */
+
+/* Scratch: the threads' tiles, then two (T, R) arrays. */
+static float *low_rank(struct pw_dev *dev, int which, int64_t tokens, int rank)
+{
+    return (float *)((char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev))) + which * (int64_t)(cpu_round((size_t)(tokens * rank) * 4) / 4);
+}
+
+size_t pw_cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
+{
+    (void)backward;
+    size_t bytes = cpu_round(cpu_matmul_scratch(dev));
+    if (w->lora) bytes += 2 * cpu_round((size_t)tokens * (size_t)w->lora->r * sizeof(float));
+    return bytes;
+}
+
+/* xa (T, R) = dropout(x) A^T, and the same times the scale */
+static void adapter_down(struct pw_dev *dev, float *xa, float *scaled, const float *x, int64_t tokens, const struct pw_weight *w, struct pw_drop drop)
+{
+    const struct cpu_isa *isa = cpu_isa_of(dev);
+    int64_t n_in = w->n_in, r = w->lora->r;
+    const float *a = w->lora->a.data;
+    float scale = (float)w->lora->scale;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens > RB)
+    for (int64_t t0 = 0; t0 < tokens; t0 += RB) {
+        int64_t rows = cpu_min(RB, tokens - t0);
+        float *tile = tile_of(dev->scratch);
+        if (drop.p <= 0) {
+            isa->dot(rows, r, n_in, x + t0 * n_in, n_in, a, n_in, xa + t0 * r, r, false);
+        } else {
+            for (int64_t k = 0; k < n_in; k += CPU_KC) {
+                int64_t piece = cpu_min(CPU_KC, n_in - k);
+                for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) * n_in + k, piece, x + (t0 + i) * n_in + k, tile + i * CPU_KC);
+                isa->dot(rows, r, piece, tile, CPU_KC, a + k, n_in, xa + t0 * r, r, k > 0);
+            }
+        }
+        for (int64_t i = t0 * r; i < (t0 + rows) * r; i++) scaled[i] = xa[i] * scale;
+    }
+}
+
+int cpu_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop)
+{
+    const struct cpu_isa *isa = cpu_isa_of(dev);
+    int64_t tokens = x.shape[0], n_out = w->n_out, r = w->lora ? w->lora->r : 0;
+    if (tokens == 0) return 0;
+    cpu_matmul(dev, y.data, x.data, tokens, w, dev->scratch);
+    float *scaled = NULL;
+    if (r) {
+        scaled = low_rank(dev, 0, tokens, (int)r);
+        adapter_down(dev, xa.data, scaled, x.data, tokens, w, drop);
+    }
+    if (!r && !w->bias) return 0;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_out > 4096)
+    for (int64_t n0 = 0; n0 < n_out; n0 += KB) {
+        int64_t n = cpu_min(KB, n_out - n0);
+        float *to = (float *)y.data + n0, *b_t = tile_of(dev->scratch); /* B^T, some ranks of these columns at a time */
+        if (w->bias)
+            for (int64_t t = 0; t < tokens; t++)
+                for (int64_t i = 0; i < n; i++) to[t * n_out + i] += w->bias[n0 + i];
+        for (int64_t r0 = 0; r0 < r; r0 += NB) {
+            int64_t ranks = cpu_min(NB, r - r0);
+            const float *b = (const float *)w->lora->b.data + n0 * r + r0;
+            for (int64_t i = 0; i < n; i++)
+                for (int64_t j = 0; j < ranks; j++) b_t[j * KB + i] = b[i * r + j];
+            isa->outer(tokens, n, ranks, scaled + r0, r, 1, b_t, KB, to, n_out);
+        }
+    }
+    return 0;
+}
+
+/* dx (rows, k0..k0+k) += keep * (dxa A), and da (R, k0..) += dxa^T (keep * x), for one range of columns */
+static void adapter_back_columns(const struct cpu_isa *isa, const struct pw_linear_grads *g, const float *dxa, const float *x, int64_t tokens, const struct pw_weight *w,
+                                 struct pw_drop drop, int64_t k0, int64_t k, float *tile)
+{
+    int64_t n_in = w->n_in, r = w->lora->r;
+    const float *a = (const float *)w->lora->a.data + k0;
+    float *dx = g->dx.data ? (float *)g->dx.data + k0 : NULL, *da = g->da.data ? (float *)g->da.data + k0 : NULL;
+    if (drop.p <= 0) {
+        if (dx) isa->outer(tokens, k, r, dxa, r, 1, a, n_in, dx, n_in);
+        if (da) isa->outer(r, k, tokens, dxa, 1, r, x + k0, n_in, da, n_in);
+        return;
+    }
+    float *part = tile + TILE;
+    for (int64_t t0 = 0; t0 < tokens; t0 += NB) {
+        int64_t rows = cpu_min(NB, tokens - t0);
+        if (dx) {
+            memset(part, 0, (size_t)(rows * KB) * sizeof(float));
+            isa->outer(rows, k, r, dxa + t0 * r, r, 1, a, n_in, part, KB);
+            for (int64_t i = 0; i < rows; i++) {
+                isa->keep(drop, (t0 + i) * n_in + k0, k, part + i * KB, tile);
+                isa->axpy(k, dx + (t0 + i) * n_in, tile, 1);
+            }
+        }
+        if (da) {
+            for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) * n_in + k0, k, x + (t0 + i) * n_in + k0, tile + i * KB);
+            isa->outer(r, k, rows, dxa + t0 * r, 1, r, tile, KB, da, n_in);
+        }
+    }
+}
+
+int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor xa, const struct pw_weight *w, struct pw_drop drop)
+{
+    const struct cpu_isa *isa = cpu_isa_of(dev);
+    int64_t tokens = dy.shape[0], n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0;
+    const float *up = dy.data;
+    if (tokens == 0) return 0;
+    if (g->dx.data) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
+    if (g->dw.data) cpu_matmul_weight(dev, g->dw.data, up, x.data, tokens, n_out, n_in);
+    if (g->dbias.data) {
+#pragma omp parallel for num_threads(dev->threads) if (tokens * n_out > 16384)
+        for (int64_t n0 = 0; n0 < n_out; n0 += 64) {
+            double sum[64] = { 0 };
+            int64_t n = cpu_min(64, n_out - n0);
+            for (int64_t t = 0; t < tokens; t++)
+                for (int64_t i = 0; i < n; i++) sum[i] += (double)up[t * n_out + n0 + i];
+            for (int64_t i = 0; i < n; i++) ((float *)g->dbias.data)[n0 + i] += (float)sum[i];
+        }
+    }
+    if (!r) return 0;
+    float scale = (float)w->lora->scale;
+    if (g->db.data) {
+        float *scaled = low_rank(dev, 0, tokens, (int)r);
+        for (int64_t i = 0; i < tokens * r; i++) scaled[i] = ((const float *)xa.data)[i] * scale;
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_out * r > 16384)
+        for (int64_t n0 = 0; n0 < n_out; n0 += KB)
+            isa->outer(cpu_min(KB, n_out - n0), r, tokens, up + n0, 1, n_out, scaled, r, (float *)g->db.data + n0 * r, r);
+    }
+    if (!g->dx.data && !g->da.data) return 0;
+    float *dxa = low_rank(dev, 1, tokens, (int)r);
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens > RB)
+    for (int64_t t0 = 0; t0 < tokens; t0 += RB) {
+        int64_t rows = cpu_min(RB, tokens - t0);
+        memset(dxa + t0 * r, 0, (size_t)(rows * r) * sizeof(float));
+        isa->outer(rows, r, n_out, up + t0 * n_out, n_out, 1, w->lora->b.data, r, dxa + t0 * r, r);
+        isa->scale(rows * r, dxa + t0 * r, scale);
+    }
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_in * r > 16384)
+    for (int64_t k0 = 0; k0 < n_in; k0 += KB)
+        adapter_back_columns(isa, g, dxa, x.data, tokens, w, drop, k0, cpu_min(KB, n_in - k0), tile_of(dev->scratch));
+    return 0;
+}

@@ -1,0 +1,14 @@
+/* Dense f32 products through OpenBLAS, one thread a call. */
+#ifndef PW_KERNELS_CPU_GEMM_H
+#define PW_KERNELS_CPU_GEMM_H
+
+#include <stdint.h>
+
+void cpu_blas_init(void); /* one thread inside: tiles are ours */
+/* c (M, N) += a^T b; a (R, M) rows of lda, b (R, N), c rows of ldc */
+void cpu_gemm_tn(int64_t m, int64_t n, int64_t r, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc);
+/* c (M, N) = a b^T, whole matrices: what the benchmark measures against */
+void cpu_gemm_nt(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc);
+/* c (M, N) = a b; a (M, R), b (R, N) */
+void cpu_gemm_nn(int64_t m, int64_t n, int64_t r, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc);
+#endif

@@ -1,0 +1,44 @@
+/* The part of the cpu backend that is compiled once for each instruction set: small single-threaded kernels on plain arrays.
+ *
+ * Every result element is a fixed chain of operations that depends on its own operands only, never on how many rows or columns the call
+ * has or where in a tile it lies: that is what makes results independent of batch size and thread count, bit for bit, on one level. */
+#ifndef PW_KERNELS_CPU_ISA_H
+#define PW_KERNELS_CPU_ISA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "kernels/op.h"
+#include "kernels/weight.h"
+
+enum {
+    CPU_KC = 512,  /* dot products are cut into pieces of this many terms: lanes are summed at the end of each piece */
+    CPU_RC = 256,  /* outer products likewise */
+};
+
+struct cpu_isa {
+    const char *name;
+    /* y[m][n] = (add ? y : 0) + sum over k of x[m][k] * w[n][k] */
+    void (*dot)(int64_t m, int64_t n, int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *y, int64_t ldy, bool add);
+    /* c[m][0..n) += sum over r of a[m * am + r * ar] * b[r][0..n) */
+    void (*outer)(int64_t m, int64_t n, int64_t r, const float *a, int64_t am, int64_t ar, const float *b, int64_t ldb, float *c, int64_t ldc);
+    /* y[0..n) = sum over k of x[k] * (row first_row + n of w, NF4 or FP4 with rows that begin on a block)[k]; the bits of decode, then dot */
+    void (*dot4)(const struct pw_weight *w, int64_t first_row, int64_t n, const float *x, float *y);
+    /* out[0..n) = elements column.. of one row, in f32 */
+    void (*decode)(const struct pw_weight *w, int64_t row, int64_t column, int64_t n, float *out);
+    float (*max)(int64_t n, const float *x);                /* NaN if any is */
+    double (*exp_sub)(int64_t n, float *x, float top);      /* x = exp(x - top); returns the sum */
+    void (*scale)(int64_t n, float *x, float a);
+    void (*axpy)(int64_t n, float *y, const float *x, float a);
+    double (*sumsq)(int64_t n, const float *x);
+    void (*norm_fwd)(int64_t n, float *out, float *inv_rms, const float *x, const float *w, double eps, float w_offset);
+    void (*norm_bwd)(int64_t n, float *dx, const float *dout, const float *x, const float *w, float inv_rms, float w_offset);
+    void (*glu_fwd)(int64_t n, float *out, const float *gate, const float *up, enum pw_act act);
+    void (*glu_bwd)(int64_t n, float *dgate, float *dup, const float *dout, const float *gate, const float *up, enum pw_act act);
+    void (*adamw)(int64_t n, float *p, float *m, float *v, const float *g, const struct pw_adamw *h);
+    void (*keep)(struct pw_drop drop, int64_t first, int64_t n, const float *x, float *out); /* out = dropout(x), elements first.. */
+};
+extern const struct cpu_isa cpu_isa_generic;
+#if defined(__x86_64__)
+extern const struct cpu_isa cpu_isa_avx2, cpu_isa_avx512;
+#endif
+#endif

@@ -1,0 +1,379 @@
+/* The kernels of isa.h, written once over vectors of LANES floats. Included by isa_generic.c, isa_avx2.c and isa_avx512.c, which define
+ *   LANES, MR, NR (tile of dot), MO (rows of outer's tile; it is two vectors wide), ISA (the table's name), ISA_NAME,
+ *   vfma(a, b, c), vsum(a) (all lanes, fixed order), vround(a), lookup16(table, codes).
+ * Everything is static but the table. */
+#include <math.h>
+#include <string.h>
+#include "base/rng.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+
+INLINE vf vload(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
+INLINE void vstore(float *p, vf v) { memcpy(p, &v, sizeof v); }
+INLINE vf vset(float x) { vf v = { 0 }; return v + x; }
+INLINE vf vload_part(const float *p, int64_t n) { vf v = { 0 }; memcpy(&v, p, (size_t)n * 4); return v; }
+INLINE void vstore_part(float *p, vf v, int64_t n) { memcpy(p, &v, (size_t)n * 4); }
+INLINE vf vpick(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+
+/* exp with a relative error below 2 units in the last place; 0 below -87.3, infinity above 88.7, NaN stays */
+INLINE vf vexp(vf x)
+{
+    vf y = vpick(x > vset(89.0f), vset(89.0f), x);
+    vi tiny = x < vset(-87.3f);
+    y = vpick(tiny, vset(-87.3f), y);
+    vf n = vround(y * 1.44269504088896341f);
+    vf r = vfma(n, vset(-0.693145751953125f), y);      /* ln 2 in two pieces, the first exact in products with n */
+    r = vfma(n, vset(-1.42860682030941723e-6f), r);
+    vf p = vset(1.98412698e-4f);                        /* Taylor to r^7 / 7!: |r| <= 0.3466, remainder 5e-9 relative */
+    p = vfma(p, r, vset(1.38888889e-3f));
+    p = vfma(p, r, vset(8.33333333e-3f));
+    p = vfma(p, r, vset(4.16666667e-2f));
+    p = vfma(p, r, vset(1.66666667e-1f));
+    p = vfma(p, r, vset(0.5f));
+    p = vfma(p, r, vset(1.0f));
+    p = vfma(p, r, vset(1.0f));
+    vi e = __builtin_convertvector(vpick(n == n, n, vset(0)), vi), half = e >> 1;
+    vf a = (vf)((half + 127) << 23), b = (vf)((e - half + 127) << 23); /* two factors: 2^128 itself is not a float */
+    return vpick(tiny, vset(0), p * a * b);
+}
+
+/* ---- products ---- */
+
+/* An mr x nr tile of dot over one piece of at most CPU_KC terms. */
+INLINE void dot_tile(int mr, int nr, int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *y, int64_t ldy, bool add)
+{
+    vf acc[MR][NR];
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < nr; j++) acc[i][j] = vset(0);
+    int64_t at = 0;
+    for (; at + LANES <= k; at += LANES) {
+        vf b[NR];
+        for (int j = 0; j < nr; j++) b[j] = vload(w + j * ldw + at);
+        for (int i = 0; i < mr; i++) {
+            vf a = vload(x + i * ldx + at);
+            for (int j = 0; j < nr; j++) acc[i][j] = vfma(a, b[j], acc[i][j]);
+        }
+    }
+    if (at < k) {
+        for (int j = 0; j < nr; j++) {
+            vf b = vload_part(w + j * ldw + at, k - at);
+            for (int i = 0; i < mr; i++) acc[i][j] = vfma(vload_part(x + i * ldx + at, k - at), b, acc[i][j]);
+        }
+    }
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < nr; j++) {
+            float s = vsum(acc[i][j]), *to = y + i * ldy + j;
+            *to = add ? *to + s : s;
+        }
+}
+
+#define DOT_ROWS(mr) \
+    static void dot_rows##mr(int64_t n, int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *y, int64_t ldy, bool add) \
+    { \
+        int64_t j = 0; \
+        for (; j + NR <= n; j += NR) dot_tile(mr, NR, k, x, ldx, w + j * ldw, ldw, y + j, ldy, add); \
+        for (; j < n; j++) dot_tile(mr, 1, k, x, ldx, w + j * ldw, ldw, y + j, ldy, add); \
+    }
+DOT_ROWS(1)
+DOT_ROWS(2)
+DOT_ROWS(MR)
+
+static void dot(int64_t m, int64_t n, int64_t k, const float *x, int64_t ldx, const float *w, int64_t ldw, float *y, int64_t ldy, bool add)
+{
+    if (k <= 0) {
+        for (int64_t i = 0; !add && i < m; i++) memset(y + i * ldy, 0, (size_t)n * 4);
+        return;
+    }
+    for (int64_t at = 0; at < k; at += CPU_KC) {
+        int64_t piece = k - at < CPU_KC ? k - at : CPU_KC, i = 0;
+        bool more = add || at > 0;
+        for (; i + MR <= m; i += MR) dot_rowsMR(n, piece, x + i * ldx + at, ldx, w + at, ldw, y + i * ldy, ldy, more);
+        for (; i + 2 <= m; i += 2) dot_rows2(n, piece, x + i * ldx + at, ldx, w + at, ldw, y + i * ldy, ldy, more);
+        for (; i < m; i++) dot_rows1(n, piece, x + i * ldx + at, ldx, w + at, ldw, y + i * ldy, ldy, more);
+    }
+}
+
+/* An mo x (2 vectors) tile of outer; b has rows of ldb, `n` columns are real. */
+INLINE void outer_tile(int mo, int64_t n, int64_t r, const float *a, int64_t am, int64_t ar, const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+    vf lo[MO], hi[MO];
+    for (int i = 0; i < mo; i++) lo[i] = hi[i] = vset(0);
+    for (int64_t s = 0; s < r; s++) {
+        vf b0 = vload(b + s * ldb), b1 = vload(b + s * ldb + LANES);
+        for (int i = 0; i < mo; i++) {
+            vf f = vset(a[i * am + s * ar]);
+            lo[i] = vfma(f, b0, lo[i]);
+            hi[i] = vfma(f, b1, hi[i]);
+        }
+    }
+    for (int i = 0; i < mo; i++) {
+        float *to = c + i * ldc;
+        if (n >= 2 * LANES) {
+            vstore(to, vload(to) + lo[i]);
+            vstore(to + LANES, vload(to + LANES) + hi[i]);
+        } else if (n > LANES) {
+            vstore(to, vload(to) + lo[i]);
+            vstore_part(to + LANES, vload_part(to + LANES, n - LANES) + hi[i], n - LANES);
+        } else {
+            vstore_part(to, vload_part(to, n) + lo[i], n);
+        }
+    }
+}
+
+static void outer(int64_t m, int64_t n, int64_t r, const float *a, int64_t am, int64_t ar, const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+    float pack[CPU_RC * 2 * LANES] __attribute__((aligned(64)));
+    for (int64_t at = 0; at < r; at += CPU_RC) {
+        int64_t piece = r - at < CPU_RC ? r - at : CPU_RC;
+        for (int64_t j = 0; j < n; j += 2 * LANES) {
+            int64_t wide = n - j < 2 * LANES ? n - j : 2 * LANES, i = 0;
+            for (int64_t s = 0; s < piece; s++) { /* a panel of b, contiguous: rows of b are far apart and would fall into few cache sets */
+                const float *from = b + (at + s) * ldb + j;
+                float *to = pack + s * 2 * LANES;
+                if (wide == 2 * LANES) {
+                    vstore(to, vload(from));
+                    vstore(to + LANES, vload(from + LANES));
+                } else {
+                    memcpy(to, from, (size_t)wide * 4);
+                    memset(to + wide, 0, (size_t)(2 * LANES - wide) * 4);
+                }
+            }
+            for (; i + MO <= m; i += MO) outer_tile(MO, wide, piece, a + i * am + at * ar, am, ar, pack, 2 * LANES, c + i * ldc + j, ldc);
+            for (; i + 2 <= m; i += 2) outer_tile(2, wide, piece, a + i * am + at * ar, am, ar, pack, 2 * LANES, c + i * ldc + j, ldc);
+            for (; i < m; i++) outer_tile(1, wide, piece, a + i * am + at * ar, am, ar, pack, 2 * LANES, c + i * ldc + j, ldc);
+        }
+    }
+}
+
+/* ---- weights ---- */
+
+/* n codes of bytes (high nibble first) times scale; bytes holds whole bytes from an even element on */
+INLINE void decode_codes(const float *table, const uint8_t *bytes, int64_t n, float scale, float *out)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) vstore(out + i, lookup16(table, unpack4(bytes + i / 2)) * scale);
+    for (; i < n; i++) out[i] = table[i % 2 ? bytes[i / 2] & 15 : bytes[i / 2] >> 4] * scale;
+}
+
+static void decode4(const struct pw_weight *w, int64_t first, int64_t n, float *out)
+{
+    const float *table = w->type == PW_Q_NF4 ? pw_nf4_table : pw_fp4_table;
+    const uint8_t *bytes = w->data;
+    while (n > 0) {
+        int64_t block = first / w->block, end = (block + 1) * w->block;
+        int64_t count = end - first < n ? end - first : n;
+        float scale = pw_weight_absmax(w, block);
+        n -= count;
+        if (first % 2) {
+            *out++ = table[bytes[first / 2] & 15] * scale;
+            first++;
+            count--;
+        }
+        decode_codes(table, bytes + first / 2, count, scale, out);
+        out += count;
+        first += count;
+    }
+}
+
+static void decode(const struct pw_weight *w, int64_t row, int64_t column, int64_t n, float *out)
+{
+    int64_t first = row * w->n_in + column;
+    if (w->type == PW_Q_NF4 || w->type == PW_Q_FP4) {
+        decode4(w, first, n, out);
+    } else if (w->type == PW_Q_INT8) {
+        const int8_t *code = (const int8_t *)w->data + first;
+        float step = w->absmax[row] / 127.0f;
+        for (int64_t i = 0; i < n; i++) out[i] = (float)code[i] * step;
+    } else if (w->dtype == PW_BF16) {
+        const uint16_t *x = (const uint16_t *)w->data + first;
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t u = (uint32_t)x[i] << 16;
+            memcpy(out + i, &u, 4);
+        }
+    } else if (w->dtype == PW_F16) {
+        const uint16_t *x = (const uint16_t *)w->data + first;
+        for (int64_t i = 0; i < n; i++) out[i] = half_to_float(x[i]);
+    } else {
+        memcpy(out, (const float *)w->data + first, (size_t)n * 4);
+    }
+}
+
+static void dot4(const struct pw_weight *w, int64_t first_row, int64_t n, const float *x, float *y)
+{
+    const float *table = w->type == PW_Q_NF4 ? pw_nf4_table : pw_fp4_table;
+    for (int64_t j = 0; j < n; j++) {
+        const uint8_t *bytes = (const uint8_t *)w->data + (first_row + j) * w->n_in / 2;
+        int64_t block = (first_row + j) * w->n_in / w->block;
+        float total = 0;
+        for (int64_t at = 0; at < w->n_in; at += CPU_KC) {
+            int64_t end = w->n_in - at < CPU_KC ? w->n_in : at + CPU_KC;
+            vf acc = vset(0);
+            for (int64_t k = at; k < end; block++) {
+                vf scale = vset(pw_weight_absmax(w, block));
+                for (int64_t stop = k + w->block; k < stop; k += LANES) acc = vfma(vload(x + k), lookup16(table, unpack4(bytes + k / 2)) * scale, acc);
+            }
+            float s = vsum(acc);
+            total = at ? total + s : s;
+        }
+        y[j] = total;
+    }
+}
+
+/* ---- rows ---- */
+
+static float max_of(int64_t n, const float *x)
+{
+    float top = -INFINITY, sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        top = x[i] > top ? x[i] : top;
+        sum += x[i] * 0.0f; /* NaN when x[i] is NaN; -infinity is masked out below */
+    }
+    if (!(sum == 0)) /* NaN, or an infinity: look again */
+        for (int64_t i = 0; i < n; i++)
+            if (x[i] != x[i]) return x[i];
+    return top;
+}
+
+static double exp_sub(int64_t n, float *x, float top)
+{
+    double sum = 0;
+    for (int64_t first = 0; first < n; first += 1024) { /* lanes of f32 hold at most 128 terms each */
+        int64_t end = n - first < 1024 ? n : first + 1024, i = first;
+        vf part = vset(0);
+        for (; i + LANES <= end; i += LANES) {
+            vf e = vexp(vload(x + i) - top);
+            vstore(x + i, e);
+            part += e;
+        }
+        if (i < end) {
+            vf e = vexp(vload_part(x + i, end - i) - top);
+            vstore_part(x + i, e, end - i);
+            part += vload_part(x + i, end - i);
+        }
+        sum += (double)vsum(part);
+    }
+    return sum;
+}
+
+static void scale_by(int64_t n, float *x, float a)
+{
+    for (int64_t i = 0; i < n; i++) x[i] *= a;
+}
+
+static void axpy(int64_t n, float *y, const float *x, float a)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) vstore(y + i, vfma(vset(a), vload(x + i), vload(y + i)));
+    if (i < n) vstore_part(y + i, vfma(vset(a), vload_part(x + i, n - i), vload_part(y + i, n - i)), n - i);
+}
+
+/* sum of x*y*z in double over eight lanes */
+INLINE double dot3(int64_t n, const float *x, const float *y, const float *z, float offset)
+{
+    double lane[8] = { 0 };
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int l = 0; l < 8; l++) lane[l] += (double)x[i + l] * (double)y[i + l] * (z ? (double)(z[i + l] + offset) : 1);
+    for (int l = 0; i < n; i++, l++) lane[l] += (double)x[i] * (double)y[i] * (z ? (double)(z[i] + offset) : 1);
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+static double sumsq(int64_t n, const float *x) { return dot3(n, x, x, NULL, 0); }
+
+static void norm_fwd(int64_t n, float *out, float *inv_rms, const float *x, const float *w, double eps, float w_offset)
+{
+    float inv = (float)(1 / sqrt(dot3(n, x, x, NULL, 0) / (double)n + eps));
+    if (inv_rms) *inv_rms = inv;
+    for (int64_t i = 0; i < n; i++) out[i] = x[i] * inv * (w[i] + w_offset);
+}
+
+static void norm_bwd(int64_t n, float *dx, const float *dout, const float *x, const float *w, float inv_rms, float w_offset)
+{
+    float mean = (float)(dot3(n, dout, x, w, w_offset) * (double)inv_rms * (double)inv_rms / (double)n);
+    for (int64_t i = 0; i < n; i++) dx[i] += inv_rms * (dout[i] * (w[i] + w_offset) - x[i] * mean);
+}
+
+/* act(z) and, with slope, its derivative */
+INLINE vf activate(enum pw_act act, vf z, vf *slope)
+{
+    if (act == PW_ACT_SILU) {
+        vf s = vset(1.0f) / (vexp(-z) + 1.0f);
+        if (slope) *slope = s * (z * (1.0f - s) + 1.0f);
+        return z * s;
+    }
+    vf z2 = z * z, u = 0.79788456080286535588f * (z + 0.044715f * z2 * z);
+    vf s = vset(1.0f) / (vexp(-2.0f * u) + 1.0f); /* (1 + tanh u) / 2 */
+    if (slope) *slope = s + z * 2.0f * s * (1.0f - s) * 0.79788456080286535588f * (1.0f + 0.134145f * z2);
+    return z * s;
+}
+
+INLINE void glu_fwd_act(enum pw_act act, int64_t n, float *out, const float *gate, const float *up)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) vstore(out + i, activate(act, vload(gate + i), NULL) * vload(up + i));
+    if (i < n) vstore_part(out + i, activate(act, vload_part(gate + i, n - i), NULL) * vload_part(up + i, n - i), n - i);
+}
+static void glu_fwd(int64_t n, float *out, const float *gate, const float *up, enum pw_act act)
+{
+    if (act == PW_ACT_SILU) glu_fwd_act(PW_ACT_SILU, n, out, gate, up);
+    else glu_fwd_act(PW_ACT_GELU_TANH, n, out, gate, up);
+}
+
+INLINE void glu_bwd_act(enum pw_act act, int64_t n, float *dgate, float *dup, const float *dout, const float *gate, const float *up)
+{
+    for (int64_t i = 0; i < n; i += LANES) {
+        int64_t count = n - i < LANES ? n - i : LANES;
+        bool whole = count == LANES;
+        vf slope, g = whole ? vload(dout + i) : vload_part(dout + i, count), u = whole ? vload(up + i) : vload_part(up + i, count);
+        vf value = activate(act, whole ? vload(gate + i) : vload_part(gate + i, count), &slope);
+        if (whole) {
+            vstore(dgate + i, vload(dgate + i) + g * u * slope);
+            vstore(dup + i, vload(dup + i) + g * value);
+        } else {
+            vstore_part(dgate + i, vload_part(dgate + i, count) + g * u * slope, count);
+            vstore_part(dup + i, vload_part(dup + i, count) + g * value, count);
+        }
+    }
+}
+static void glu_bwd(int64_t n, float *dgate, float *dup, const float *dout, const float *gate, const float *up, enum pw_act act)
+{
+    if (act == PW_ACT_SILU) glu_bwd_act(PW_ACT_SILU, n, dgate, dup, dout, gate, up);
+    else glu_bwd_act(PW_ACT_GELU_TANH, n, dgate, dup, dout, gate, up);
+}
+
+static void adamw(int64_t n, float *p, float *m, float *v, const float *g, const struct pw_adamw *h)
+{
+    float c1 = (float)(1 / (1 - pow(h->beta1, (double)h->step))), c2 = (float)(1 / (1 - pow(h->beta2, (double)h->step)));
+    float b1 = (float)h->beta1, b2 = (float)h->beta2, a1 = (float)(1 - h->beta1), a2 = (float)(1 - h->beta2);
+    float lr = (float)h->lr, eps = (float)h->eps, decay = (float)h->weight_decay, gs = (float)h->grad_scale;
+    for (int64_t i = 0; i < n; i++) {
+        float gi = g[i] * gs;
+        m[i] = b1 * m[i] + a1 * gi;
+        v[i] = b2 * v[i] + a2 * gi * gi;
+        p[i] -= lr * (m[i] * c1 / (sqrtf(v[i] * c2) + eps) + decay * p[i]);
+    }
+}
+
+static void keep(struct pw_drop drop, int64_t first, int64_t n, const float *x, float *out)
+{
+    uint32_t threshold = pw_dropout_threshold(drop.p), words[4] = { 0 };
+    uint32_t key[2] = { (uint32_t)drop.seed, (uint32_t)(drop.seed >> 32) };
+    float factor = (float)(1 / (1 - drop.p));
+    for (int64_t i = first, have = -1; i < first + n; i++) {
+        uint64_t call = (uint64_t)i / 4;
+        if ((int64_t)call != have) {
+            uint32_t counter[4] = { (uint32_t)call, (uint32_t)(call >> 32), (uint32_t)drop.offset, (uint32_t)(drop.offset >> 32) };
+            pw_philox(counter, key, words);
+            have = (int64_t)call;
+        }
+        out[i - first] = words[i % 4] >= threshold ? x[i - first] * factor : 0;
+    }
+}
+
+const struct cpu_isa ISA = {
+    .name = ISA_NAME, .dot = dot, .outer = outer, .dot4 = dot4, .decode = decode, .max = max_of, .exp_sub = exp_sub, .scale = scale_by, .axpy = axpy,
+    .sumsq = sumsq, .norm_fwd = norm_fwd, .norm_bwd = norm_bwd, .glu_fwd = glu_fwd, .glu_bwd = glu_bwd, .adamw = adamw, .keep = keep,
+};

@@ -1,0 +1,519 @@
+/* The checked entry points: shape, dtype, contiguity, aliasing and ids are validated here, once; then the device's table is called.
+ * Backends hold no validation. Messages read "rmsnorm_fwd: w: expected (128) f32, got (64) f32". Computes nothing. */
+#include "kernels/op.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include "base/error.h"
+#include "kernels/backend.h"
+
+/* ---- one tensor ---- */
+
+static void describe(char *out, size_t room, int ndim, const int64_t *shape, const char *type)
+{
+    size_t at = 0;
+    out[0] = 0;
+    for (int i = 0; i < ndim && at < room; i++) at += (size_t)snprintf(out + at, room - at, "%s%" PRId64, i ? ", " : "(", shape[i]);
+    if (at < room) snprintf(out + at, room - at, ") %s", type);
+}
+
+static int has_shape(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int ndim, const int64_t *shape)
+{
+    bool same = t.data && t.dtype == type && t.ndim == ndim;
+    for (int i = 0; same && i < ndim; i++) same = t.shape[i] == shape[i];
+    if (!same) {
+        char want[128], got[128] = "none";
+        describe(want, sizeof want, ndim, shape, pw_dtype_name(type));
+        if (t.data) describe(got, sizeof got, t.ndim < 0 ? 0 : t.ndim > 4 ? 4 : t.ndim, t.shape, pw_dtype_name(t.dtype));
+        return pw_error(PW_E_FAIL, "%s: %s: expected %s, got %s", op, name, want, got);
+    }
+    PW_CHECK(pw_contiguous(t), PW_E_FAIL, "%s: %s: expected contiguous rows, got strides", op, name);
+    return 0;
+}
+static int want1(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int64_t a)
+{
+    return has_shape(op, name, t, type, 1, (int64_t[]){ a });
+}
+static int want2(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int64_t a, int64_t b)
+{
+    return has_shape(op, name, t, type, 2, (int64_t[]){ a, b });
+}
+static int want3(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int64_t a, int64_t b, int64_t c)
+{
+    return has_shape(op, name, t, type, 3, (int64_t[]){ a, b, c });
+}
+static int want_like(const char *op, const char *name, struct pw_tensor t, struct pw_tensor like)
+{
+    return has_shape(op, name, t, like.dtype, like.ndim, like.shape);
+}
+
+static bool is_float(enum pw_dtype t) { return t == PW_F32 || t == PW_F64 || t == PW_F16 || t == PW_BF16; }
+static bool is_ref(const struct pw_dev *dev) { return strcmp(dev->kind, "ref") == 0; }
+
+/* The tensor that sets the sizes and the type of a call: present, `ndim` dimensions, f32 (or f64 on ref), contiguous. */
+static int lead(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
+{
+    PW_CHECK(t.data, PW_E_FAIL, "%s: %s: expected a tensor, got none", op, name);
+    PW_CHECK(t.dtype == PW_F32 || (t.dtype == PW_F64 && is_ref(dev)), PW_E_FAIL, "%s: %s: expected f32, got %s", op, name, pw_dtype_name(t.dtype));
+    PW_CHECK(t.ndim >= 1 && t.ndim <= 4 && (!ndim || t.ndim == ndim), PW_E_FAIL, "%s: %s: expected %d dimensions, got %d", op, name, ndim, t.ndim);
+    for (int i = 0; i < t.ndim; i++)
+        PW_CHECK(t.shape[i] >= 0, PW_E_FAIL, "%s: %s: dimension %d is negative (%" PRId64 ")", op, name, i, t.shape[i]);
+    PW_CHECK(pw_contiguous(t), PW_E_FAIL, "%s: %s: expected contiguous rows, got strides", op, name);
+    return 0;
+}
+
+/* ---- aliasing ---- */
+
+static bool overlap(const void *a, size_t na, const void *b, size_t nb)
+{
+    if (!a || !b || !na || !nb) return false;
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+    return x < y ? na > y - x : nb > x - y;
+}
+struct named { const char *name; struct pw_tensor t; };
+#define NAMED(t) { #t, t }
+
+/* No output may touch another output or an input. */
+static int apart(const char *op, const struct named *outs, int n_outs, const struct named *ins, int n_ins)
+{
+    for (int i = 0; i < n_outs; i++) {
+        const struct named *o = &outs[i];
+        for (int j = i + 1; j < n_outs; j++)
+            PW_CHECK(!overlap(o->t.data, pw_bytes(o->t), outs[j].t.data, pw_bytes(outs[j].t)), PW_E_FAIL, "%s: %s and %s share memory", op, o->name, outs[j].name);
+        for (int j = 0; j < n_ins; j++)
+            PW_CHECK(!overlap(o->t.data, pw_bytes(o->t), ins[j].t.data, pw_bytes(ins[j].t)), PW_E_FAIL, "%s: %s and %s share memory", op, o->name, ins[j].name);
+    }
+    return 0;
+}
+#define APART(op, outs, ins) PW_PASS(apart(op, outs, (int)(sizeof(outs) / sizeof *(outs)), ins, (int)(sizeof(ins) / sizeof *(ins))))
+/* out may be exactly x, but not overlap it otherwise */
+static int same_or_apart(const char *op, const char *name, struct pw_tensor out, const char *in_name, struct pw_tensor x)
+{
+    PW_CHECK(out.data == x.data || !overlap(out.data, pw_bytes(out), x.data, pw_bytes(x)), PW_E_FAIL, "%s: %s overlaps %s without being it", op, name, in_name);
+    return 0;
+}
+
+/* ---- ids, weights, sequences ---- */
+
+static int ids_in(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor ids, int64_t low, int64_t limit)
+{
+    if (!dev->host) return 0; /* other backends look at them where they are */
+    const int32_t *id = ids.data;
+    for (int64_t i = 0; i < ids.shape[0]; i++)
+        PW_CHECK(id[i] >= low && id[i] < limit, PW_E_FAIL, "%s: %s[%" PRId64 "]: expected %" PRId64 " to %" PRId64 ", got %" PRId32, op, name, i, low, limit - 1, id[i]);
+    return 0;
+}
+
+static int good_weight(const struct pw_dev *dev, const char *op, const struct pw_weight *w, enum pw_dtype type)
+{
+    PW_CHECK(w && w->data, PW_E_FAIL, "%s: w: expected a weight, got none", op);
+    PW_CHECK(w->n_out >= 1 && w->n_in >= 1, PW_E_FAIL, "%s: w: expected positive sizes, got (%" PRId64 ", %" PRId64 ")", op, w->n_out, w->n_in);
+    switch (w->type) {
+    case PW_Q_DENSE:
+        if (type == PW_F64) PW_CHECK(is_float(w->dtype), PW_E_FAIL, "%s: w: expected a float type, got %s", op, pw_dtype_name(w->dtype));
+        else PW_CHECK(is_float(w->dtype) && w->dtype != PW_F64, PW_E_FAIL, "%s: w: expected f32, f16 or bf16, got %s", op, pw_dtype_name(w->dtype));
+        break;
+    case PW_Q_NF4:
+    case PW_Q_FP4:
+        PW_CHECK(w->block >= 2 && w->block % 2 == 0, PW_E_FAIL, "%s: w: expected an even block size, got %d", op, w->block);
+        if (w->absmax_q) PW_CHECK(w->nested_absmax && w->nested_code && w->nested_block >= 1, PW_E_FAIL, "%s: w: nested scales without their tables", op);
+        else PW_CHECK(w->absmax, PW_E_FAIL, "%s: w: %s without absmax", op, pw_qtype_name(w->type));
+        break;
+    case PW_Q_INT8:
+        PW_CHECK(w->absmax, PW_E_FAIL, "%s: w: int8 without absmax", op);
+        break;
+    default:
+        return pw_error(PW_E_FAIL, "%s: w: unknown weight type %d", op, (int)w->type);
+    }
+    if (w->lora) {
+        PW_CHECK(w->lora->r >= 1, PW_E_FAIL, "%s: w: adapter of rank %d", op, w->lora->r);
+        PW_PASS(want2(op, "lora.a", w->lora->a, type, w->lora->r, w->n_in));
+        PW_PASS(want2(op, "lora.b", w->lora->b, type, w->n_out, w->lora->r));
+    }
+    (void)dev;
+    return 0;
+}
+
+static int good_drop(const char *op, struct pw_drop drop)
+{
+    PW_CHECK(drop.p >= 0 && drop.p < 1, PW_E_FAIL, "%s: dropout: expected 0 <= p < 1, got %g", op, drop.p);
+    return 0;
+}
+
+static int enough(const struct pw_dev *dev, const char *op, size_t bytes)
+{
+    PW_CHECK(bytes <= dev->scratch_bytes, PW_E_FAIL, "%s: scratch: expected %zu bytes, device %s has %zu", op, bytes, dev->kind, dev->scratch_bytes);
+    return 0;
+}
+
+static int good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int64_t pool, bool backward)
+{
+    PW_CHECK(s && s->n >= 0, PW_E_FAIL, "%s: seqs: expected a list of sequences, got none", op);
+    PW_CHECK(s->n == 0 || (s->q_start && s->kv_start && s->kv_len), PW_E_FAIL, "%s: seqs: a list is missing", op);
+    PW_CHECK(!s->prefix_start == !s->prefix_len, PW_E_FAIL, "%s: seqs: prefix_start and prefix_len go together", op);
+    PW_CHECK(s->n == 0 ? rows == 0 : s->q_start[0] == 0 && s->q_start[s->n] == rows, PW_E_FAIL, "%s: seqs: expected query rows 0 to %" PRId64 " to be covered", op, rows);
+    for (int i = 0; i < s->n; i++) {
+        int64_t n_q = (int64_t)s->q_start[i + 1] - s->q_start[i], start = s->kv_start[i], len = s->kv_len[i];
+        PW_CHECK(n_q >= 0, PW_E_FAIL, "%s: seqs: q_start falls from %d to %d at sequence %d", op, s->q_start[i], s->q_start[i + 1], i);
+        PW_CHECK(len >= n_q, PW_E_FAIL, "%s: seqs: sequence %d has %" PRId64 " queries and only %" PRId64 " keys", op, i, n_q, len);
+        PW_CHECK(start >= 0 && start <= pool && len <= pool - start, PW_E_FAIL,
+                 "%s: seqs: sequence %d: keys %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, start, len, pool);
+        if (s->prefix_len) {
+            int64_t at = s->prefix_start[i], n = s->prefix_len[i];
+            PW_CHECK(n == 0 || (at >= 0 && n > 0 && at <= pool && n <= pool - at), PW_E_FAIL,
+                     "%s: seqs: sequence %d: prefix %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, at, n, pool);
+        }
+        /* backward adds to a sequence's own key rows without locks */
+        if (backward && i && len)
+            PW_CHECK(start >= (int64_t)s->kv_start[i - 1] + s->kv_len[i - 1], PW_E_FAIL, "%s: seqs: keys of sequence %d begin before those of %d end", op, i, i - 1);
+    }
+    return 0;
+}
+
+/* ---- simple ops ---- */
+
+int pw_fill(struct pw_dev *dev, struct pw_tensor x, double value)
+{
+    PW_CHECK(x.data && is_float(x.dtype) && pw_contiguous(x), PW_E_FAIL, "fill: x: expected a contiguous float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
+    return dev->ops->fill(dev, x, value);
+}
+
+int pw_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
+{
+    PW_CHECK(x.data && is_float(x.dtype), PW_E_FAIL, "copy: x: expected a float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
+    PW_CHECK(out.data && is_float(out.dtype), PW_E_FAIL, "copy: out: expected a float tensor, got %s", out.data ? pw_dtype_name(out.dtype) : "none");
+    PW_PASS(has_shape("copy", "x", x, x.dtype, x.ndim, x.shape));
+    PW_PASS(has_shape("copy", "out", out, out.dtype, x.ndim, x.shape));
+    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
+    APART("copy", outs, ins);
+    return dev->ops->copy(dev, out, x);
+}
+
+int pw_axpy(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor x, double alpha)
+{
+    PW_PASS(lead(dev, "axpy", "y", y, 0));
+    PW_PASS(want_like("axpy", "x", x, y));
+    PW_PASS(same_or_apart("axpy", "y", y, "x", x));
+    return dev->ops->axpy(dev, y, x, alpha);
+}
+
+int pw_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
+{
+    PW_PASS(lead(dev, "scale", "x", x, 0));
+    return dev->ops->scale(dev, x, alpha);
+}
+
+int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor table, struct pw_tensor ids)
+{
+    PW_PASS(lead(dev, "embed_fwd", "out", out, 2));
+    PW_CHECK(table.data && table.ndim == 2 && is_float(table.dtype) && (table.dtype != PW_F64 || out.dtype == PW_F64), PW_E_FAIL,
+             "embed_fwd: table: expected (V, D) f32, f16 or bf16, got %s", table.data ? pw_dtype_name(table.dtype) : "none");
+    PW_PASS(want2("embed_fwd", "table", table, table.dtype, table.shape[0], out.shape[1]));
+    PW_PASS(want1("embed_fwd", "ids", ids, PW_I32, out.shape[0]));
+    PW_PASS(ids_in(dev, "embed_fwd", "ids", ids, 0, table.shape[0]));
+    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(table), NAMED(ids) };
+    APART("embed_fwd", outs, ins);
+    return dev->ops->embed_fwd(dev, out, table, ids);
+}
+
+int pw_embed_bwd(struct pw_dev *dev, struct pw_tensor dtable, struct pw_tensor dout, struct pw_tensor ids)
+{
+    PW_PASS(lead(dev, "embed_bwd", "dtable", dtable, 2));
+    PW_CHECK(dout.ndim == 2, PW_E_FAIL, "embed_bwd: dout: expected 2 dimensions, got %d", dout.ndim);
+    PW_PASS(want2("embed_bwd", "dout", dout, dtable.dtype, dout.shape[0], dtable.shape[1]));
+    PW_PASS(want1("embed_bwd", "ids", ids, PW_I32, dout.shape[0]));
+    PW_PASS(ids_in(dev, "embed_bwd", "ids", ids, 0, dtable.shape[0]));
+    struct named outs[] = { NAMED(dtable) }, ins[] = { NAMED(dout), NAMED(ids) };
+    APART("embed_bwd", outs, ins);
+    return dev->ops->embed_bwd(dev, dtable, dout, ids);
+}
+
+int pw_rmsnorm_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor inv_rms, struct pw_tensor x, struct pw_tensor w, double eps, double w_offset)
+{
+    const char *op = "rmsnorm_fwd";
+    PW_PASS(lead(dev, op, "x", x, 2));
+    PW_CHECK(x.shape[1] >= 1, PW_E_FAIL, "%s: x: rows without elements", op);
+    PW_PASS(want_like(op, "out", out, x));
+    PW_PASS(want1(op, "w", w, x.dtype, x.shape[1]));
+    if (inv_rms.data) PW_PASS(want1(op, "inv_rms", inv_rms, x.dtype, x.shape[0]));
+    PW_CHECK(eps >= 0 && isfinite(eps), PW_E_FAIL, "%s: eps: expected a number >= 0, got %g", op, eps);
+    PW_PASS(same_or_apart(op, "out", out, "x", x));
+    struct named outs[] = { NAMED(out), NAMED(inv_rms) }, ins[] = { NAMED(w) };
+    APART(op, outs, ins);
+    return dev->ops->rmsnorm_fwd(dev, out, inv_rms, x, w, eps, w_offset);
+}
+
+int pw_rmsnorm_bwd(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor dw, struct pw_tensor dout, struct pw_tensor x, struct pw_tensor w, struct pw_tensor inv_rms, double w_offset)
+{
+    const char *op = "rmsnorm_bwd";
+    PW_PASS(lead(dev, op, "dx", dx, 2));
+    PW_CHECK(dx.shape[1] >= 1, PW_E_FAIL, "%s: dx: rows without elements", op);
+    PW_PASS(want_like(op, "dout", dout, dx));
+    PW_PASS(want_like(op, "x", x, dx));
+    PW_PASS(want1(op, "w", w, dx.dtype, dx.shape[1]));
+    PW_PASS(want1(op, "inv_rms", inv_rms, dx.dtype, dx.shape[0]));
+    if (dw.data) PW_PASS(want1(op, "dw", dw, dx.dtype, dx.shape[1]));
+    struct named outs[] = { NAMED(dx), NAMED(dw) }, ins[] = { NAMED(dout), NAMED(x), NAMED(w), NAMED(inv_rms) };
+    APART(op, outs, ins);
+    return dev->ops->rmsnorm_bwd(dev, dx, dw, dout, x, w, inv_rms, w_offset);
+}
+
+int pw_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struct pw_tensor cosines, struct pw_tensor sines, enum pw_rope_layout layout, int direction)
+{
+    PW_PASS(lead(dev, "rope", "x", x, 3));
+    PW_CHECK(cosines.ndim == 2 && cosines.shape[1] >= 0 && cosines.shape[1] <= x.shape[2] / 2, PW_E_FAIL,
+             "rope: cosines: expected (P, at most %" PRId64 "), got %" PRId64 " columns", x.shape[2] / 2, cosines.ndim == 2 ? cosines.shape[1] : -1);
+    PW_PASS(want2("rope", "cosines", cosines, x.dtype, cosines.shape[0], cosines.shape[1]));
+    PW_PASS(want_like("rope", "sines", sines, cosines));
+    PW_PASS(want1("rope", "pos", pos, PW_I32, x.shape[0]));
+    PW_PASS(ids_in(dev, "rope", "pos", pos, 0, cosines.shape[0]));
+    PW_CHECK(direction == 1 || direction == -1, PW_E_FAIL, "rope: direction: expected 1 or -1, got %d", direction);
+    PW_CHECK(layout == PW_ROPE_HALF || layout == PW_ROPE_INTERLEAVED, PW_E_FAIL, "rope: unknown layout %d", (int)layout);
+    struct named outs[] = { NAMED(x) }, ins[] = { NAMED(pos), NAMED(cosines), NAMED(sines) };
+    APART("rope", outs, ins);
+    return dev->ops->rope(dev, x, pos, cosines, sines, layout, direction);
+}
+
+/* ---- attention ---- */
+
+static int good_attn(const struct pw_dev *dev, const char *op, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs,
+                     const struct pw_attn *attn, bool backward)
+{
+    PW_PASS(lead(dev, op, "q", q, 3));
+    PW_CHECK(q.shape[1] >= 1 && q.shape[2] >= 1, PW_E_FAIL, "%s: q: expected (T, H, d), got no heads", op);
+    PW_CHECK(k.ndim == 3 && k.shape[1] >= 1 && q.shape[1] % k.shape[1] == 0, PW_E_FAIL,
+             "%s: k: expected (S, G, d) with G dividing %" PRId64 ", got G = %" PRId64, op, q.shape[1], k.ndim == 3 ? k.shape[1] : -1);
+    PW_PASS(want3(op, "k", k, q.dtype, k.shape[0], k.shape[1], q.shape[2]));
+    PW_PASS(want_like(op, "v", v, k));
+    PW_CHECK(attn && isfinite(attn->scale) && attn->softcap >= 0 && isfinite(attn->softcap) && attn->window >= 0, PW_E_FAIL, "%s: attn: scale, window or softcap out of range", op);
+    PW_PASS(good_seqs(op, seqs, q.shape[0], k.shape[0], backward));
+    return enough(dev, op, pw_scratch_attn(dev, q.shape[0], k.shape[0], (int)q.shape[1], (int)k.shape[1], (int)q.shape[2], backward));
+}
+
+int pw_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
+{
+    const char *op = "attn_fwd";
+    PW_PASS(good_attn(dev, op, q, k, v, seqs, attn, false));
+    PW_PASS(want_like(op, "out", out, q));
+    if (lse.data) PW_PASS(want2(op, "lse", lse, q.dtype, q.shape[0], q.shape[1]));
+    struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v) };
+    APART(op, outs, ins);
+    return dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn);
+}
+
+int pw_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, struct pw_tensor dv, struct pw_tensor dout, struct pw_tensor out, struct pw_tensor lse,
+                struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
+{
+    const char *op = "attn_bwd";
+    PW_PASS(good_attn(dev, op, q, k, v, seqs, attn, true));
+    PW_PASS(want_like(op, "dq", dq, q));
+    PW_PASS(want_like(op, "dk", dk, k));
+    PW_PASS(want_like(op, "dv", dv, k));
+    PW_PASS(want_like(op, "dout", dout, q));
+    PW_PASS(want_like(op, "out", out, q));
+    PW_PASS(want2(op, "lse", lse, q.dtype, q.shape[0], q.shape[1]));
+    struct named outs[] = { NAMED(dq), NAMED(dk), NAMED(dv) }, ins[] = { NAMED(dout), NAMED(out), NAMED(lse), NAMED(q), NAMED(k), NAMED(v) };
+    APART(op, outs, ins);
+    return dev->ops->attn_bwd(dev, dq, dk, dv, dout, out, lse, q, k, v, seqs, attn);
+}
+
+/* ---- feed-forward and linear ---- */
+
+int pw_glu_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
+{
+    PW_PASS(lead(dev, "glu_fwd", "out", out, 0));
+    PW_PASS(want_like("glu_fwd", "gate", gate, out));
+    PW_PASS(want_like("glu_fwd", "up", up, out));
+    PW_CHECK(act == PW_ACT_SILU || act == PW_ACT_GELU_TANH, PW_E_FAIL, "glu_fwd: unknown activation %d", (int)act);
+    PW_PASS(same_or_apart("glu_fwd", "out", out, "gate", gate));
+    PW_PASS(same_or_apart("glu_fwd", "out", out, "up", up));
+    return dev->ops->glu_fwd(dev, out, gate, up, act);
+}
+
+int pw_glu_bwd(struct pw_dev *dev, struct pw_tensor dgate, struct pw_tensor dup, struct pw_tensor dout, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
+{
+    const char *op = "glu_bwd";
+    PW_PASS(lead(dev, op, "dgate", dgate, 0));
+    PW_PASS(want_like(op, "dup", dup, dgate));
+    PW_PASS(want_like(op, "dout", dout, dgate));
+    PW_PASS(want_like(op, "gate", gate, dgate));
+    PW_PASS(want_like(op, "up", up, dgate));
+    PW_CHECK(act == PW_ACT_SILU || act == PW_ACT_GELU_TANH, PW_E_FAIL, "%s: unknown activation %d", op, (int)act);
+    struct named outs[] = { NAMED(dgate), NAMED(dup) }, ins[] = { NAMED(dout), NAMED(gate), NAMED(up) };
+    APART(op, outs, ins);
+    return dev->ops->glu_bwd(dev, dgate, dup, dout, gate, up, act);
+}
+
+static struct pw_tensor weight_view(const struct pw_weight *w)
+{
+    struct pw_tensor t = pw_tensor1((void *)(uintptr_t)w->data, PW_U8, 0);
+    int64_t n = w->n_out * w->n_in;
+    t.shape[0] = w->type == PW_Q_DENSE ? n * (int64_t)pw_dtype_bytes(w->dtype) : w->type == PW_Q_INT8 ? n : (n + 1) / 2;
+    return t;
+}
+
+int pw_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop)
+{
+    const char *op = "linear_fwd";
+    PW_PASS(lead(dev, op, "x", x, 2));
+    PW_PASS(good_weight(dev, op, w, x.dtype));
+    PW_PASS(good_drop(op, drop));
+    PW_PASS(want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
+    PW_PASS(want2(op, "y", y, x.dtype, x.shape[0], w->n_out));
+    if (w->lora) PW_PASS(want2(op, "xa", xa, x.dtype, x.shape[0], w->lora->r));
+    else xa = pw_none();
+    struct named outs[] = { NAMED(y), NAMED(xa) }, ins[] = { NAMED(x), { "w", weight_view(w) } };
+    APART(op, outs, ins);
+    PW_PASS(enough(dev, op, pw_scratch_linear(dev, x.shape[0], w, false)));
+    return dev->ops->linear_fwd(dev, y, xa, x, w, drop);
+}
+
+int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor xa, const struct pw_weight *w, struct pw_drop drop)
+{
+    const char *op = "linear_bwd";
+    PW_CHECK(g, PW_E_FAIL, "%s: grads: expected a list, got none", op);
+    PW_PASS(lead(dev, op, "dy", dy, 2));
+    PW_PASS(good_weight(dev, op, w, dy.dtype));
+    PW_PASS(good_drop(op, drop));
+    enum pw_dtype type = dy.dtype;
+    int64_t tokens = dy.shape[0];
+    PW_PASS(want2(op, "dy", dy, type, tokens, w->n_out));
+    if (g->dx.data) PW_PASS(want2(op, "dx", g->dx, type, tokens, w->n_in));
+    if (g->dw.data) {
+        PW_CHECK(w->type == PW_Q_DENSE, PW_E_FAIL, "%s: dw: a %s weight has no gradient", op, pw_qtype_name(w->type));
+        PW_PASS(want2(op, "dw", g->dw, type, w->n_out, w->n_in));
+    }
+    if (g->dbias.data) PW_PASS(want1(op, "dbias", g->dbias, type, w->n_out));
+    if (g->da.data || g->db.data) PW_CHECK(w->lora, PW_E_FAIL, "%s: da, db: the weight has no adapter", op);
+    if (g->da.data) PW_PASS(want2(op, "da", g->da, type, w->lora->r, w->n_in));
+    if (g->db.data) PW_PASS(want2(op, "db", g->db, type, w->n_out, w->lora->r));
+    if (g->dw.data || g->da.data || x.data) PW_PASS(want2(op, "x", x, type, tokens, w->n_in));
+    if (g->db.data || (xa.data && w->lora)) PW_PASS(want2(op, "xa", xa, type, tokens, w->lora->r));
+    struct named outs[] = { { "dx", g->dx }, { "dw", g->dw }, { "dbias", g->dbias }, { "da", g->da }, { "db", g->db } };
+    struct named ins[] = { NAMED(dy), NAMED(x), NAMED(xa), { "w", weight_view(w) } };
+    APART(op, outs, ins);
+    PW_PASS(enough(dev, op, pw_scratch_linear(dev, tokens, w, true)));
+    return dev->ops->linear_bwd(dev, g, dy, x, xa, w, drop);
+}
+
+int pw_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor argmax, struct pw_tensor dh, struct pw_tensor dw, struct pw_tensor h,
+                 const struct pw_weight *w, struct pw_tensor targets, struct pw_tensor dloss, double softcap)
+{
+    const char *op = "head_loss";
+    PW_PASS(lead(dev, op, "h", h, 2));
+    PW_PASS(good_weight(dev, op, w, h.dtype));
+    PW_CHECK(!w->lora && !w->bias, PW_E_FAIL, "%s: w: a head with bias or adapter is not supported", op);
+    int64_t tokens = h.shape[0];
+    PW_PASS(want2(op, "h", h, h.dtype, tokens, w->n_in));
+    PW_PASS(want1(op, "loss", loss, h.dtype, tokens));
+    PW_PASS(want1(op, "targets", targets, PW_I32, tokens));
+    PW_PASS(ids_in(dev, op, "targets", targets, INT32_MIN, w->n_out));
+    if (argmax.data) PW_PASS(want1(op, "argmax", argmax, PW_I32, tokens));
+    if (dh.data) PW_PASS(want_like(op, "dh", dh, h));
+    if (dw.data) {
+        PW_CHECK(w->type == PW_Q_DENSE, PW_E_FAIL, "%s: dw: a %s weight has no gradient", op, pw_qtype_name(w->type));
+        PW_PASS(want2(op, "dw", dw, h.dtype, w->n_out, w->n_in));
+    }
+    if (dh.data || dw.data) PW_PASS(want1(op, "dloss", dloss, h.dtype, tokens));
+    PW_CHECK(softcap >= 0 && isfinite(softcap), PW_E_FAIL, "%s: softcap: expected a number >= 0, got %g", op, softcap);
+    struct named outs[] = { NAMED(loss), NAMED(argmax), NAMED(dh), NAMED(dw) };
+    struct named ins[] = { NAMED(h), { "w", weight_view(w) }, NAMED(targets), NAMED(dloss) };
+    APART(op, outs, ins);
+    PW_PASS(enough(dev, op, pw_scratch_head(dev, tokens, w, dh.data || dw.data)));
+    return dev->ops->head_loss(dev, loss, argmax, dh, dw, h, w, targets, dloss, softcap);
+}
+
+/* ---- rows, sums, optimiser, codecs ---- */
+
+static int good_rows(const struct pw_dev *dev, const char *op, struct pw_tensor many, const char *many_name, struct pw_tensor few, const char *few_name, struct pw_tensor rows)
+{
+    PW_PASS(lead(dev, op, many_name, many, 0));
+    PW_CHECK(few.data && few.ndim == many.ndim, PW_E_FAIL, "%s: %s: expected %d dimensions, got %d", op, few_name, many.ndim, few.ndim);
+    int64_t shape[4];
+    memcpy(shape, many.shape, sizeof shape);
+    shape[0] = few.shape[0];
+    PW_PASS(has_shape(op, few_name, few, many.dtype, many.ndim, shape));
+    PW_PASS(want1(op, "rows", rows, PW_I32, few.shape[0]));
+    PW_PASS(ids_in(dev, op, "rows", rows, 0, many.shape[0]));
+    PW_CHECK(!overlap(many.data, pw_bytes(many), few.data, pw_bytes(few)), PW_E_FAIL, "%s: %s and %s share memory", op, many_name, few_name);
+    return 0;
+}
+
+int pw_scatter_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows)
+{
+    PW_PASS(good_rows(dev, "scatter_rows", out, "out", x, "x", rows));
+    return dev->ops->scatter_rows(dev, out, x, rows);
+}
+
+int pw_gather_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows)
+{
+    PW_PASS(good_rows(dev, "gather_rows", x, "x", out, "out", rows));
+    return dev->ops->gather_rows(dev, out, x, rows);
+}
+
+int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
+{
+    PW_PASS(lead(dev, "sumsq", "x", x, 0));
+    PW_PASS(want1("sumsq", "out", out, PW_F64, 1));
+    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
+    APART("sumsq", outs, ins);
+    return dev->ops->sumsq(dev, out, x);
+}
+
+int pw_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor v, struct pw_tensor g, const struct pw_adamw *h)
+{
+    PW_PASS(lead(dev, "adamw", "p", p, 0));
+    PW_PASS(want_like("adamw", "m", m, p));
+    PW_PASS(want_like("adamw", "v", v, p));
+    PW_PASS(want_like("adamw", "g", g, p));
+    PW_CHECK(h && h->step >= 1, PW_E_FAIL, "adamw: step: expected 1 or more, got %" PRId64, h ? h->step : 0);
+    PW_CHECK(h->beta1 >= 0 && h->beta1 < 1 && h->beta2 >= 0 && h->beta2 < 1, PW_E_FAIL, "adamw: betas: expected 0 <= beta < 1, got %g and %g", h->beta1, h->beta2);
+    PW_CHECK(h->eps >= 0 && isfinite(h->lr) && isfinite(h->weight_decay) && isfinite(h->grad_scale), PW_E_FAIL, "adamw: lr, eps, weight_decay or grad_scale is not a number in range");
+    struct named outs[] = { NAMED(p), NAMED(m), NAMED(v) }, ins[] = { NAMED(g) };
+    APART("adamw", outs, ins);
+    return dev->ops->adamw(dev, p, m, v, g, h);
+}
+
+int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
+{
+    PW_CHECK(w && w->type != PW_Q_DENSE && !w->absmax_q, PW_E_FAIL, "encode: w: expected memory of a quantised type with f32 scales");
+    PW_PASS(good_weight(dev, "encode", w, PW_F32));
+    PW_PASS(want2("encode", "x", x, PW_F32, w->n_out, w->n_in));
+    struct named outs[] = { { "w", weight_view(w) } }, ins[] = { NAMED(x) };
+    APART("encode", outs, ins);
+    if (dev->host) {
+        const float *value = x.data;
+        for (int64_t i = 0, n = pw_count(x); i < n; i++)
+            PW_CHECK(isfinite(value[i]), PW_E_NUMERIC, "encode: x: element (%" PRId64 ", %" PRId64 ") is %g", i / w->n_in, i % w->n_in, (double)value[i]);
+    }
+    return dev->ops->encode(dev, w, x);
+}
+
+int pw_decode(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *w, int64_t first_row)
+{
+    PW_PASS(lead(dev, "decode", "out", out, 2));
+    PW_PASS(good_weight(dev, "decode", w, out.dtype));
+    PW_PASS(want2("decode", "out", out, out.dtype, out.shape[0], w->n_in));
+    PW_CHECK(first_row >= 0 && first_row <= w->n_out && out.shape[0] <= w->n_out - first_row, PW_E_FAIL,
+             "decode: rows %" PRId64 " + %" PRId64 " outside the %" PRId64 " there are", first_row, out.shape[0], w->n_out);
+    struct named outs[] = { NAMED(out) }, ins[] = { { "w", weight_view(w) } };
+    APART("decode", outs, ins);
+    return dev->ops->decode(dev, out, w, first_row);
+}
+
+/* ---- scratch ---- */
+
+size_t pw_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
+{
+    return is_ref(dev) ? 0 : pw_cpu_scratch_linear(dev, tokens, w, backward);
+}
+size_t pw_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
+{
+    return is_ref(dev) ? 0 : pw_cpu_scratch_head(dev, tokens, w, backward);
+}
+size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
+{
+    return is_ref(dev) ? 0 : pw_cpu_scratch_attn(dev, tokens, keys, heads, kv_heads, head_dim, backward);
+}

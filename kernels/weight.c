@@ -1,0 +1,75 @@
+/* Weights: sizes, names, and the scalar definition of the quantised formats (what one code means, which code a value gets).
+ * The layouts are described in weight.h. No loops over matrices here: those are ops. */
+#include "kernels/weight.h"
+
+#include <math.h>
+#include <string.h>
+
+static const char *const names[PW_QTYPES] = { [PW_Q_DENSE] = "dense", [PW_Q_NF4] = "nf4", [PW_Q_FP4] = "fp4", [PW_Q_INT8] = "int8" };
+
+const char *pw_qtype_name(enum pw_qtype t) { return (unsigned)t < PW_QTYPES ? names[t] : "?"; }
+
+int64_t pw_weight_blocks(const struct pw_weight *w)
+{
+    if (w->type == PW_Q_INT8) return w->n_out;
+    if (w->type == PW_Q_DENSE || w->block < 1) return 0;
+    return (w->n_out * w->n_in + w->block - 1) / w->block;
+}
+
+size_t pw_weight_bytes(const struct pw_weight *w)
+{
+    size_t n = (size_t)w->n_out * (size_t)w->n_in, blocks = (size_t)pw_weight_blocks(w);
+    if (w->type == PW_Q_DENSE) return n * pw_dtype_bytes(w->dtype);
+    size_t bytes = w->type == PW_Q_INT8 ? n : (n + 1) / 2;
+    if (!w->absmax_q) return bytes + blocks * sizeof(float);
+    size_t nested = w->nested_block > 0 ? (blocks + (size_t)w->nested_block - 1) / (size_t)w->nested_block : 0;
+    return bytes + blocks + (nested + 256 + 1) * sizeof(float);
+}
+
+struct pw_weight pw_weight_dense(struct pw_tensor t)
+{
+    struct pw_weight w;
+    memset(&w, 0, sizeof w);
+    w.type = PW_Q_DENSE;
+    w.dtype = t.dtype;
+    w.data = t.data;
+    w.n_out = t.shape[0];
+    w.n_in = t.shape[1];
+    return w;
+}
+
+float pw_weight_absmax(const struct pw_weight *w, int64_t block)
+{
+    if (!w->absmax_q) return w->absmax[block];
+    float scaled = w->nested_code[w->absmax_q[block]] * w->nested_absmax[block / w->nested_block];
+    return scaled + w->nested_offset; /* two roundings, as bitsandbytes does it */
+}
+
+float pw_block_inverse(float absmax)
+{
+    return 1.0f / (absmax > 1e-38f ? absmax : 1e-38f); /* finite: a block of zeros becomes zeros, not NaN */
+}
+
+int pw_nf4_code(float x)
+{
+    int code = 0;
+    for (int i = 0; i < 15; i++) code += x > pw_nf4_threshold[i];
+    return code;
+}
+
+int pw_fp4_code(float x)
+{
+    static const struct { float above; int code; } steps[7] = {
+        { 0.8333333f, 3 }, { 0.583333f, 2 }, { 0.4166667f, 5 }, { 0.29166667f, 4 }, { 0.20833333f, 7 }, { 0.0859375f, 6 }, { 0.00260417f, 1 },
+    };
+    int sign = x < 0 ? 8 : 0;
+    float a = fabsf(x);
+    for (int i = 0; i < 7; i++)
+        if (a > steps[i].above) return steps[i].code + sign;
+    return sign;
+}
+
+int pw_int8_code(float x, float absmax)
+{
+    return absmax > 0 ? (int)nearbyintf(x * (127.0f / absmax)) : 0;
+}
