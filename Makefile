@@ -66,13 +66,16 @@ LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o) $(B)/embedded.o
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
 TESTS := $(TEST_SRC:tests/%.c=$(B)/tests/%)
 
+# `make V=1` shows the commands.
+Q := $(if $(V),,@)
+
 all: pw
 
 pw: $(B)/pw
 	@ln -sfn $(B)/pw pw
 
 $(B)/pw: $(TOOL_OBJ) $(B)/libpw.a
-	$(CC) $(LDFLAGS) -o $@ $(TOOL_OBJ) $(B)/libpw.a $(LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(TOOL_OBJ) $(B)/libpw.a $(LIBS)
 
 $(B)/libpw.a: $(LIB_OBJ)
 	@rm -f $@
@@ -88,20 +91,20 @@ endif
 
 $(B)/%.o: %.c | $(B)/.flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(OPT_FILE) $(ISA) $(if $(filter tests/%,$<),$(CHECK_CFLAGS)) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS) $(OPT_FILE) $(ISA) $(if $(filter tests/%,$<),$(CHECK_CFLAGS)) -MMD -MP -c -o $@ $<
 
 $(B)/embedded.c: tools/embed $(EMBED) | $(B)/.flags
 	@tools/embed $(EMBED) > $@
 
 $(B)/embedded.o: $(B)/embedded.c
-	$(CC) $(CFLAGS) -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
 $(B)/.flags:
 	@mkdir -p $(B)
 	@echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LIBS)' > $@
 
 $(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 
 -include $(shell test -d $(B) && find $(B) -name '*.d')
 

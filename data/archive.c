@@ -126,8 +126,8 @@ static bool all_zero(const char *p, size_t n)
 int pw_archive_read(const char *path, size_t limit, struct pw_arena *a, struct pw_archive_file **files, size_t *n)
 {
     struct pw_map map = {0};
-    char *tar;
-    size_t bytes, at = 0;
+    char *tar = NULL;
+    size_t bytes = 0, at = 0;
     int rc = 0;
     PW_PASS_OUT(pw_map_open(&map, path));
     PW_PASS_OUT(unpack(&map, path, limit, a, &tar, &bytes));

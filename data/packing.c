@@ -143,7 +143,7 @@ int pw_packing_plan(struct pw_packing **out, const struct pw_dataset *d, const u
     PW_CHECK(p, PW_E_NOMEM, "no memory for the plan of an epoch");
     pw_arena_init(&p->arena);
     int rc = 0;
-    uint32_t *order;
+    uint32_t *order = NULL;
     PW_PASS_OUT(epoch_order(p, d, rows, n_rows, o, epoch, &order, &p->n_rows));
     int64_t *bin_of = pw_arena_array(&p->arena, (size_t)p->n_rows + 1, sizeof *bin_of), bins = p->n_rows;
     PW_CHECK_OUT(bin_of, PW_E_NOMEM, "no memory for the plan of an epoch");

@@ -163,7 +163,7 @@ static int check_numbers(const struct pw_choice_request *r, size_t i)
 
 static int score_batch(struct scorer *x, size_t first, size_t end)
 {
-    struct run runs[MAX_BATCH];
+    struct run runs[MAX_BATCH] = {0};
     int seqs[MAX_BATCH], n = (int)(end - first), most = 0;
     for (int i = 0; i < n; i++) {
         struct pw_choice_request *r = &x->requests[first + (size_t)i];
