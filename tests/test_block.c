@@ -1,0 +1,275 @@
+/* The block and the whole model: gradients against central differences in double, checkpointing, packing, backends. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "infer/rope.h"
+#include "tests/support.h"
+#include "tests/whole_model.h"
+
+static const int packed[] = {7, 5, 0};
+
+/* Central differences in double: truncation ~ h^2 * third derivative (about 1e-10 here), rounding ~ 1e-16 * |L| / h = 1e-10. */
+static void check_gradient(struct whole *w, const char *name, struct pw_tensor value, struct pw_tensor gradient, double *largest)
+{
+    const double h = 1e-5;
+    const int64_t step = pw_count(value) > 60 ? 5 : 1;     /* every element of the small tensors, a fifth of the others */
+    for (int64_t i = 0; i < pw_count(value); i += step) {
+        const double x = whole_get(value, i), got = whole_get(gradient, i);
+        whole_set(value, i, x + h);
+        const double above = whole_forward(w, false);
+        whole_set(value, i, x - h);
+        const double below = whole_forward(w, false);
+        whole_set(value, i, x);
+        const double want = (above - below) / (2 * h), err = fabs(got - want);
+        ck_assert_msg(err <= 2e-8 + 1e-7 * fabs(want), "%s[%lld]: gradient %.12g, central difference %.12g", name, (long long)i, got, want);
+        if (fabs(want) > *largest)
+            *largest = fabs(want);
+    }
+}
+
+static void whole_gradient(bool tied, double dropout, bool interleaved, int64_t window)
+{
+    struct pw_model_config c = whole_config(tied);
+    struct whole w;
+    char name[64];
+    c.rope_interleaved = interleaved;
+    c.window = window;
+    whole_open(&w, "ref", &c, PW_F64, 3, packed, 11);
+    w.batch.train = dropout > 0;
+    w.batch.drop_p = dropout;
+    w.batch.drop_seed = 5;
+    w.batch.drop_offset = 1000;
+    whole_forward(&w, true);
+    whole_backward(&w, false);
+    double largest = 0, adapter = 0;
+    for (int i = 0; i < c.layers; i++) {
+        struct pw_layer *layer = &w.m->layers[i];
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            struct pw_weight *linear = &layer->linear[l];
+            snprintf(name, sizeof name, "layer %d %s", i, pw_linear_suffix(l));
+            check_gradient(&w, name, pw_tensor2((void *)(uintptr_t)linear->data, PW_F64, linear->n_out, linear->n_in), w.grads[i].dw[l], &largest);
+            check_gradient(&w, name, w.lora[i][l].a, w.grads[i].da[l], &adapter);
+            check_gradient(&w, name, w.lora[i][l].b, w.grads[i].db[l], &adapter);
+        }
+        check_gradient(&w, "norm_attn", layer->norm_attn, w.grads[i].dnorm_attn, &largest);
+        check_gradient(&w, "norm_mlp", layer->norm_mlp, w.grads[i].dnorm_mlp, &largest);
+    }
+    check_gradient(&w, "final norm", w.m->norm_final, w.dnorm_final, &largest);
+    check_gradient(&w, "embedding", w.m->embed, w.dembed, &largest);
+    if (!tied)
+        check_gradient(&w, "head", pw_tensor2((void *)(uintptr_t)w.m->head.data, PW_F64, c.vocab, c.hidden), w.dhead, &largest);
+    ck_assert(largest > 0.05 && adapter > 0.05);     /* the bound above must mean something */
+    whole_close(&w);
+}
+
+START_TEST(gradient_of_everything_untied) { whole_gradient(false, 0, false, 0); } END_TEST
+START_TEST(gradient_of_everything_tied) { whole_gradient(true, 0, true, 0); } END_TEST
+START_TEST(gradient_with_dropout_and_window) { whole_gradient(false, 0.3, false, 3); } END_TEST
+
+static bool same(struct pw_tensor a, struct pw_tensor b)
+{
+    return (!a.data && !b.data) || memcmp(a.data, b.data, pw_bytes(a)) == 0;
+}
+
+START_TEST(recomputed_backward_equals_saved)
+{
+    struct whole w, again;
+    const struct pw_model_config c = whole_config(true);
+    whole_open(&w, "cpu", &c, PW_F32, 3, packed, 3);
+    whole_open(&again, "cpu", &c, PW_F32, 3, packed, 3);
+    w.batch.train = again.batch.train = true;
+    w.batch.drop_p = again.batch.drop_p = 0.25;
+    ck_assert(whole_forward(&w, true) == whole_forward(&again, false));
+    whole_backward(&w, false);
+    whole_backward(&again, true);
+    ck_assert(same(w.dx, again.dx) && same(w.dembed, again.dembed) && same(w.dnorm_final, again.dnorm_final));
+    for (int i = 0; i < c.layers; i++) {
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            ck_assert(same(w.grads[i].dw[l], again.grads[i].dw[l]) && same(w.grads[i].da[l], again.grads[i].da[l]) &&
+                      same(w.grads[i].db[l], again.grads[i].db[l]));
+        ck_assert(same(w.grads[i].dnorm_attn, again.grads[i].dnorm_attn) && same(w.grads[i].dnorm_mlp, again.grads[i].dnorm_mlp));
+    }
+    whole_close(&w);
+    whole_close(&again);
+}
+END_TEST
+
+/* Rows of packed sequences are those of the sequences alone, bit for bit; a tail that is packed elsewhere changes nothing. */
+START_TEST(packed_equals_separate)
+{
+    static const int first[] = {7, 0};
+    struct whole w, alone;
+    const struct pw_model_config c = whole_config(false);
+    whole_open(&w, "cpu", &c, PW_F32, 2, packed, 8);
+    whole_open(&alone, "cpu", &c, PW_F32, 2, first, 8);
+    whole_forward(&w, true);
+    whole_backward(&w, false);
+    whole_forward(&alone, true);
+    whole_backward(&alone, false);
+    ck_assert(same(alone.loss, pw_rows(w.loss, 0, 7)));
+    ck_assert(same(alone.dx, pw_rows(w.dx, 0, 7)));
+    whole_close(&w);
+    whole_close(&alone);
+
+    static const int second[] = {5, 0};
+    whole_open(&w, "cpu", &c, PW_F32, 2, packed, 8);
+    whole_open(&alone, "cpu", &c, PW_F32, 2, second, 8);
+    memcpy(alone.ids, w.ids + 7, 5 * sizeof alone.ids[0]);
+    memcpy(alone.targets, w.targets + 7, 5 * sizeof alone.targets[0]);
+    whole_forward(&w, true);
+    whole_forward(&alone, true);
+    ck_assert(same(alone.loss, pw_rows(w.loss, 7, 5)));
+    whole_close(&w);
+    whole_close(&alone);
+}
+END_TEST
+
+/* f32 against double: sums of at most 20 products a linear, 14 of them in a row, each off by a few ulp of values around 1. */
+START_TEST(cpu_is_near_ref)
+{
+    struct whole w, ref;
+    const struct pw_model_config c = whole_config(false);
+    whole_open(&w, "cpu", &c, PW_F32, 3, packed, 21);
+    whole_open(&ref, "ref", &c, PW_F64, 3, packed, 21);
+    whole_forward(&w, true);
+    whole_backward(&w, false);
+    whole_forward(&ref, true);
+    whole_backward(&ref, false);
+    for (int64_t t = 0; t < w.tokens; t++)
+        ck_assert(fabs(whole_get(w.loss, t) - whole_get(ref.loss, t)) <= 1e-5);
+    for (int i = 0; i < c.layers; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            double top = 0;
+            for (int64_t j = 0; j < pw_count(w.grads[i].da[l]); j++)
+                top = fmax(top, fabs(whole_get(ref.grads[i].da[l], j)));
+            for (int64_t j = 0; j < pw_count(w.grads[i].da[l]); j++)
+                ck_assert(fabs(whole_get(w.grads[i].da[l], j) - whole_get(ref.grads[i].da[l], j)) <= 2e-5 * top);
+        }
+    whole_close(&w);
+    whole_close(&ref);
+}
+END_TEST
+
+START_TEST(sizes_are_what_is_taken)
+{
+    const struct pw_model_config c = whole_config(false);
+    const int ranks[PW_LIN_COUNT] = {3, 0, 3, 0, 5, 5, 1};
+    struct pw_dev *dev;
+    struct pw_pool pool;
+    struct pw_saved saved;
+    struct pw_work work;
+    const struct pw_dev_options opt = {.kind = "cpu", .threads = 1};
+    ck_assert_int_eq(pw_dev_open(&dev, &opt), 0);
+    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_saved_bytes(&c, 9, ranks), "saved"), 0);
+    ck_assert_int_eq(pw_saved_place(&saved, &pool, &c, 9, ranks), 0);
+    ck_assert_uint_eq(pool.used, pool.bytes);
+    ck_assert(!saved.xa[PW_LIN_K].data && saved.xa[PW_LIN_GATE].shape[1] == 5);
+    pw_pool_close(&pool);
+    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_work_bytes(&c, 9, ranks, true), "work"), 0);
+    ck_assert_int_eq(pw_work_place(&work, &pool, &c, 9, ranks, true), 0);
+    ck_assert_uint_eq(pool.used, pool.bytes);
+    pw_pool_close(&pool);
+    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_work_bytes(&c, 9, ranks, true) - 64, "work"), 0);
+    ck_assert_int_lt(pw_work_place(&work, &pool, &c, 9, ranks, true), 0);    /* a plan that is too small is an error */
+    pw_pool_close(&pool);
+    pw_dev_close(dev);
+}
+END_TEST
+
+START_TEST(rope_frequencies)
+{
+    double freq[64];
+    struct pw_model_config c = whole_config(false);
+    c.head_dim = 128;
+    c.rope_theta = 500000;
+    ck_assert_int_eq(pw_rope_frequencies(&c, freq), 0);
+    ck_assert(freq[0] == 1 && fabs(freq[1] - pow(500000, -1.0 / 64)) <= 1e-15);
+    c.rope_scaling = PW_ROPE_LINEAR;
+    c.rope_factor = 4;
+    ck_assert_int_eq(pw_rope_frequencies(&c, freq), 0);
+    ck_assert(freq[0] == 0.25);
+    c.rope_scaling = PW_ROPE_LLAMA3;       /* the values of Llama 3.1 */
+    c.rope_factor = 8;
+    c.rope_low_freq = 1;
+    c.rope_high_freq = 4;
+    c.rope_original_context = 8192;
+    ck_assert_int_eq(pw_rope_frequencies(&c, freq), 0);
+    ck_assert(freq[0] == 1);               /* short waves stay */
+    ck_assert(fabs(freq[63] - pow(500000, -63.0 / 64) / 8) <= 1e-18);       /* long ones are slowed */
+    for (int i = 1; i < 64; i++)
+        ck_assert(freq[i] < freq[i - 1]);
+    c.rope_scaling = PW_ROPE_YARN;
+    ck_assert_int_lt(pw_rope_frequencies(&c, freq), 0);
+}
+END_TEST
+
+START_TEST(module_names)
+{
+    struct whole w;
+    const struct pw_model_config c = whole_config(false);
+    whole_open(&w, "cpu", &c, PW_F32, 0, packed, 1);
+    ck_assert_ptr_eq(pw_model_linear(w.m, "model.layers.1.mlp.up_proj"), &w.m->layers[1].linear[PW_LIN_UP]);
+    static const char *const wrong[] = {"model.layers.2.mlp.up_proj", "model.layers.-1.mlp.up_proj", "model.layers.01.mlp.up_proj",
+        "model.layers.1.mlp.up_projx", "model.layers.1", "model.layers.", "lm_head", "model.layers.99999999999999999999.mlp.up_proj"};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        ck_assert_ptr_null(pw_model_linear(w.m, wrong[i]));
+
+    float values[3 * 12] = {0};
+    struct pw_adapter_module module = {.name = "model.layers.0.self_attn.q_proj", .n_in = 12, .n_out = 12,
+        .lora = {.r = 1, .scale = 1, .a = pw_tensor2(values, PW_F32, 1, 12), .b = pw_tensor2(values, PW_F32, 12, 1)}};
+    struct pw_adapter adapter = {.modules = &module, .n = 1};
+    ck_assert_int_eq(pw_model_attach(w.m, &adapter), 0);
+    ck_assert_ptr_eq(w.m->layers[0].linear[PW_LIN_Q].lora, &module.lora);
+    module.n_out = 13;
+    ck_assert_int_eq(pw_model_attach(w.m, &adapter), PW_E_FORMAT);
+    ck_assert_ptr_nonnull(strstr(pw_error_text(), "expected (12, 12), got (13, 12)"));
+    ck_assert_ptr_null(w.m->layers[0].linear[PW_LIN_Q].lora);
+    module.name = "model.layers.7.self_attn.q_proj";
+    ck_assert_int_eq(pw_model_attach(w.m, &adapter), PW_E_FORMAT);
+    ck_assert_int_eq(pw_model_attach(w.m, NULL), 0);
+    whole_close(&w);
+}
+END_TEST
+
+START_TEST(parameters_are_listed_once)
+{
+    for (int tied = 0; tied < 2; tied++) {
+        struct whole w;
+        struct pw_param *params;
+        size_t n;
+        int64_t total = 0;
+        const struct pw_model_config c = whole_config(tied);
+        whole_open(&w, "cpu", &c, PW_F32, 0, packed, 1);
+        ck_assert_int_eq(pw_model_params(w.m, &params, &n), 0);
+        for (size_t i = 0; i < n; i++)
+            total += pw_count(params[i].value);
+        ck_assert_int_eq(total, pw_model_config_count(&c));
+        ck_assert_str_eq(params[0].name, "model.embed_tokens.weight");
+        ck_assert_str_eq(params[7].name, "model.layers.0.mlp.gate_proj.weight");
+        ck_assert_str_eq(params[n - 1].name, tied ? "model.norm.weight" : "lm_head.weight");
+        whole_close(&w);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("block");
+    TCase *t = tcase_create("block");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, gradient_of_everything_untied);
+    tcase_add_test(t, gradient_of_everything_tied);
+    tcase_add_test(t, gradient_with_dropout_and_window);
+    tcase_add_test(t, recomputed_backward_equals_saved);
+    tcase_add_test(t, packed_equals_separate);
+    tcase_add_test(t, cpu_is_near_ref);
+    tcase_add_test(t, sizes_are_what_is_taken);
+    tcase_add_test(t, rope_frequencies);
+    tcase_add_test(t, module_names);
+    tcase_add_test(t, parameters_are_listed_once);
+    suite_add_tcase(s, t);
+    return test_run(s);
+}

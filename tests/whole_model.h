@@ -1,0 +1,32 @@
+/* A whole small model in training form for tests: every tensor that a forward and backward pass touches, in f32 or (ref device) f64. */
+#ifndef PW_TESTS_WHOLE_MODEL_H
+#define PW_TESTS_WHOLE_MODEL_H
+
+#include "infer/block.h"
+
+enum { WHOLE_LAYERS = 2, WHOLE_TOKENS = 12 };
+struct whole {
+    struct pw_dev *dev;
+    struct pw_model *m;
+    struct pw_pool pool;
+    struct pw_saved saved[WHOLE_LAYERS];
+    struct pw_work work;
+    struct pw_lora lora[WHOLE_LAYERS][PW_LIN_COUNT];
+    struct pw_block_grads grads[WHOLE_LAYERS];
+    struct pw_tensor dembed, dhead, dnorm_final;             /* dhead = dembed when tied */
+    struct pw_tensor x, inputs[WHOLE_LAYERS], h, inv, dx, dh, loss, dloss;
+    int64_t tokens;
+    int32_t ids[WHOLE_TOKENS], targets[WHOLE_TOKENS], pos[WHOLE_TOKENS], q_start[4], kv_len[4];
+    struct pw_seqs seqs;
+    struct pw_block_batch batch;
+};
+struct pw_model_config whole_config(bool tied);
+/* lens: lengths of the packed sequences, ended by 0. Ids, targets and upstream gradients are random of `seed` and of the row. */
+void whole_open(struct whole *w, const char *device, const struct pw_model_config *c, enum pw_dtype type, int rank, const int *lens, uint64_t seed);
+void whole_close(struct whole *w);
+double whole_forward(struct whole *w, bool save);            /* sum of dloss * loss; without save only the blocks' inputs are kept */
+void whole_backward(struct whole *w, bool recompute);        /* clears the gradients first */
+double whole_get(struct pw_tensor t, int64_t i);
+void whole_set(struct pw_tensor t, int64_t i, double x);
+void whole_random(struct pw_tensor t, double deviation, uint64_t seed);
+#endif
