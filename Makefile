@@ -109,6 +109,7 @@ $(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a
 -include $(shell test -d $(B) && find $(B) -name '*.d')
 
 .PHONY: all check clean help layers walls config
+.PHONY: tests
 .SECONDARY:
 tests: $(TESTS)
 
