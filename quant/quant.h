@@ -18,6 +18,15 @@ int pw_quant_place(struct pw_weight *w, int64_t n_out, int64_t n_in, const struc
 /* Quantises rows of src (n_out, n_in; f32, f16 or bf16, host) into w placed before; never holds more than a tile of f32. */
 int pw_quant_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor src, const struct pw_quant_options *o);
 
+/* The same in pieces, for sources that are made on the fly: rows first.. as f32, in tiles of pw_quant_tile_rows rows (the last may be
+ * shorter), then the end, where the scales are quantised. An encoder that did not end: pw_free(e->absmax). */
+struct pw_quant_encoder { struct pw_weight *w; float *absmax; };
+int64_t pw_quant_tile_rows(const struct pw_weight *w);
+int pw_quant_encode_begin(struct pw_quant_encoder *e, struct pw_weight *w);
+int pw_quant_encode_rows(struct pw_dev *dev, struct pw_quant_encoder *e, int64_t first, struct pw_tensor rows);
+int pw_quant_encode_end(struct pw_quant_encoder *e);
+int pw_quant_widen(float *out, const void *in, enum pw_dtype dtype, int64_t n); /* to f32; NaN and infinity are errors */
+
 struct pw_quant_report { const char *name; const char *type; size_t bytes; double rmse, max_error; };
 /* Reads MODEL, writes a folder in bitsandbytes form (config.json with quantization_config, model.safetensors, tokenizer files copied).
  * Reports go to `each` as tensors are done. */
