@@ -17,7 +17,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
 # ---- packages -------------------------------------------------------------------------------------------------------
 # Nothing but help and clean can be done without them; tools/bootstrap installs what is missing on a Debian-like machine.
-NO_DEPS := help clean layers walls
+NO_DEPS := help clean layers walls config
 ifneq ($(filter-out $(NO_DEPS),$(or $(MAKECMDGOALS),all)),)
 ifeq ($(PW_BOOTSTRAPPED),)
 ifneq ($(shell tools/bootstrap --quiet >&2 && echo ok),ok)

@@ -23,6 +23,19 @@ static int outer(int n)
     return 0;
 }
 
+/* The helpers on which other tests rely. */
+START_TEST(helpers)
+{
+    float a[3] = { 1, 2, 3 }, b[3] = { 1, 2, 3.5f };
+    ck_assert(test_close(1, 1, 0, 0) && !test_close(1, 1.1, 0.05, 0) && test_close(10, 10.1, 0, 0.011));
+    ck_assert(!test_close(NAN, 1, 1e9, 0) && !test_close(1, NAN, 1e9, 1e9) && !test_close(NAN, NAN, 1, 1) && !test_close(INFINITY, 1, 1, 1));
+    ck_assert(test_worst(a, a, 3, 0, 0) == 0 && test_worst(a, b, 3, 0.25, 0) == 2);
+    test_fill_nan(a, 1);
+    ck_assert(!(test_worst(a, b, 3, 1e9, 1e9) <= 1));
+    ck_assert(!(test_worst(b, a, 3, 1e9, 1e9) <= 1));
+}
+END_TEST
+
 START_TEST(error_trail)
 {
     ck_assert_int_eq(outer(2), 0);
@@ -422,6 +435,7 @@ int main(void)
     TCase *t = tcase_create("all");
     tcase_set_timeout(t, 60);
     suite_add_tcase(s, t);
+    tcase_add_test(t, helpers);
     tcase_add_test(t, error_trail);
     tcase_add_test(t, error_escapes);
     tcase_add_test(t, error_status);

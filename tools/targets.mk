@@ -11,3 +11,11 @@ clean:
 	rm -rf build pw
 help:
 	@echo 'make | make demo | make check | ...'
+# Every check must find the mistake planted for it.
+.PHONY: check-bad print-B
+check-bad:
+	@tests/bad/run.sh
+print-B:
+	@echo $(B)
+config:
+	@tools/config

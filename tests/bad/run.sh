@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Planted mistakes: each is made in a copy of the tree, and the check that exists to find it must fail there and say why. A check that
+# passes with its mistake in place checks nothing. Cases are lines at the end; add yours there.
+#   planted  NAME FILE LINE  'EXPECTED TEXT' COMMAND...   appends LINE to FILE (made when absent), runs COMMAND
+#   mutant   TEST FILE 'SED EXPRESSION'                   changes FILE, builds tests/TEST.c, and the program must fail
+# Arguments choose cases by a part of their name. Mutants build incrementally from the objects of this tree, if there are any.
+set -eu -o pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+copy=$(mktemp -d "${TMPDIR:-/tmp}/pw-bad-XXXXXX")
+trap 'rm -rf "$copy"' EXIT
+cd "$root"
+tar -c --exclude=./build --exclude=./.git --exclude=./shared --exclude=./runs --exclude=./demo . | tar -x -C "$copy"
+if [ -d build ]; then cp -a build "$copy/build"; fi
+cd "$copy"
+MAKE=${MAKE:-make}
+ran=0 survived=0
+chosen() { local word; [ ${#only[@]} -eq 0 ] && return 0; for word in "${only[@]}"; do [[ $1 == *"$word"* ]] && return 0; done; return 1; }
+only=("$@")
+report() { if [ "$1" = ok ]; then echo "found     $2"; else echo "NOT FOUND $2: $3"; survived=$((survived + 1)); fi; }
+keep() { mkdir -p "$(dirname "$1")"; rm -f .kept; if [ -e "$1" ]; then cp -p "$1" .kept; fi; }
+restore() { if [ -e .kept ]; then mv .kept "$1"; else rm -f "$1"; fi; }
+
+planted() {
+    local name=$1 file=$2 line=$3 expected=$4 output
+    shift 4
+    chosen "$name" || return 0
+    ran=$((ran + 1))
+    if ! output=$("$@" 2>&1); then report bad "$name" "$* fails without the mistake: $output"; return 0; fi
+    keep "$file"
+    printf '%s\n' "$line" >> "$file"
+    if output=$("$@" 2>&1); then report bad "$name" "$* passes"
+    elif [[ $output != *"$expected"* ]]; then report bad "$name" "expected \"$expected\", got: $output"
+    else report ok "$name"; fi
+    restore "$file"
+}
+
+mutant() {
+    local test=$1 file=$2 expression=$3 name="$1 $2 $3" output program
+    chosen "$name" || return 0
+    ran=$((ran + 1))
+    keep "$file"
+    sed -i "$expression" "$file"
+    if cmp -s "$file" .kept; then report bad "$name" "the expression changes nothing"; restore "$file"; return 0; fi
+    program=$($MAKE -s --no-print-directory print-B)/tests/$test
+    if ! output=$($MAKE -s "$program" 2>&1); then report bad "$name" "does not build: ${output:0:600}"
+    elif output=$(timeout 120 "$program" 2>&1); then report bad "$name" "the test passes"
+    else report ok "$name"; fi
+    restore "$file"
+    touch "$file"
+}
+
+# ---- layers ----
+planted "layer: base includes data" base/text.c '#include "data/csv.h"' 'may not include data/' tools/check_layers
+planted "layer: base includes kernels" base/text.h '#include "kernels/dev.h"' 'sibling kernels/' tools/check_layers
+planted "layer: train includes eval" train/planted.c '#include "eval/stats.h"' 'sibling eval/' tools/check_layers
+planted "layer: eval includes train" eval/planted.h '#  include "train/trainer.h"' 'sibling train/' tools/check_layers
+planted "layer: infer includes tools" infer/planted.c '#include "tools/cmd.h"' 'may not include tools/' tools/check_layers
+planted "layer: cuda includes infer" kernels/cuda/planted.cu '#include "infer/model.h"' 'may not include infer/' tools/check_layers
+planted "layer: tools includes tests" tools/planted.c '#include "tests/support.h"' 'may not include tests/' tools/check_layers
+planted "layer: include not from the root" data/planted.c '#include "csv.h"' 'from the root' tools/check_layers
+planted "layer: include through .." data/planted.c '#include "data/../infer/model.h"' 'from the root' tools/check_layers
+planted "layer: include of a macro" data/planted.c '#include HEADER' 'plain name' tools/check_layers
+
+# ---- walls ----
+planted "wall: jansson in eval" eval/planted.c '#include <jansson.h>' 'base/json' tools/check_walls
+planted "wall: sqlite in data" data/planted.c '# include <sqlite3.h> /* why */' 'eval/ledger' tools/check_walls
+planted "wall: check in a library" lora/planted.c '#include <check.h>' 'tests/' tools/check_walls
+planted "wall: cblas in a header" kernels/cpu/gemm_planted.h '#include <cblas.h>' 'kernels/cpu/gemm' tools/check_walls
+planted "wall: cuda outside its folder" infer/planted.c '#include <cuda_runtime.h>' 'kernels/(cuda|simt)' tools/check_walls
+planted "wall: a library without a row" data/planted.c '#include <libxml/parser.h>' 'has no row' tools/check_walls
+planted "wall: printf" data/planted.c 'void f(void) { printf("x"); }' 'printf()' tools/check_walls
+planted "wall: fprintf to stdout" base/text.c 'void f(void) { fprintf(stdout, "x"); }' 'stdout' tools/check_walls
+planted "wall: stderr" infer/planted.c 'void f(void) { fputs("x", stderr); }' 'stderr' tools/check_walls
+planted "wall: stdout in the progress line" base/progress.c 'void f(void) { fputs("x", stdout); }' 'stdout' tools/check_walls
+planted "wall: exit" quant/planted.c 'void f(void) { /* it is */ exit (1); }' 'exit()' tools/check_walls
+planted "wall: abort" kernels/ref/planted.c 'void f(void) { abort(); }' 'abort()' tools/check_walls
+planted "wall: getenv" kernels/cpu/planted.c 'const char *s = "/*"; void f(void) { getenv("PW_CPU"); }' 'getenv()' tools/check_walls
+planted "wall: system" eval/planted.c "int c = '\"'; void f(void) { system(\"ls\"); }" 'system()' tools/check_walls
+planted "wall: malloc" train/planted.c 'void *f(void) { return malloc(1); }' 'malloc()' tools/check_walls
+planted "wall: free" lora/planted.c 'void f(void *p) { free(p); }' 'free()' tools/check_walls
+
+# ---- base ----
+mutant test_base_text base/rng.c 's/0xBB67AE85u/0xBB67AE84u/'
+mutant test_base_text base/rng.c 's/round < 10/round < 9/'
+mutant test_base_text base/text.c "s/c == 0xED \&\& s\[i + 1\] > 0x9F/c == 0xED \&\& s[i + 1] > 0xBF/"
+mutant test_base_text base/error.c 's/\*s == 0x7F ||/false ||/'
+mutant test_base_text base/options.c 's/(double)x <= o->max/true/'
+mutant test_base_text tests/support.c 's/return fabs(a - b) <= absolute + relative \* fabs(b);/return !(fabs(a - b) > absolute + relative * fabs(b));/'
+mutant test_base_value base/jsonw.c 's/if (!isfinite(x)) {/if (false) {/'
+mutant test_base_value base/yaml.c 's/if (anchor) return/if (false) return/'
+mutant test_base_value base/json.c 's/JSON_REJECT_DUPLICATES | //'
+mutant test_base_value base/json.c 's/if (++depth <= DEPTH_MAX) continue;/continue;/'
+mutant test_base_file base/outfile.c 's/PW_CHECK_OUT(fflush(o->f) == 0 \&\& !ferror(o->f),/PW_CHECK_OUT(fflush(o->f) <= 0,/'
+mutant test_base_file base/outfile.c 's/if (o->temp) unlink(o->temp);//'
+mutant test_base_file base/outfile.c 's/RENAME_NOREPLACE) == 0/0) == 0/'
+mutant test_base_file base/file.c 's/| O_NOFOLLOW//; s/unlinkat(at, name, 0) == 0 || //'
+
+echo "$ran planted mistakes, $survived not found"
+[ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]
