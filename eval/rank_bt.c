@@ -505,7 +505,7 @@ static int smallest_change(struct pw_ranking *r, struct model *f, bool by_voters
     solve(f->hessian, p, w);
     int64_t n = list_parts(f, w, by_voters, parts), no = 0, yes = -1, k = n_best > 0 ? n_best : 1;
     for (int tries = 0; tries < MAX_REFITS && yes - no != 1; tries++) {
-        bool changed;
+        bool changed = false;
         PW_PASS(try_without(f, r, parts, k, start, &changed));
         if (changed)
             yes = k;
