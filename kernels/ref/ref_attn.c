@@ -43,13 +43,15 @@ int ref_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse,
                 }
                 double total = top + log(sum);
                 ref_put(lse, t * heads + h, total);
-                for (int64_t i = 0; i < d; i++) {
-                    double o = 0;
+                for (int64_t first = 0; first < d; first += 32) { /* 32 outputs at a time, summed in double whatever the tensor's type */
+                    double o[32] = { 0 };
+                    int64_t n = d - first < 32 ? d - first : 32;
                     for (int64_t j = see_t.first; j < see_t.n; j++) {
                         int64_t base = (row_of(&see_t, j) * groups + g) * d;
-                        o += exp(score(q, k, q_base, base, attn) - total) * ref_get(v, base + i);
+                        double p = exp(score(q, k, q_base, base, attn) - total);
+                        for (int64_t i = 0; i < n; i++) o[i] += p * ref_get(v, base + first + i);
                     }
-                    ref_put(out, q_base + i, o);
+                    for (int64_t i = 0; i < n; i++) ref_put(out, q_base + first + i, o[i]);
                 }
             }
     return 0;

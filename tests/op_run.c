@@ -1,0 +1,202 @@
+/* Runs one op case: memory with guards on both sides, a device against ref in double, gradients against central differences. */
+#include "tests/op_cases.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/error.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "tests/support.h"
+
+enum { GUARD = 64 };
+
+void op_case_name(const struct op_case *c, char *out, size_t room)
+{
+    const int64_t *p = c->p;
+    snprintf(out, room, "%s/%s/%s/%d,%d,%d,%d,%d/%u/%g,%g,%g", c->f->name, pw_qtype_name(c->q), pw_dtype_name(c->type), (int)p[0], (int)p[1], (int)p[2], (int)p[3],
+             (int)p[4], c->flags, c->x[0], c->x[1], c->x[2]);
+}
+
+static int64_t count(const struct array *a) { return a->shape[0] * a->shape[1] * a->shape[2]; }
+
+void problem_setup(struct problem *p, const struct op_case *c)
+{
+    memset(p, 0, sizeof *p);
+    p->c = c;
+    p->upstream = p->output = -1;
+    c->f->setup(p);
+    struct pw_rng r = pw_rng_make(5, PW_STREAM_TEST);
+    for (int i = 0; i < p->n; i++) {
+        struct array *a = &p->a[i];
+        int64_t n = count(a);
+        a->start = pw_alloc_zero((size_t)n + 1, sizeof(double));
+        if (!a->start) abort();
+        for (int64_t j = 0; j < n; j++) {
+            double x = a->low + (a->high - a->low) * pw_rng_uniform(&r);
+            if (a->type == PW_F32) x = round(x * 64) / 64; /* bias: exact steps for differences */
+            a->start[j] = (float)x;                         /* ref and the device start from the same numbers */
+        }
+    }
+}
+
+void problem_free(struct problem *p)
+{
+    for (int i = 0; i < p->n; i++) pw_free(p->a[i].start);
+    for (int i = 0; i < p->n_memory; i++) pw_free(p->memory[i]);
+}
+
+static void put(struct pw_tensor t, int64_t i, double x)
+{
+    switch (t.dtype) {
+    case PW_F64: ((double *)t.data)[i] = x; break;
+    case PW_F32: ((float *)t.data)[i] = (float)x; break;
+    case PW_F16: ((uint16_t *)t.data)[i] = pw_f32_to_f16((float)x); break;
+    case PW_BF16: ((uint16_t *)t.data)[i] = pw_f32_to_bf16((float)x); break;
+    default: ((int32_t *)t.data)[i] = isnan(x) ? INT32_MIN : (int32_t)x; break;
+    }
+}
+static double get(struct pw_tensor t, int64_t i)
+{
+    switch (t.dtype) {
+    case PW_F64: return ((double *)t.data)[i];
+    case PW_F32: return (double)((float *)t.data)[i];
+    case PW_F16: return (double)pw_f16_to_f32(((uint16_t *)t.data)[i]);
+    case PW_BF16: return (double)pw_bf16_to_f32(((uint16_t *)t.data)[i]);
+    default: return ((int32_t *)t.data)[i];
+    }
+}
+
+struct set { struct pw_tensor t[ARRAYS]; unsigned char *base[ARRAYS]; };
+
+/* Every array in memory of its own, guarded; f64 when `wide`. */
+static void set_make(struct set *s, const struct problem *p, bool wide)
+{
+    memset(s, 0, sizeof *s);
+    for (int i = 0; i < p->n; i++) {
+        const struct array *a = &p->a[i];
+        enum pw_dtype type = a->type == PW_F64 && !wide ? PW_F32 : a->type;
+        size_t bytes = (size_t)count(a) * pw_dtype_bytes(type);
+        s->base[i] = malloc(bytes + 2 * GUARD);
+        if (!s->base[i]) abort();
+        memset(s->base[i], 0xA5, bytes + 2 * GUARD);
+        void *data = s->base[i] + GUARD;
+        s->t[i] = a->ndim == 1 ? pw_tensor1(data, type, a->shape[0]) : a->ndim == 2 ? pw_tensor2(data, type, a->shape[0], a->shape[1])
+                                                                                   : pw_tensor3(data, type, a->shape[0], a->shape[1], a->shape[2]);
+        for (int64_t j = 0; j < count(a); j++) put(s->t[i], j, a->role == OUT ? NAN : a->start[j]);
+    }
+}
+static void set_free(struct set *s)
+{
+    for (int i = 0; i < ARRAYS; i++) free(s->base[i]);
+}
+
+static int guards(const struct set *s, const struct problem *p, char *why, size_t room)
+{
+    for (int i = 0; i < p->n; i++) {
+        size_t bytes = pw_bytes(s->t[i]);
+        for (size_t j = 0; j < GUARD; j++)
+            if (s->base[i][j] != 0xA5 || s->base[i][GUARD + bytes + j] != 0xA5) {
+                snprintf(why, room, "%s: bytes %s it were written", p->a[i].name, s->base[i][j] != 0xA5 ? "before" : "after");
+                return -1;
+            }
+        for (int64_t j = 0; p->a[i].role == IN && j < count(&p->a[i]); j++) {
+            struct pw_tensor t = s->t[i];
+            double x = t.dtype == PW_F64 || t.dtype == PW_F32 ? p->a[i].start[j] : get(t, j);
+            if (!(get(t, j) == x)) {
+                snprintf(why, room, "%s: an input was written", p->a[i].name);
+                return -1;
+            }
+        }
+    }
+    return 0;
+}
+
+static int run(struct problem *p, struct pw_dev *dev, struct set *s, char *why, size_t room)
+{
+    int rc = p->c->f->forward(p, dev, s->t);
+    if (!rc && p->c->f->backward) rc = p->c->f->backward(p, dev, s->t);
+    if (rc) snprintf(why, room, "%s", pw_error_text());
+    return rc;
+}
+
+int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *dev, char *why, size_t room)
+{
+    struct problem p;
+    struct set want, got;
+    problem_setup(&p, c);
+    set_make(&want, &p, true);
+    set_make(&got, &p, false);
+    double bound = c->f->bound(c);
+    int rc = run(&p, ref, &want, why, room);
+    rc = rc ? rc : run(&p, dev, &got, why, room);
+    rc = rc ? rc : guards(&want, &p, why, room);
+    rc = rc ? rc : guards(&got, &p, why, room);
+    for (int i = 0; !rc && i < p.n; i++) {
+        if (p.a[i].role == IN) continue;
+        for (int64_t j = 0; j < count(&p.a[i]); j++) {
+            double a = get(got.t[i], j), b = get(want.t[i], j);
+            /* an output in 16 bits is rounded from equal numbers; what was added to is rounded once more */
+            double allowed = p.a[i].type == PW_I32 ? 0 : bound * (1 + fabs(b)) * (bound > 0);
+            if (p.a[i].role == OUT && p.a[i].type == PW_F64 && bound > 0) allowed = bound + 2 * 0x1p-24 * fabs(b);
+            if (!(fabs(a - b) <= allowed)) {
+                snprintf(why, room, "%s[%lld]: %.9g, ref %.9g, off by %.3g, allowed %.3g", p.a[i].name, (long long)j, a, b, fabs(a - b), allowed);
+                rc = -1;
+                break;
+            }
+        }
+    }
+    set_free(&want);
+    set_free(&got);
+    problem_free(&p);
+    return rc;
+}
+
+/* sum of upstream * output after a forward run from the given start */
+static int objective(struct problem *p, struct pw_dev *ref, double *out, char *why, size_t room)
+{
+    struct set s;
+    set_make(&s, p, true);
+    int rc = p->c->f->forward(p, ref, s.t);
+    if (rc) snprintf(why, room, "%s", pw_error_text());
+    *out = 0;
+    for (int64_t j = 0; !rc && j < count(&p->a[p->output]); j++) *out += p->a[p->upstream].start[j] * get(s.t[p->output], j);
+    set_free(&s);
+    return rc;
+}
+
+int op_case_gradient(const struct op_case *c, struct pw_dev *ref, char *why, size_t room)
+{
+    struct problem p;
+    struct set s;
+    problem_setup(&p, c);
+    set_make(&s, &p, true);
+    int rc = run(&p, ref, &s, why, room), checked = 0;
+    for (int i = 0; !rc && i < p.n; i++) {
+        struct array *a = &p.a[i];
+        if (a->gradient < 0 || (a->type != PW_F64 && a->type != PW_F32)) continue;
+        double h = a->type == PW_F32 ? 1.0 / 64 : 1e-5; /* truncation h^2 f''' / 6, rounding 1e-16 |f| / h: both far below 1e-7 */
+        for (int64_t j = 0; !rc && j < count(a); j++) {
+            double at = a->start[j], plus = 0, minus = 0;
+            a->start[j] = at + h;
+            rc = objective(&p, ref, &plus, why, room);
+            a->start[j] = at - h;
+            rc = rc ? rc : objective(&p, ref, &minus, why, room);
+            a->start[j] = at;
+            double want = p.a[a->gradient].start[j] + (plus - minus) / (2 * h), got = get(s.t[a->gradient], j);
+            checked++;
+            if (!rc && !(fabs(got - want) <= 1e-7 * (1 + fabs(want)))) {
+                snprintf(why, room, "%s[%lld]: gradient %.12g, by differences %.12g", p.a[a->gradient].name, (long long)j, got, want);
+                rc = -1;
+            }
+        }
+    }
+    if (!rc && !checked) {
+        snprintf(why, room, "no gradient was checked");
+        rc = -1;
+    }
+    set_free(&s);
+    problem_free(&p);
+    return rc;
+}
