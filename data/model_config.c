@@ -338,3 +338,18 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
         pw_json_str(w, "torch_dtype", dtype);
     pw_json_i64(w, "vocab_size", c->vocab);
 }
+
+/* ---- the linear modules of a block ---- */
+
+static const char *const suffixes[PW_LIN_COUNT] = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+};
+
+const char *pw_linear_suffix(enum pw_linear l) { return suffixes[l]; }
+
+void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in)
+{
+    const int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    *n_in = l == PW_LIN_O ? q : l == PW_LIN_DOWN ? c->ffn : c->hidden;
+    *n_out = l == PW_LIN_Q ? q : l == PW_LIN_K || l == PW_LIN_V ? kv : l == PW_LIN_GATE || l == PW_LIN_UP ? c->ffn : c->hidden;
+}

@@ -42,4 +42,8 @@ int pw_model_config_eos(struct pw_model_config *c, const struct pw_value *json, 
  * add members). dtype: "float32", "bfloat16" or "float16" for torch_dtype, NULL = none. */
 void pw_model_config_write(const struct pw_model_config *c, const char *dtype, struct pw_json *w);
 int64_t pw_model_config_count(const struct pw_model_config *c); /* parameters */
+/* The seven linear modules of a block, in forward order, with their sizes: the one list of names that everybody uses. */
+enum pw_linear { PW_LIN_Q, PW_LIN_K, PW_LIN_V, PW_LIN_O, PW_LIN_GATE, PW_LIN_UP, PW_LIN_DOWN, PW_LIN_COUNT };
+const char *pw_linear_suffix(enum pw_linear l);                      /* "self_attn.q_proj" */
+void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in);
 #endif

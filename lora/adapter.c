@@ -1,5 +1,4 @@
-/* Adapters in memory: which modules, their sizes, names, scale, initial values, and whether a base is theirs. Owns the list of the
- * seven linear modules of a block. Refuses to know files (peft.c) and arithmetic on activations (kernels/). */
+/* Adapters in memory: which modules, their sizes, names, scale, initial values, and whether a base is theirs. Refuses to know files (peft.c) and arithmetic on activations (kernels/). */
 #include "lora/adapter.h"
 
 #include <inttypes.h>
@@ -8,19 +7,6 @@
 #include <string.h>
 
 #include "base/error.h"
-
-static const char *const suffixes[PW_LIN_COUNT] = {
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-};
-
-const char *pw_linear_suffix(enum pw_linear l) { return suffixes[l]; }
-
-void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in)
-{
-    const int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
-    *n_in = l == PW_LIN_O ? q : l == PW_LIN_DOWN ? c->ffn : c->hidden;
-    *n_out = l == PW_LIN_Q ? q : l == PW_LIN_K || l == PW_LIN_V ? kv : l == PW_LIN_GATE || l == PW_LIN_UP ? c->ffn : c->hidden;
-}
 
 bool pw_adapter_selects(const char *target, const char *module)
 {
@@ -63,8 +49,8 @@ static int unmatched(const char *target)
 {
     const char *names[PW_LIN_COUNT * 2 + 1];
     for (int l = 0; l < PW_LIN_COUNT; l++) {
-        names[l] = suffixes[l];
-        names[PW_LIN_COUNT + l] = strrchr(suffixes[l], '.') + 1;
+        names[l] = pw_linear_suffix((enum pw_linear)l);
+        names[PW_LIN_COUNT + l] = strrchr(names[l], '.') + 1;
     }
     names[PW_LIN_COUNT * 2] = "all-linear";
     const char *near = pw_nearest(target, names, PW_LIN_COUNT * 2 + 1);
@@ -100,7 +86,7 @@ static int plan(struct pw_adapter *a, const struct pw_model_config *model)
     for (int i = 0; i < model->layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             bool selected = all;
-            snprintf(name, sizeof name, "model.layers.%d.%s", i, suffixes[l]);
+            snprintf(name, sizeof name, "model.layers.%d.%s", i, pw_linear_suffix((enum pw_linear)l));
             for (const char *at = targets; !selected && next_target(&at, word);)
                 selected = pw_adapter_selects(word, name);
             if (selected)

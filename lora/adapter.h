@@ -53,8 +53,4 @@ int pw_adapter_record_base(struct pw_adapter_config *config, struct pw_checkpoin
  * its shapes are checked where it is loaded and attached. */
 int pw_adapter_check_base(const struct pw_adapter *a, struct pw_checkpoint *c, const char *quantise, bool double_quant, bool force,
                           struct pw_progress *progress);
-/* The seven linear modules of a block, in forward order, with their sizes: the one list of names that everybody uses. */
-enum pw_linear { PW_LIN_Q, PW_LIN_K, PW_LIN_V, PW_LIN_O, PW_LIN_GATE, PW_LIN_UP, PW_LIN_DOWN, PW_LIN_COUNT };
-const char *pw_linear_suffix(enum pw_linear l);                      /* "self_attn.q_proj" */
-void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in);
 #endif

@@ -27,9 +27,23 @@ int pw_quant_encode_rows(struct pw_dev *dev, struct pw_quant_encoder *e, int64_t
 int pw_quant_encode_end(struct pw_quant_encoder *e);
 int pw_quant_widen(float *out, const void *in, enum pw_dtype dtype, int64_t n); /* to f32; NaN and infinity are errors */
 
-struct pw_quant_report { const char *name; const char *type; size_t bytes; double rmse, max_error; };
-/* Reads MODEL, writes a folder in bitsandbytes form (config.json with quantization_config, model.safetensors, tokenizer files copied).
- * Reports go to `each` as tensors are done. */
+/* ---- folders ---- */
+struct pw_quant_report { const char *name; const char *type; size_t bytes; double rmse, max_error; }; /* of what is stored against the f32 it came from */
+/* How a model becomes a new folder: every block linear as `type` says (nf4, fp4, int8, or a dense dtype, which then all tensors get),
+ * everything else as stored. */
+struct pw_remake {
+    struct pw_quant_options to;
+    bool derived;                    /* the same model in another form: its identity is recorded ("pennyweight.source") */
+    /* Called with rows first.. of a block linear as f32 before they are stored; NULL = nothing. */
+    int (*edit)(void *ctx, const char *name, int64_t first, struct pw_tensor rows);
+    void (*each)(void *ctx, const struct pw_quant_report *r);  /* as tensors are done; NULL = nothing */
+    void *ctx;
+    struct pw_progress *progress;
+};
+/* Writes config.json (with quantization_config), model.safetensors and the tokenizer's files into dir, an existing folder inside a
+ * pw_outdir. A llama2.c model gets the row order of Hugging Face. Unknown tensors are refused. */
+int pw_quant_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *dir, const struct pw_remake *how);
+/* Opens MODEL, remakes it in the form o (with the identity recorded), commits out_dir. */
 int pw_quant_folder(struct pw_dev *dev, const char *model, const struct pw_checkpoint_options *copt, const char *out_dir, bool force,
                     const struct pw_quant_options *o, void (*each)(void *ctx, const struct pw_quant_report *r), void *ctx, struct pw_progress *progress);
 #endif

@@ -1,0 +1,74 @@
+/* Merging an adapter into its base: scale * B A is added in f32 to the dequantised rows, tensor by tensor, and the change is measured.
+ * Owns the arithmetic and the measure. Refuses to know how the folder is written (quant/). */
+#include "lora/merge.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+
+struct merge { const struct pw_adapter *adapter; struct pw_merge_result *result; size_t merged; };
+
+static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor rows)
+{
+    struct merge *m = ctx;
+    char module[320];
+    snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
+    const struct pw_adapter_module *a = pw_adapter_find(m->adapter, module);
+    if (!a)
+        return 0;
+    const int64_t n_in = a->n_in, r = a->lora.r;
+    PW_CHECK(rows.shape[1] == n_in && first + rows.shape[0] <= a->n_out, PW_E_FORMAT, "%s: the adapter does not fit", name);
+    m->merged += first == 0;
+    const float *A = a->lora.a.data, *B = a->lora.b.data;
+    float *sum = pw_alloc((size_t)n_in * sizeof(float));
+    PW_CHECK(sum, PW_E_NOMEM, "%s: no memory for a row", name);
+    double change = m->result->max_change;
+    for (int64_t i = 0; i < rows.shape[0]; i++) {
+        float *w = (float *)rows.data + i * n_in;
+        memset(sum, 0, (size_t)n_in * sizeof(float));
+        for (int64_t k = 0; k < r; k++) {
+            const float b = B[(first + i) * r + k];
+            for (int64_t x = 0; x < n_in; x++)
+                sum[x] += b * A[k * n_in + x];
+        }
+        for (int64_t x = 0; x < n_in; x++) {
+            const float before = w[x];
+            w[x] = before + (float)a->lora.scale * sum[x];
+            const double d = fabs((double)w[x] - before);
+            if (!(d <= change)) {
+                change = d;
+                snprintf(m->result->where, sizeof m->result->where, "%s", a->name);
+            }
+        }
+    }
+    pw_free(sum);
+    PW_CHECK(isfinite(change), PW_E_NUMERIC, "%s: the merged weight is not a number", name);
+    m->result->max_change = change;
+    return 0;
+}
+
+int pw_lora_merge(struct pw_dev *dev, struct pw_checkpoint *c, const struct pw_adapter *a, enum pw_dtype dtype, const char *out_dir, bool force,
+                  struct pw_merge_result *result, struct pw_progress *progress)
+{
+    struct pw_outdir out = {0};
+    struct merge m = {.adapter = a, .result = result};
+    const struct pw_remake how = {.to = {.type = PW_Q_DENSE, .block = 64, .dtype = dtype}, .edit = edit, .ctx = &m, .progress = progress};
+    int rc = 0;
+    *result = (struct pw_merge_result){.modules = a->n};
+    PW_CHECK(!pw_checkpoint_config(c)->rope_interleaved, PW_E_UNSUPPORTED, "%s: merging into a llama2.c model is not supported: make a folder of it with pw quant first",
+             pw_checkpoint_path(c));
+    PW_PASS_OUT(pw_outdir_open(&out, out_dir, force));
+    PW_PASS_OUT(pw_quant_remake(dev, c, out.temp, &how));
+    PW_CHECK_OUT(m.merged == a->n, PW_E_FAIL, "merging: only %zu of %zu modules found their weight", m.merged, a->n);
+    if (!(result->max_change > 0)) {
+        rc = pw_error(PW_E_FAIL, "merging changed nothing: the adapter is all zero (B is 0 before training)");
+        goto out;
+    }
+    PW_PASS_OUT(pw_outdir_commit(&out));
+out:
+    pw_outdir_abort(&out);
+    return rc;
+}
