@@ -1,0 +1,507 @@
+/* Reading recipes against the table of rows, and writing the effective one. Owns the texts of a recipe (its arena). */
+#include "train/recipe.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+
+enum { MAX_ROWS = 64 };
+struct reading {                     /* one recipe being read */
+    struct pw_recipe *r;
+    const struct pw_value *values[MAX_ROWS];
+    const char *where[MAX_ROWS];     /* "recipe FILE line 3", "--set train.lr=1" */
+};
+
+/* Groups that may be given as one word: `model: PATH`, `quant: none`. */
+static const struct { const char *group, *row; } short_forms[] = {{"model", "model.path"}, {"quant", "quant.type"}};
+
+static int row_find(const char *key)
+{
+    for (int i = 0; pw_recipe_rows[i].key; i++)
+        if (strcmp(pw_recipe_rows[i].key, key) == 0)
+            return i;
+    return -1;
+}
+
+static bool is_group(const char *prefix)
+{
+    size_t n = strlen(prefix);
+    if (n == 0)
+        return true;
+    for (int i = 0; pw_recipe_rows[i].key; i++)
+        if (strncmp(pw_recipe_rows[i].key, prefix, n) == 0 && pw_recipe_rows[i].key[n] == '.')
+            return true;
+    return false;
+}
+
+static const char *last_word(const char *key)
+{
+    const char *dot = strrchr(key, '.');
+    return dot ? dot + 1 : key;
+}
+
+/* The right key nearest to a wrong one: first among its siblings, then among all. NULL when none is near. */
+static const char *nearest_key(const char *key)
+{
+    const char *word = last_word(key), *names[MAX_ROWS + 8], *full[MAX_ROWS + 8];
+    size_t n = 0, parent = (size_t)(word - key);
+    for (int i = 0; pw_recipe_rows[i].key; i++) {
+        const char *k = pw_recipe_rows[i].key;
+        if (strncmp(k, key, parent) == 0 && strchr(k + parent, '.') == NULL) {
+            names[n] = k + parent;
+            full[n++] = k;
+        }
+    }
+    static const char *const groups[] = {"model", "quant", "adapter", "data", "train"};
+    if (parent == 0)
+        for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
+            full[n] = names[n] = groups[i], n++;
+    const char *hit = pw_nearest(word, names, n);
+    if (!hit) {
+        n = 0;
+        for (int i = 0; pw_recipe_rows[i].key; i++) {
+            names[n] = last_word(pw_recipe_rows[i].key);
+            full[n++] = pw_recipe_rows[i].key;
+        }
+        hit = pw_nearest(word, names, n);
+    }
+    for (size_t i = 0; hit && i < n; i++)
+        if (names[i] == hit)
+            return full[i];
+    return NULL;
+}
+
+static int unknown_key(const char *key, const char *where)
+{
+    const char *near = nearest_key(key);
+    int rc = pw_error(PW_E_USAGE, "%s: %s: no such key%s%s", where, key, near ? ", the nearest is " : "", near ? near : "");
+    pw_error_hint("`pw recipe docs` lists the keys");
+    return rc;
+}
+
+/* Puts a value, or all values under it, into their rows. key "" is the whole document. */
+static int assign(struct reading *rd, const char *key, const struct pw_value *v, const char *where)
+{
+    struct pw_arena *a = &rd->r->arena;
+    if (v->line > 0 && strncmp(where, "--set", 5) != 0) {
+        where = pw_arena_printf(a, "%s line %d", rd->r->source, v->line);
+        PW_CHECK(where, PW_E_NOMEM, "reading the recipe: out of memory");
+    }
+    int i = row_find(key);
+    if (i >= 0) {
+        rd->values[i] = v;
+        rd->where[i] = where;
+        return 0;
+    }
+    if (!is_group(key))
+        return unknown_key(key, where);
+    if (v->kind == PW_MAP) {
+        for (size_t k = 0; k < v->len; k++) {
+            const struct pw_member *m = &v->members[k];
+            const char *name = key[0] ? pw_arena_printf(a, "%s.%s", key, m->key) : m->key;
+            PW_CHECK(name, PW_E_NOMEM, "reading the recipe: out of memory");
+            PW_PASS(assign(rd, name, &m->value, where));
+        }
+        return 0;
+    }
+    if (v->kind == PW_NULL)
+        return 0;
+    for (size_t s = 0; s < sizeof short_forms / sizeof short_forms[0]; s++)
+        if (strcmp(key, short_forms[s].group) == 0) {  /* one word stands for the whole group: what was there before goes */
+            for (int k = 0; pw_recipe_rows[k].key; k++)
+                if (strncmp(pw_recipe_rows[k].key, key, strlen(key)) == 0 && pw_recipe_rows[k].key[strlen(key)] == '.')
+                    rd->values[k] = NULL;
+            return assign(rd, short_forms[s].row, v, where);
+        }
+    return pw_error(PW_E_USAGE, "%s: %s: expected a map, got %s", where, key[0] ? key : "the recipe", pw_kind_name(v->kind));
+}
+
+/* ---- typed reading of one row ---- */
+
+static int bad_type(const struct pw_recipe_row *row, const char *where, const char *expected, const struct pw_value *v)
+{
+    return pw_error(PW_E_USAGE, "%s: %s: expected %s, got %s", where, row->key, expected, pw_kind_name(v->kind));
+}
+
+static int number(const struct pw_recipe_row *row, const char *where, const struct pw_value *v, double *out)
+{
+    if (v->kind == PW_INT)
+        *out = (double)v->i;
+    else if (v->kind == PW_REAL)
+        *out = v->d;
+    else
+        return bad_type(row, where, row->type == PW_ROW_INT ? "a whole number" : "a number", v);
+    char got[32], min[32], max[32];
+    pw_format_f64(got, *out);
+    pw_format_f64(min, row->min);
+    pw_format_f64(max, row->max);
+    bool inside = *out >= row->min && (row->open_max ? *out < row->max : *out <= row->max);
+    PW_CHECK(inside, PW_E_USAGE, "%s: %s: out of range (expected %s to %s%s, got %s)", where, row->key, min, row->open_max ? "less than " : "",
+             max, got);
+    return 0;
+}
+
+static int read_choice(const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)
+{
+    const char *word = v->kind == PW_STRING ? v->s : v->kind == PW_NULL ? "none" : NULL;
+    if (!word)
+        return bad_type(row, where, row->choices, v);
+    char list[160], *names[16], *at = list;
+    size_t n = 0;
+    snprintf(list, sizeof list, "%s", row->choices);
+    for (char *end; n < 16; at = end + 3) {
+        end = strstr(at, " | ");
+        if (end)
+            *end = 0;
+        names[n++] = at;
+        if (!end)
+            break;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(names[i], word) == 0) {
+            *out = word;
+            return 0;
+        }
+    const char *near = pw_nearest(word, (const char *const *)names, n);
+    return pw_error(PW_E_USAGE, "%s: %s: no such choice (expected %s, got %s)%s%s", where, row->key, row->choices, word,
+                    near ? ", the nearest is " : "", near ? near : "");
+}
+
+static int read_words(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)
+{
+    if (v->kind == PW_STRING && v->len > 0) {
+        *out = v->s;
+        return 0;
+    }
+    if (v->kind != PW_LIST || v->len == 0)
+        return bad_type(row, where, "a word or a list of words", v);
+    const char *joined = "";
+    for (size_t i = 0; i < v->len; i++) {
+        if (v->items[i].kind != PW_STRING || v->items[i].len == 0)
+            return bad_type(row, where, "a list of words", &v->items[i]);
+        joined = i ? pw_arena_printf(&r->arena, "%s,%s", joined, v->items[i].s) : v->items[i].s;
+        PW_CHECK(joined, PW_E_NOMEM, "reading the recipe: out of memory");
+    }
+    *out = joined;
+    return 0;
+}
+
+static int read_source(struct pw_recipe_source *s, const struct pw_recipe_row *row, const char *where, const struct pw_value *v)
+{
+    *s = (struct pw_recipe_source){.weight = 1};
+    if (v->kind == PW_STRING && v->len > 0) {
+        s->path = v->s;
+        return 0;
+    }
+    if (v->kind != PW_MAP)
+        return bad_type(row, where, "a path or {path, format, weight}", v);
+    for (size_t i = 0; i < v->len; i++) {
+        const char *key = v->members[i].key;
+        if (strcmp(key, "path") != 0 && strcmp(key, "format") != 0 && strcmp(key, "weight") != 0)
+            return pw_error(PW_E_USAGE, "%s: %s: no such key (expected path, format or weight, got %s)", where, row->key, key);
+    }
+    if (pw_get_str(v, "path", where, &s->path) < 0 || pw_get_str(v, "format", where, &s->format) < 0 ||
+        pw_get_f64(v, "weight", where, &s->weight) < 0)
+        return pw_error_while(PW_E_USAGE, "reading %s", row->key);
+    PW_CHECK(s->path, PW_E_USAGE, "%s: %s: the path is missing", where, row->key);
+    PW_CHECK(s->weight > 0 && s->weight <= 1e6, PW_E_USAGE, "%s: %s: weight is out of range (expected more than 0 to 1e6)", where, row->key);
+    if (s->format) {
+        const struct pw_recipe_row *formats = &pw_recipe_rows[row_find("data.format")];
+        PW_PASS(read_choice(formats, where, pw_get(v, "format"), &s->format));
+    }
+    return 0;
+}
+
+static int read_sources(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v)
+{
+    size_t n = v->kind == PW_LIST ? v->len : 1;
+    PW_CHECK(n > 0, PW_E_USAGE, "%s: %s: an empty list", where, row->key);
+    r->train = pw_arena_array(&r->arena, n, sizeof *r->train);
+    PW_CHECK(r->train, PW_E_NOMEM, "reading the recipe: out of memory");
+    for (size_t i = 0; i < n; i++)
+        PW_PASS(read_source(&r->train[i], row, where, v->kind == PW_LIST ? &v->items[i] : v));
+    r->n_train = n;
+    return 0;
+}
+
+static int read_row(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v)
+{
+    void *field = (char *)r + row->offset;
+    double x = 0;
+    if (v->kind == PW_NULL && row->type == PW_ROW_TEXT) {
+        *(const char **)field = NULL;
+        return 0;
+    }
+    switch (row->type) {
+    case PW_ROW_BOOL:
+        if (v->kind != PW_BOOL)
+            return bad_type(row, where, "true or false", v);
+        *(bool *)field = v->b;
+        return 0;
+    case PW_ROW_INT:
+        PW_PASS(number(row, where, v, &x));
+        PW_CHECK(x == floor(x), PW_E_USAGE, "%s: %s: expected a whole number, got %g", where, row->key, x);
+        *(int64_t *)field = (int64_t)x;
+        return 0;
+    case PW_ROW_REAL:
+        return number(row, where, v, field);
+    case PW_ROW_CHOICE:
+        return read_choice(row, where, v, field);
+    case PW_ROW_TEXT:
+        if (v->kind != PW_STRING || v->len == 0 || strlen(v->s) != v->len)
+            return bad_type(row, where, "a text", v);
+        *(const char **)field = v->s;
+        return 0;
+    case PW_ROW_WORDS:
+        return read_words(r, row, where, v, field);
+    case PW_ROW_PAIR:
+        if (v->kind != PW_LIST || v->len != 2)
+            return bad_type(row, where, "a list of two numbers", v);
+        PW_PASS(number(row, where, &v->items[0], &((double *)field)[0]));
+        return number(row, where, &v->items[1], &((double *)field)[1]);
+    case PW_ROW_SOURCES:
+        return read_sources(r, row, where, v);
+    case PW_ROW_EVAL:
+        r->eval_path = NULL;
+        r->eval_share = 0;
+        if (v->kind == PW_STRING && v->len > 0) {
+            r->eval_path = v->s;
+            return 0;
+        }
+        if (v->kind == PW_NULL)
+            return 0;
+        return number(row, where, v, &r->eval_share);
+    }
+    return 0;
+}
+
+static int check_whole(const struct pw_recipe *r)
+{
+    PW_CHECK(r->model || r->fresh, PW_E_USAGE, "%s: model: is missing", r->source);
+    PW_CHECK(!r->model || !r->fresh, PW_E_USAGE, "%s: model.path and model.fresh exclude each other", r->source);
+    PW_CHECK(r->n_train > 0, PW_E_USAGE, "%s: data.train: is missing", r->source);
+    PW_CHECK(r->output, PW_E_USAGE, "%s: output: is missing", r->source);
+    bool full = strcmp(r->kind, "full") == 0;
+    PW_CHECK(!r->fresh || full, PW_E_USAGE, "%s: model.fresh needs adapter.kind: full (got %s)", r->source, r->kind);
+    PW_CHECK(!r->fresh || r->tokenizer, PW_E_USAGE, "%s: model.fresh needs model.tokenizer", r->source);
+    PW_CHECK(!full || strcmp(r->quant_type, "none") == 0, PW_E_USAGE, "%s: adapter.kind: full trains all weights, so quant.type must be none (got %s)",
+             r->source, r->quant_type);
+    PW_CHECK(!full || !r->init_from, PW_E_USAGE, "%s: adapter.init_from needs adapter.kind: lora (got full)", r->source);
+    PW_CHECK(!(r->warmup > 1 && r->warmup != floor(r->warmup)), PW_E_USAGE, "%s: train.warmup: expected a share below 1 or a whole number of steps, got %g",
+             r->source, r->warmup);
+    return 0;
+}
+
+static int read_all(struct reading *rd, const char *text, size_t bytes, const char *const *sets, size_t n_sets)
+{
+    struct pw_recipe *r = rd->r;
+    struct pw_value *tree = NULL;
+    /* A mistake in a recipe is a mistake of use, whatever part of it the parser met. */
+    if (pw_yaml_parse(&r->arena, text, bytes, r->source, &tree) < 0)
+        return pw_error_while(PW_E_USAGE, "reading the recipe");
+    PW_CHECK(tree->kind == PW_MAP, PW_E_USAGE, "%s: expected a map of settings, got %s", r->source, pw_kind_name(tree->kind));
+    PW_PASS(assign(rd, "", tree, r->source));
+    for (size_t i = 0; i < n_sets; i++) {
+        const char *equal = strchr(sets[i], '=');
+        const char *where = pw_arena_printf(&r->arena, "--set %s", sets[i]);
+        PW_CHECK(equal && equal > sets[i], PW_E_USAGE, "--set %s: expected KEY=VALUE", sets[i]);
+        char *key = pw_arena_strndup(&r->arena, sets[i], (size_t)(equal - sets[i]));
+        struct pw_value *v = NULL;
+        PW_CHECK(where && key, PW_E_NOMEM, "reading the recipe: out of memory");
+        if (pw_yaml_parse(&r->arena, equal + 1, strlen(equal + 1), where, &v) < 0)
+            return pw_error_while(PW_E_USAGE, "reading %s", where);
+        PW_PASS(assign(rd, key, v, where));
+    }
+    for (int i = 0; pw_recipe_rows[i].key; i++) {
+        const struct pw_recipe_row *row = &pw_recipe_rows[i];
+        struct pw_value *v = NULL;
+        if (row->fallback) {
+            PW_PASS(pw_yaml_parse(&r->arena, row->fallback, strlen(row->fallback), row->key, &v));
+            PW_PASS(read_row(r, row, "default", v));
+        }
+        if (rd->values[i])
+            PW_PASS(read_row(r, row, rd->where[i], rd->values[i]));
+    }
+    return check_whole(r);
+}
+
+int pw_recipe_parse(struct pw_recipe *r, const char *text, size_t bytes, const char *source, const char *const *sets, size_t n_sets)
+{
+    struct reading rd = {.r = r};
+    *r = (struct pw_recipe){0};
+    pw_arena_init(&r->arena);
+    r->source = pw_arena_strndup(&r->arena, source, strlen(source));
+    PW_CHECK(r->source, PW_E_NOMEM, "reading the recipe: out of memory");
+    return read_all(&rd, text, bytes, sets, n_sets);
+}
+
+int pw_recipe_load(struct pw_recipe *r, const char *name, const char *const *sets, size_t n_sets)
+{
+    struct pw_buf text = {0};
+    char embedded[256];
+    int rc = 0;
+    *r = (struct pw_recipe){0};
+    if (pw_file_exists(name) && !pw_is_dir(name))
+        rc = pw_file_read(name, 1 << 20, &text);
+    else {
+        bool bare = strchr(name, '/') == NULL, yaml = strlen(name) > 5 && strcmp(name + strlen(name) - 5, ".yaml") == 0;
+        snprintf(embedded, sizeof embedded, "%s%s%s", bare ? "recipes/" : "", name, bare && !yaml ? ".yaml" : "");
+        rc = pw_embedded_read(embedded, &text);
+        if (rc < 0) {
+            rc = pw_error(PW_E_USAGE, "recipe %s: neither a file nor an embedded recipe", name);
+            pw_error_hint("`pw recipe list` names the embedded ones");
+        }
+    }
+    if (rc == 0)
+        rc = pw_recipe_parse(r, text.data ? text.data : "", text.len, name, sets, n_sets);
+    pw_buf_free(&text);
+    return rc;
+}
+
+void pw_recipe_free(struct pw_recipe *r)
+{
+    if (r)
+        pw_arena_free(&r->arena);
+}
+
+/* ---- writing ---- */
+
+static void write_text(struct pw_buf *out, const char *s)
+{
+    struct pw_json w = {0};
+    pw_json_str(&w, NULL, s);    /* a JSON string is a YAML double-quoted one */
+    if (pw_json_status(&w) < 0)
+        out->failed = true;
+    else
+        pw_buf_add(out, w.out.data, w.out.len);
+    pw_json_free(&w);
+}
+
+static void write_number(struct pw_buf *out, double x)
+{
+    char text[32];
+    pw_format_f64(text, x);
+    pw_buf_str(out, text);
+    if (!strpbrk(text, ".e"))    /* YAML tells a real from a whole number by its point */
+        pw_buf_str(out, ".0");
+}
+
+static void write_value(const struct pw_recipe *r, const struct pw_recipe_row *row, struct pw_buf *out)
+{
+    const void *field = (const char *)r + row->offset;
+    switch (row->type) {
+    case PW_ROW_BOOL:
+        pw_buf_str(out, *(const bool *)field ? "true" : "false");
+        break;
+    case PW_ROW_INT:
+        pw_buf_printf(out, "%lld", (long long)*(const int64_t *)field);
+        break;
+    case PW_ROW_REAL:
+        write_number(out, *(const double *)field);
+        break;
+    case PW_ROW_CHOICE:
+        pw_buf_str(out, *(const char *const *)field);
+        break;
+    case PW_ROW_TEXT:
+    case PW_ROW_WORDS:
+        if (*(const char *const *)field)
+            write_text(out, *(const char *const *)field);
+        else
+            pw_buf_str(out, "null");
+        break;
+    case PW_ROW_PAIR:
+        pw_buf_char(out, '[');
+        write_number(out, ((const double *)field)[0]);
+        pw_buf_str(out, ", ");
+        write_number(out, ((const double *)field)[1]);
+        pw_buf_char(out, ']');
+        break;
+    case PW_ROW_SOURCES:
+        pw_buf_char(out, '[');
+        for (size_t i = 0; i < r->n_train; i++) {
+            pw_buf_str(out, i ? ", {path: " : "{path: ");
+            write_text(out, r->train[i].path);
+            if (r->train[i].format)
+                pw_buf_printf(out, ", format: %s", r->train[i].format);
+            pw_buf_str(out, ", weight: ");
+            write_number(out, r->train[i].weight);
+            pw_buf_char(out, '}');
+        }
+        pw_buf_char(out, ']');
+        break;
+    case PW_ROW_EVAL:
+        if (r->eval_path)
+            write_text(out, r->eval_path);
+        else
+            write_number(out, r->eval_share);
+        break;
+    }
+}
+
+int pw_recipe_write(const struct pw_recipe *r, struct pw_buf *out)
+{
+    const char *group = "";
+    size_t group_len = 0;
+    for (int i = 0; pw_recipe_rows[i].key; i++) {
+        const struct pw_recipe_row *row = &pw_recipe_rows[i];
+        const char *word = last_word(row->key);
+        size_t len = word > row->key ? (size_t)(word - row->key) - 1 : 0;
+        if (len > 0 && (len != group_len || strncmp(group, row->key, len) != 0))
+            pw_buf_printf(out, "%.*s:\n", (int)len, row->key);
+        group = row->key;
+        group_len = len;
+        pw_buf_printf(out, "%s%s: ", len ? "  " : "", word);
+        write_value(r, row, out);
+        pw_buf_char(out, '\n');
+    }
+    return pw_buf_status(out);
+}
+
+const char *pw_recipe_difference(const struct pw_recipe *x, const struct pw_recipe *y, char a[256], char b[256])
+{
+    const char *found = NULL;
+    for (int i = 0; pw_recipe_rows[i].key && !found; i++) {
+        const struct pw_recipe_row *row = &pw_recipe_rows[i];
+        struct pw_buf s = {0}, t = {0};
+        if (!row->free) {
+            write_value(x, row, &s);
+            write_value(y, row, &t);
+            if (s.failed || t.failed || s.len != t.len || memcmp(s.data, t.data, s.len) != 0) {
+                found = row->key;
+                snprintf(a, 256, "%s", s.data ? s.data : "");
+                snprintf(b, 256, "%s", t.data ? t.data : "");
+            }
+        }
+        pw_buf_free(&s);
+        pw_buf_free(&t);
+    }
+    return found;
+}
+
+void pw_recipe_docs(struct pw_buf *out)
+{
+    static const char *const types[] = {"true or false", "whole number", "number", "", "text", "list of words", "two numbers", "paths", "path or share"};
+    pw_buf_str(out, "# Recipe keys\n\nPaths are relative to the current folder. `--set KEY=VALUE` overrides a key; the value is YAML.\n"
+                    "Keys marked * may change when a run is resumed.\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
+    for (int i = 0; pw_recipe_rows[i].key; i++) {
+        const struct pw_recipe_row *row = &pw_recipe_rows[i];
+        char min[32], max[32];
+        pw_format_f64(min, row->min);
+        pw_format_f64(max, row->max);
+        pw_buf_printf(out, "| `%s`%s | ", row->key, row->free ? " *" : "");
+        if (row->type == PW_ROW_CHOICE)
+            for (const char *s = row->choices; *s; s++) {
+                if (*s == '|')
+                    pw_buf_char(out, '\\');
+                pw_buf_char(out, *s);
+            }
+        else
+            pw_buf_str(out, types[row->type]);
+        if (row->max > 0)
+            pw_buf_printf(out, ", %s to %s%s", min, row->open_max ? "less than " : "", max);
+        pw_buf_printf(out, " | %s | %s |\n", row->fallback ? row->fallback : "", row->help);
+    }
+}

@@ -1,0 +1,57 @@
+/* The schema of a recipe: one row a key, and nothing else. Order is the order of the effective recipe and of the manual. */
+#include <stddef.h>
+
+#include "train/recipe.h"
+
+#define AT(field) offsetof(struct pw_recipe, field)
+#define HUGE_COUNT 9007199254740992.0
+
+const struct pw_recipe_row pw_recipe_rows[] = {
+    {"model.path", PW_ROW_TEXT, AT(model), NULL, .help = "the base: a Hugging Face folder, a llama2.c .bin, or org/name in the hub cache; `model: PATH` is short for it"},
+    {"model.fresh", PW_ROW_TEXT, AT(fresh), NULL, .help = "config.json of a model that starts from random weights (with adapter.kind: full), instead of model.path"},
+    {"model.tokenizer", PW_ROW_TEXT, AT(tokenizer), NULL, .help = "tokenizer folder or file of a fresh model, or of a base that carries none"},
+    {"quant.type", PW_ROW_CHOICE, AT(quant_type), "none", .choices = "none | nf4 | fp4 | int8",
+     .help = "quantise the base while loading; a 4-bit base keeps its own type with none; `quant: none` is short for it"},
+    {"quant.double_quant", PW_ROW_BOOL, AT(double_quant), "false", .help = "quantise the scales of 4-bit types too"},
+    {"adapter.kind", PW_ROW_CHOICE, AT(kind), "lora", .choices = "lora | full", .help = "lora: low-rank pairs on a frozen base; full: all weights are trained"},
+    {"adapter.r", PW_ROW_INT, AT(r), "16", 1, 1024, .help = "rank"},
+    {"adapter.alpha", PW_ROW_REAL, AT(alpha), "32", 1e-6, 1e6, .help = "scale is alpha / r, or alpha / sqrt(r) with rslora"},
+    {"adapter.dropout", PW_ROW_REAL, AT(dropout), "0.0", 0, 1, .open_max = true, .help = "share of the adapter's inputs that is dropped in training"},
+    {"adapter.targets", PW_ROW_WORDS, AT(targets), "all-linear", .help = "all-linear, or a list such as [q_proj, v_proj]"},
+    {"adapter.rslora", PW_ROW_BOOL, AT(rslora), "false", .help = "rank-stabilised scale"},
+    {"adapter.init", PW_ROW_CHOICE, AT(init), "default", .choices = "default", .help = "A uniform, B zero"},
+    {"adapter.init_from", PW_ROW_TEXT, AT(init_from), NULL, .help = "adapter folder whose values training goes on from"},
+    {"data.train", PW_ROW_SOURCES, AT(train), NULL, .help = "a path, a list of paths, or of {path, format, weight}; weight 2: each row twice an epoch"},
+    {"data.eval", PW_ROW_EVAL, AT(eval_share), "0.0", 0, 1, .open_max = true, .help = "a path, or the share of the training rows that is held out; 0: none"},
+    {"data.format", PW_ROW_CHOICE, AT(format), "auto", .choices = "auto | text | completion | alpaca | sharegpt | messages", .help = "form of the rows"},
+    {"data.template", PW_ROW_TEXT, AT(chat_template), "model", .help = "chat template: the model's own, or a .jinja file"},
+    {"data.max_length", PW_ROW_INT, AT(max_length), "2048", 2, 1 << 20, .help = "longest row in tokens; with packing also the length of a pack"},
+    {"data.overlong", PW_ROW_CHOICE, AT(overlong), "cut", .choices = "cut | drop", .help = "what becomes of a row over max_length"},
+    {"data.packing", PW_ROW_BOOL, AT(packing), "true", .help = "several rows in one sequence, which do not see each other"},
+    {"data.train_on", PW_ROW_CHOICE, AT(train_on), "assistant", .choices = "assistant | last | all", .help = "which parts of a conversation are learnt"},
+    {"data.shuffle", PW_ROW_BOOL, AT(shuffle), "true", .help = "another order in each epoch, from the seed"},
+    {"train.objective", PW_ROW_CHOICE, AT(objective), "sft", .choices = "sft", .help = "what is optimised: sft, log-likelihood of the trained tokens"},
+    {"train.epochs", PW_ROW_INT, AT(epochs), "3", 1, 1e6, .help = "passes over the data"},
+    {"train.steps", PW_ROW_INT, AT(steps), "0", 0, 1e9, .help = "optimiser steps instead of epochs; 0: epochs count"},
+    {"train.batch_size", PW_ROW_INT, AT(batch_size), "1", 1, 65536, .help = "sequences in one pass"},
+    {"train.accumulate", PW_ROW_INT, AT(accumulate), "16", 1, 65536, .help = "passes in one optimiser step"},
+    {"train.lr", PW_ROW_REAL, AT(lr), "2e-4", 0, 1e3, .help = "highest learning rate"},
+    {"train.schedule", PW_ROW_CHOICE, AT(schedule), "cosine", .choices = "cosine | linear | constant | wsd",
+     .help = "how the rate falls after warm-up; wsd stays and falls linearly in the last `decay` of the steps"},
+    {"train.warmup", PW_ROW_REAL, AT(warmup), "0.03", 0, 1e9, .help = "share of the steps below 1, steps from 1 on; step i (from 0) of w has lr i / w"},
+    {"train.lr_end", PW_ROW_REAL, AT(lr_end), "0.0", 0, 1, .help = "share of lr that is left at the end"},
+    {"train.decay", PW_ROW_REAL, AT(decay), "0.2", 0, 1, .help = "wsd: share of the steps in which the rate falls"},
+    {"train.optimizer", PW_ROW_CHOICE, AT(optimizer), "adamw", .choices = "adamw", .help = "states are f32"},
+    {"train.betas", PW_ROW_PAIR, AT(betas), "[0.9, 0.999]", 0, 1, .open_max = true, .help = "averages of AdamW"},
+    {"train.eps", PW_ROW_REAL, AT(eps), "1e-8", 1e-30, 1, .help = "added to the root of the second average"},
+    {"train.weight_decay", PW_ROW_REAL, AT(weight_decay), "0.0", 0, 1e3, .help = "decoupled; on matrices, not on norms and biases"},
+    {"train.clip", PW_ROW_REAL, AT(clip), "1.0", 0, 1e9, .help = "largest norm of the gradient; 0: not clipped"},
+    {"train.checkpointing", PW_ROW_BOOL, AT(checkpointing), "true", .free = true,
+     .help = "keep only the inputs of the blocks and compute the rest twice: less memory, same bytes"},
+    {"train.save_every", PW_ROW_INT, AT(save_every), "100", 0, 1e9, .free = true, .help = "steps between saved states; 0: at the end alone"},
+    {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone"},
+    {"train.keep", PW_ROW_INT, AT(keep), "5", 0, 1e9, .free = true, .help = "saved states that are kept; 0: all"},
+    {"train.seed", PW_ROW_INT, AT(seed), "42", 0, HUGE_COUNT, .help = "of initialisation, order, dropout and held-out rows"},
+    {"output", PW_ROW_TEXT, AT(output), NULL, .free = true, .help = "the run folder"},
+    {0},
+};
