@@ -1,0 +1,245 @@
+/* See pass.h. The order of a pass: embed, blocks, final norm, head with its loss; then the same backwards. */
+#include "train/pass.h"
+
+#include <string.h>
+
+#include "base/error.h"
+
+/* Either counts (pool NULL) or places: one walk serves the plan and the run. */
+struct walk { struct pw_pool *pool; size_t bytes; int rc; };
+
+static void *take(struct walk *k, size_t bytes)
+{
+    k->bytes += pw_pool_round(bytes);
+    if (!k->pool || k->rc < 0)
+        return NULL;
+    void *data = pw_pool_take(k->pool, bytes);
+    if (!data)
+        k->rc = PW_E_NOMEM;
+    return data;
+}
+
+static struct pw_tensor vector(struct walk *k, enum pw_dtype t, int64_t n)
+{
+    return pw_tensor1(take(k, (size_t)n * pw_dtype_bytes(t)), t, n);
+}
+
+static struct pw_tensor matrix(struct walk *k, int64_t rows, int64_t columns)
+{
+    return pw_tensor2(take(k, (size_t)rows * (size_t)columns * sizeof(float)), PW_F32, rows, columns);
+}
+
+static int64_t slots_of(const struct pw_model *m, const struct pw_pass_shape *s)
+{
+    return !s->train ? 0 : s->checkpointing ? 1 : m->config.layers;
+}
+
+/* What is kept between forward and backward. */
+static void walk_saved(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s)
+{
+    int ranks[PW_LIN_COUNT];
+    pw_model_ranks(m, ranks);
+    if (s->train && s->checkpointing)
+        p->inputs = matrix(k, (int64_t)m->config.layers * s->tokens, m->config.hidden);
+    for (int64_t i = 0; i < slots_of(m, s); i++) {
+        k->bytes += pw_saved_bytes(&m->config, s->tokens, ranks);
+        if (k->pool && k->rc == 0)
+            k->rc = pw_saved_place(&p->saved[i], k->pool, &m->config, s->tokens, ranks);
+    }
+}
+
+static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s)
+{
+    int64_t T = s->tokens, D = m->config.hidden;
+    int ranks[PW_LIN_COUNT];
+    pw_model_ranks(m, ranks);
+    p->ids = vector(k, PW_I32, T);
+    p->pos = vector(k, PW_I32, T);
+    p->targets = vector(k, PW_I32, T);
+    p->loss = vector(k, PW_F32, T);
+    p->x = matrix(k, T, D);
+    p->h = matrix(k, T, D);
+    if (s->train) {
+        p->dloss = vector(k, PW_F32, T);
+        p->inv_final = vector(k, PW_F32, T);
+        p->dh = matrix(k, T, D);
+        p->dx = matrix(k, T, D);
+    }
+    k->bytes += pw_work_bytes(&m->config, T, ranks, s->train);
+    if (k->pool && k->rc == 0)
+        k->rc = pw_work_place(&p->work, k->pool, &m->config, T, ranks, s->train);
+}
+
+void pw_pass_size(const struct pw_model *m, const struct pw_pass_shape *s, struct pw_pass_bytes *bytes)
+{
+    struct pw_pass none = {0};
+    struct walk saved = {0}, scratch = {0};
+    walk_saved(&saved, &none, m, s);
+    walk_scratch(&scratch, &none, m, s);
+    size_t block = pw_block_scratch(m, s->tokens, s->tokens, s->train), head = pw_scratch_head(m->dev, s->tokens, &m->head, s->train);
+    *bytes = (struct pw_pass_bytes){.saved = saved.bytes, .scratch = scratch.bytes, .device = block > head ? block : head};
+}
+
+int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_shape *s, struct pw_pool *pool, struct pw_arena *arena)
+{
+    struct walk k = {.pool = pool};
+    size_t L = (size_t)m->config.layers;
+    *p = (struct pw_pass){.m = m, .shape = *s, .dembed = pw_none(), .dhead = pw_none(), .dnorm_final = pw_none(),
+                          .dloss = pw_none(), .dh = pw_none(), .inv_final = pw_none()};
+    p->host_loss = pw_arena_array(arena, (size_t)s->tokens, sizeof *p->host_loss);
+    p->saved = pw_arena_array(arena, L, sizeof *p->saved);
+    p->grads = pw_arena_array(arena, L, sizeof *p->grads);
+    PW_CHECK(p->host_loss && p->saved && p->grads, PW_E_NOMEM, "placing a pass");
+    for (size_t i = 0; i < L; i++) {
+        struct pw_block_grads *g = &p->grads[i];
+        g->dnorm_attn = g->dnorm_mlp = pw_none();
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            g->da[l] = g->db[l] = g->dw[l] = pw_none();
+    }
+    walk_saved(&k, p, m, s);
+    walk_scratch(&k, p, m, s);
+    PW_TRY(k.rc, "placing a pass of %lld tokens", (long long)s->tokens);
+    return 0;
+}
+
+/* The place of the gradient of the parameter that lies at `data`, or NULL. */
+static struct pw_tensor *place_of(struct pw_pass *p, const void *data)
+{
+    struct pw_model *m = p->m;
+    if (data == m->embed.data)
+        return &p->dembed;       /* a tied head adds to it as well */
+    if (data == m->head.data)
+        return &p->dhead;
+    if (data == m->norm_final.data)
+        return &p->dnorm_final;
+    for (int i = 0; i < m->config.layers; i++) {
+        struct pw_layer *layer = &m->layers[i];
+        struct pw_block_grads *g = &p->grads[i];
+        if (data == layer->norm_attn.data)
+            return &g->dnorm_attn;
+        if (data == layer->norm_mlp.data)
+            return &g->dnorm_mlp;
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            const struct pw_weight *w = &layer->linear[l];
+            if (data == w->data)
+                return &g->dw[l];
+            if (w->lora && data == w->lora->a.data)
+                return &g->da[l];
+            if (w->lora && data == w->lora->b.data)
+                return &g->db[l];
+        }
+    }
+    return NULL;
+}
+
+int pw_pass_connect(struct pw_pass *p, const struct pw_optim *o)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        struct pw_tensor *g = place_of(p, o->slots[i].value.data);
+        PW_CHECK(g, PW_E_UNSUPPORTED, "%s: parameters of this kind are not trained yet", o->slots[i].name);
+        *g = o->slots[i].grad;
+    }
+    if (p->m->head.data == p->m->embed.data)
+        p->dhead = p->dembed;
+    return 0;
+}
+
+/* ---- one pass ---- */
+
+struct rows { struct pw_tensor ids, pos, targets, loss, x, h; }; /* the buffers narrowed to the tokens of this pass */
+
+static struct rows narrow(const struct pw_pass *p, int64_t n)
+{
+    return (struct rows){pw_rows(p->ids, 0, n), pw_rows(p->pos, 0, n), pw_rows(p->targets, 0, n), pw_rows(p->loss, 0, n),
+                         pw_rows(p->x, 0, n), pw_rows(p->h, 0, n)};
+}
+
+static struct pw_tensor input_of(const struct pw_pass *p, int layer, int64_t n)
+{
+    return pw_rows(p->inputs, (int64_t)layer * p->shape.tokens, n);
+}
+
+static int forward(struct pw_pass *p, const struct rows *r, const struct pw_block_batch *b, bool backward)
+{
+    struct pw_model *m = p->m;
+    struct pw_dev *dev = m->dev;
+    int last = m->config.layers - 1;
+    PW_PASS(pw_embed_fwd(dev, r->x, m->embed, r->ids));
+    if (m->config.embed_scale != 1)
+        PW_PASS(pw_scale(dev, r->x, m->config.embed_scale));
+    for (int i = 0; i <= last; i++) {
+        struct pw_saved *saved = NULL;
+        if (backward && p->shape.checkpointing) {
+            /* The last block's backward comes next: its slot is filled at once and not computed twice. */
+            if (i == last)
+                saved = &p->saved[0];
+            else
+                PW_PASS(pw_copy(dev, input_of(p, i, b->tokens), r->x));
+        } else if (backward)
+            saved = &p->saved[i];
+        PW_PASS(pw_block_forward(m, i, r->x, b, &p->work, saved));
+    }
+    struct pw_tensor inv = backward ? pw_rows(p->inv_final, 0, b->tokens) : pw_none();
+    return pw_rmsnorm_fwd(dev, r->h, inv, r->x, m->norm_final, m->config.norm_eps, m->config.norm_offset);
+}
+
+static int backward(struct pw_pass *p, const struct rows *r, const struct pw_block_batch *b)
+{
+    struct pw_model *m = p->m;
+    struct pw_dev *dev = m->dev;
+    struct pw_tensor dh = pw_rows(p->dh, 0, b->tokens), dx = pw_rows(p->dx, 0, b->tokens);
+    PW_PASS(pw_fill(dev, dx, 0));
+    PW_PASS(pw_rmsnorm_bwd(dev, dx, p->dnorm_final, dh, r->x, m->norm_final, pw_rows(p->inv_final, 0, b->tokens), m->config.norm_offset));
+    for (int i = m->config.layers - 1; i >= 0; i--) {
+        struct pw_saved *saved = &p->saved[p->shape.checkpointing ? 0 : i];
+        if (p->shape.checkpointing && i < m->config.layers - 1) {
+            PW_PASS(pw_copy(dev, r->x, input_of(p, i, b->tokens)));
+            PW_TRY(pw_block_forward(m, i, r->x, b, &p->work, saved), "computing layer %d again", i);
+        }
+        PW_PASS(pw_block_backward(m, i, dx, b, &p->work, saved, &p->grads[i]));
+    }
+    if (p->dembed.data) {
+        if (m->config.embed_scale != 1)
+            PW_PASS(pw_scale(dev, dx, m->config.embed_scale));
+        PW_PASS(pw_embed_bwd(dev, p->dembed, dx, r->ids));
+    }
+    return 0;
+}
+
+int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct pw_pass_options *o, double *loss)
+{
+    struct pw_model *m = p->m;
+    struct pw_dev *dev = m->dev;
+    int64_t n = batch->n_tokens;
+    PW_CHECK(n > 0 && n <= p->shape.tokens, PW_E_FAIL, "a pass of %lld tokens (planned for %lld)", (long long)n, (long long)p->shape.tokens);
+    PW_CHECK(!o->backward || p->shape.train, PW_E_FAIL, "backward in a pass that was planned without");
+    struct rows r = narrow(p, n);
+    size_t bytes = (size_t)n * sizeof(int32_t);
+    PW_PASS(pw_dev_put(dev, r.ids.data, batch->ids, bytes));
+    PW_PASS(pw_dev_put(dev, r.pos.data, batch->positions, bytes));
+    PW_PASS(pw_dev_put(dev, r.targets.data, batch->targets, bytes));
+    const struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len};
+    const struct pw_block_batch b = {
+        .tokens = n, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(), .k_pool = pw_none(), .v_pool = pw_none(),
+        .train = o->dropout && o->drop_p > 0, .drop_seed = o->drop_seed, .drop_offset = o->drop_offset, .drop_p = o->drop_p,
+    };
+    PW_TRY(forward(p, &r, &b, o->backward), "the forward pass");
+    struct pw_tensor dh = pw_none(), dloss = pw_none(), dhead = pw_none();
+    if (o->backward) {
+        dh = pw_rows(p->dh, 0, n);
+        dloss = pw_rows(p->dloss, 0, n);
+        dhead = p->dhead;
+        PW_PASS(pw_fill(dev, dh, 0));
+        PW_PASS(pw_fill(dev, dloss, o->dloss));
+    }
+    PW_TRY(pw_head_loss(dev, r.loss, pw_none(), dh, dhead, r.h, &m->head, r.targets, dloss, m->config.logit_softcap), "the loss");
+    PW_PASS(pw_dev_get(dev, p->host_loss, r.loss.data, (size_t)n * sizeof(float)));
+    double sum = 0;
+    for (int64_t t = 0; t < n; t++)
+        if (batch->targets[t] >= 0)
+            sum += (double)p->host_loss[t];
+    *loss = sum;
+    if (o->backward)
+        PW_TRY(backward(p, &r, &b), "the backward pass");
+    return 0;
+}

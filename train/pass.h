@@ -1,0 +1,49 @@
+/* One pass of training or evaluation: a packed batch through the model, its loss, and the gradients of what is trained.
+ *
+ * Owns the activations: the residual stream, what backward needs of each block (or, with checkpointing, the blocks' inputs and one slot
+ * that is filled again block by block), and scratch. All of it is placed once for the largest pass; running allocates nothing.
+ * Knows nothing of steps, schedules or files. */
+#ifndef PW_TRAIN_PASS_H
+#define PW_TRAIN_PASS_H
+
+#include "data/packing.h"
+#include "infer/block.h"
+#include "train/optim.h"
+
+struct pw_pass_shape {
+    int64_t tokens;            /* of the largest pass */
+    int64_t sequence;          /* tokens of the longest sequence */
+    bool train;                /* backward too */
+    bool checkpointing;
+};
+struct pw_pass {
+    struct pw_model *m;
+    struct pw_pass_shape shape;
+    struct pw_tensor ids, pos, targets;          /* (T) i32 */
+    struct pw_tensor loss, dloss, inv_final;     /* (T) f32 */
+    struct pw_tensor x, h, dh, dx;               /* (T, D) f32 */
+    struct pw_tensor inputs;                     /* (L * T, D): the blocks' inputs, with checkpointing */
+    struct pw_saved *saved;                      /* (L), or one with checkpointing */
+    struct pw_work work;
+    struct pw_block_grads *grads;                /* (L) */
+    struct pw_tensor dembed, dhead, dnorm_final; /* full training; none otherwise */
+    float *host_loss;                            /* (T) */
+};
+struct pw_pass_bytes { size_t saved, scratch, device; }; /* device: the scratch of the ops, pw_dev_reserve */
+/* Sizes, from the model's shapes alone (a model with adapters attached, if there are any). */
+void pw_pass_size(const struct pw_model *m, const struct pw_pass_shape *shape, struct pw_pass_bytes *bytes);
+/* pool: at least saved + scratch bytes. arena: small host structures. The device's scratch must be reserved. */
+int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_shape *shape, struct pw_pool *pool, struct pw_arena *arena);
+/* Connects gradients: each slot is the tensor of one trained parameter of the model. A slot that is none of them is an error. */
+int pw_pass_connect(struct pw_pass *p, const struct pw_optim *o);
+
+struct pw_pass_options {
+    bool backward;             /* gradients are added; each row's loss counts dloss */
+    double dloss;
+    bool dropout;
+    uint64_t drop_seed, drop_offset;
+    double drop_p;
+};
+/* loss: the sum over the trained tokens of the batch, in double, in token order. */
+int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct pw_pass_options *o, double *loss);
+#endif
