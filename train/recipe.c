@@ -189,41 +189,18 @@ static int read_words(struct pw_recipe *r, const struct pw_recipe_row *row, cons
     return 0;
 }
 
-static int read_source(struct pw_recipe_source *s, const struct pw_recipe_row *row, const char *where, const struct pw_value *v)
+static int read_files(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v,
+                      struct pw_data_file **files, size_t *n)
 {
-    *s = (struct pw_recipe_source){.weight = 1};
-    if (v->kind == PW_STRING && v->len > 0) {
-        s->path = v->s;
-        return 0;
+    char *dir = NULL;
+    const char *slash = strrchr(r->source, '/');
+    if (slash) {
+        dir = pw_arena_strndup(&r->arena, r->source, slash > r->source ? (size_t)(slash - r->source) : 1);
+        PW_CHECK(dir, PW_E_NOMEM, "reading the recipe: out of memory");
     }
-    if (v->kind != PW_MAP)
-        return bad_type(row, where, "a path or {path, format, weight}", v);
-    for (size_t i = 0; i < v->len; i++) {
-        const char *key = v->members[i].key;
-        if (strcmp(key, "path") != 0 && strcmp(key, "format") != 0 && strcmp(key, "weight") != 0)
-            return pw_error(PW_E_USAGE, "%s: %s: no such key (expected path, format or weight, got %s)", where, row->key, key);
-    }
-    if (pw_get_str(v, "path", where, &s->path) < 0 || pw_get_str(v, "format", where, &s->format) < 0 ||
-        pw_get_f64(v, "weight", where, &s->weight) < 0)
-        return pw_error_while(PW_E_USAGE, "reading %s", row->key);
-    PW_CHECK(s->path, PW_E_USAGE, "%s: %s: the path is missing", where, row->key);
-    PW_CHECK(s->weight > 0 && s->weight <= 1e6, PW_E_USAGE, "%s: %s: weight is out of range (expected more than 0 to 1e6)", where, row->key);
-    if (s->format) {
-        const struct pw_recipe_row *formats = &pw_recipe_rows[row_find("data.format")];
-        PW_PASS(read_choice(formats, where, pw_get(v, "format"), &s->format));
-    }
-    return 0;
-}
-
-static int read_sources(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v)
-{
-    size_t n = v->kind == PW_LIST ? v->len : 1;
-    PW_CHECK(n > 0, PW_E_USAGE, "%s: %s: an empty list", where, row->key);
-    r->train = pw_arena_array(&r->arena, n, sizeof *r->train);
-    PW_CHECK(r->train, PW_E_NOMEM, "reading the recipe: out of memory");
-    for (size_t i = 0; i < n; i++)
-        PW_PASS(read_source(&r->train[i], row, where, v->kind == PW_LIST ? &v->items[i] : v));
-    r->n_train = n;
+    int rc = pw_data_files_read(&r->arena, v, r->format, dir, where, files, n);
+    PW_CHECK(rc == 0, rc == PW_E_FORMAT ? PW_E_USAGE : rc, "%s: %s", row->key, pw_error_text());
+    PW_CHECK(*n > 0, PW_E_USAGE, "%s: %s: an empty list", where, row->key);
     return 0;
 }
 
@@ -263,16 +240,14 @@ static int read_row(struct pw_recipe *r, const struct pw_recipe_row *row, const 
         PW_PASS(number(row, where, &v->items[0], &((double *)field)[0]));
         return number(row, where, &v->items[1], &((double *)field)[1]);
     case PW_ROW_SOURCES:
-        return read_sources(r, row, where, v);
+        return read_files(r, row, where, v, &r->train, &r->n_train);
     case PW_ROW_EVAL:
-        r->eval_path = NULL;
+        r->n_eval = 0;
         r->eval_share = 0;
-        if (v->kind == PW_STRING && v->len > 0) {
-            r->eval_path = v->s;
-            return 0;
-        }
         if (v->kind == PW_NULL)
             return 0;
+        if (v->kind == PW_STRING || v->kind == PW_MAP || v->kind == PW_LIST)
+            return read_files(r, row, where, v, &r->eval, &r->n_eval);
         return number(row, where, v, &r->eval_share);
     }
     return 0;
@@ -315,16 +290,19 @@ static int read_all(struct reading *rd, const char *text, size_t bytes, const ch
             return pw_error_while(PW_E_USAGE, "reading %s", where);
         PW_PASS(assign(rd, key, v, where));
     }
-    for (int i = 0; pw_recipe_rows[i].key; i++) {
-        const struct pw_recipe_row *row = &pw_recipe_rows[i];
-        struct pw_value *v = NULL;
-        if (row->fallback) {
-            PW_PASS(pw_yaml_parse(&r->arena, row->fallback, strlen(row->fallback), row->key, &v));
-            PW_PASS(read_row(r, row, "default", v));
+    for (int files = 0; files < 2; files++)      /* files last: their format falls back to data.format */
+        for (int i = 0; pw_recipe_rows[i].key; i++) {
+            const struct pw_recipe_row *row = &pw_recipe_rows[i];
+            struct pw_value *v = NULL;
+            if ((row->type == PW_ROW_SOURCES || row->type == PW_ROW_EVAL) != files)
+                continue;
+            if (row->fallback) {
+                PW_PASS(pw_yaml_parse(&r->arena, row->fallback, strlen(row->fallback), row->key, &v));
+                PW_PASS(read_row(r, row, "default", v));
+            }
+            if (rd->values[i])
+                PW_PASS(read_row(r, row, rd->where[i], rd->values[i]));
         }
-        if (rd->values[i])
-            PW_PASS(read_row(r, row, rd->where[i], rd->values[i]));
-    }
     return check_whole(r);
 }
 
@@ -389,6 +367,30 @@ static void write_number(struct pw_buf *out, double x)
         pw_buf_str(out, ".0");
 }
 
+static void write_files(const struct pw_data_file *files, size_t n, struct pw_buf *out)
+{
+    pw_buf_char(out, '[');
+    for (size_t i = 0; i < n; i++) {
+        const struct pw_data_file *f = &files[i];
+        const struct { const char *key, *text; } texts[] = {{"prompt", f->prompt}, {"completion", f->completion}, {"text", f->text}};
+        pw_buf_str(out, i ? ", {path: " : "{path: ");
+        write_text(out, f->path);
+        if (f->format)
+            pw_buf_printf(out, ", format: %s", f->format);
+        if (f->weight > 0) {
+            pw_buf_str(out, ", weight: ");
+            write_number(out, f->weight);
+        }
+        for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++)
+            if (texts[k].text) {
+                pw_buf_printf(out, ", %s: ", texts[k].key);
+                write_text(out, texts[k].text);
+            }
+        pw_buf_char(out, '}');
+    }
+    pw_buf_char(out, ']');
+}
+
 static void write_value(const struct pw_recipe *r, const struct pw_recipe_row *row, struct pw_buf *out)
 {
     const void *field = (const char *)r + row->offset;
@@ -420,21 +422,11 @@ static void write_value(const struct pw_recipe *r, const struct pw_recipe_row *r
         pw_buf_char(out, ']');
         break;
     case PW_ROW_SOURCES:
-        pw_buf_char(out, '[');
-        for (size_t i = 0; i < r->n_train; i++) {
-            pw_buf_str(out, i ? ", {path: " : "{path: ");
-            write_text(out, r->train[i].path);
-            if (r->train[i].format)
-                pw_buf_printf(out, ", format: %s", r->train[i].format);
-            pw_buf_str(out, ", weight: ");
-            write_number(out, r->train[i].weight);
-            pw_buf_char(out, '}');
-        }
-        pw_buf_char(out, ']');
+        write_files(r->train, r->n_train, out);
         break;
     case PW_ROW_EVAL:
-        if (r->eval_path)
-            write_text(out, r->eval_path);
+        if (r->n_eval > 0)
+            write_files(r->eval, r->n_eval, out);
         else
             write_number(out, r->eval_share);
         break;
@@ -467,8 +459,13 @@ const char *pw_recipe_difference(const struct pw_recipe *x, const struct pw_reci
         const struct pw_recipe_row *row = &pw_recipe_rows[i];
         struct pw_buf s = {0}, t = {0};
         if (!row->free) {
-            write_value(x, row, &s);
-            write_value(y, row, &t);
+            if (row->type == PW_ROW_EVAL) {   /* the rows that are trained on depend on the share alone */
+                write_number(&s, x->eval_share);
+                write_number(&t, y->eval_share);
+            } else {
+                write_value(x, row, &s);
+                write_value(y, row, &t);
+            }
             if (s.failed || t.failed || s.len != t.len || memcmp(s.data, t.data, s.len) != 0) {
                 found = row->key;
                 snprintf(a, 256, "%s", s.data ? s.data : "");

@@ -2,14 +2,14 @@
  *
  * The schema is a table of rows (train/recipe_rows.c): key, type, range, default, help. Reading, checking, the effective recipe that a run
  * folder keeps, and the manual's page are all made from that table, so a setting is added in one place. An unknown key names the
- * nearest right one and its line. Knows nothing of models and data: paths are taken as they stand (relative to the current folder). */
+ * nearest right one and its line. Knows nothing of models and data: paths are taken as they stand (data files that are
+ * not found so are looked for beside the recipe). */
 #ifndef PW_TRAIN_RECIPE_H
 #define PW_TRAIN_RECIPE_H
 
 #include "base/memory.h"
 #include "base/value.h"
-
-struct pw_recipe_source { const char *path, *format; double weight; };
+#include "data/dataset.h"
 
 struct pw_recipe {
     const char *source;                   /* the file, or the name of an embedded recipe */
@@ -17,6 +17,7 @@ struct pw_recipe {
     const char *model;                    /* any MODEL; NULL for a fresh one */
     const char *fresh;                    /* config.json of a model that starts from random weights, or NULL */
     const char *tokenizer;                /* of a fresh model, or of a model that carries none; or NULL */
+    const char *dtype;                    /* of the weights that full training writes */
     const char *quant_type;               /* "none", "nf4", "fp4", "int8" */
     bool double_quant;
     /* adapter */
@@ -27,9 +28,9 @@ struct pw_recipe {
     bool rslora;
     const char *init, *init_from;         /* init_from: adapter folder to go on from, or NULL */
     /* data */
-    struct pw_recipe_source *train; size_t n_train;
-    const char *eval_path;                /* a file, or NULL */
-    double eval_share;                    /* of the training rows, when there is no file */
+    struct pw_data_file *train; size_t n_train;
+    struct pw_data_file *eval; size_t n_eval; /* none: a share of the training rows, or no evaluation */
+    double eval_share;
     const char *format, *chat_template, *train_on, *overlong;
     int64_t max_length;
     bool packing, shuffle;

@@ -1,0 +1,270 @@
+/* See resume.h. */
+#include "train/resume.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/h5.h"
+
+enum { LAYOUT = 1 };
+
+void pw_state_free(struct pw_state *s)
+{
+    pw_buf_free(&s->recipe);
+}
+
+/* ---- tensors ---- */
+
+struct part { const char *group; size_t offset; };
+static const struct part parts[] = {
+    {"value", offsetof(struct pw_slot, value)}, {"m", offsetof(struct pw_slot, m)}, {"v", offsetof(struct pw_slot, v)},
+};
+enum { PARTS = sizeof parts / sizeof parts[0], NAME_BYTES = 600 };
+
+static struct pw_tensor part_of(const struct pw_slot *s, const struct part *p)
+{
+    return *(const struct pw_tensor *)(const void *)((const char *)s + p->offset);
+}
+
+static void name_of(char name[NAME_BYTES], const struct pw_slot *s, const struct part *p)
+{
+    snprintf(name, NAME_BYTES, "%s/%s", p->group, s->name);
+}
+
+/* On host devices tensors are written from where they lie; elsewhere through `host`, room for the largest. */
+static int host_room(const struct pw_optim *o, const struct pw_dev *dev, void **host)
+{
+    size_t most = 0;
+    *host = NULL;
+    if (dev->host)
+        return 0;
+    for (size_t i = 0; i < o->n; i++)
+        most = pw_bytes(o->slots[i].value) > most ? pw_bytes(o->slots[i].value) : most;
+    *host = pw_alloc(most);
+    PW_CHECK(*host, PW_E_NOMEM, "out of memory for %zu bytes", most);
+    return 0;
+}
+
+static int put_tensors(struct pw_h5_out *h, const struct pw_optim *o, struct pw_dev *dev, void *host)
+{
+    char name[NAME_BYTES];
+    for (size_t i = 0; i < o->n; i++)
+        for (int k = 0; k < PARTS; k++) {
+            struct pw_tensor t = part_of(&o->slots[i], &parts[k]);
+            name_of(name, &o->slots[i], &parts[k]);
+            if (!dev->host)
+                PW_PASS(pw_dev_get(dev, host, t.data, pw_bytes(t)));
+            PW_PASS(pw_h5_put(h, name, PW_H5_F32, dev->host ? t.data : host, t.ndim, t.shape));
+        }
+    return 0;
+}
+
+static int get_tensors(struct pw_h5_in *in, const struct pw_optim *o, struct pw_dev *dev, void *host)
+{
+    char name[NAME_BYTES];
+    for (size_t i = 0; i < o->n; i++)
+        for (int k = 0; k < PARTS; k++) {
+            struct pw_tensor t = part_of(&o->slots[i], &parts[k]);
+            name_of(name, &o->slots[i], &parts[k]);
+            PW_PASS(pw_h5_get(in, name, PW_H5_F32, dev->host ? t.data : host, t.ndim, t.shape));
+            if (!dev->host)
+                PW_PASS(pw_dev_put(dev, t.data, host, pw_bytes(t)));
+        }
+    return 0;
+}
+
+/* ---- one file ---- */
+
+static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const struct pw_optim *o)
+{
+    PW_PASS(pw_h5_put_i64(h, "layout", LAYOUT));
+    PW_PASS(pw_h5_put_i64(h, "step", s->step));
+    PW_PASS(pw_h5_put_i64(h, "epoch", s->epoch));
+    PW_PASS(pw_h5_put_i64(h, "pass", s->pass));
+    PW_PASS(pw_h5_put_i64(h, "tokens", s->tokens));
+    PW_PASS(pw_h5_put_i64(h, "trained_tokens", s->trained_tokens));
+    PW_PASS(pw_h5_put_f64(h, "seconds", s->seconds));
+    PW_PASS(pw_h5_put_i64(h, "log_bytes", s->log_bytes));
+    PW_PASS(pw_h5_put_i64(h, "has_best", s->has_best));
+    PW_PASS(pw_h5_put_f64(h, "best_loss", s->best_loss));
+    PW_PASS(pw_h5_put_i64(h, "best_step", s->best_step));
+    PW_PASS(pw_h5_put_i64(h, "tensors", (int64_t)o->n));
+    PW_PASS(pw_h5_put_text(h, "recipe", s->recipe.data, s->recipe.len));
+    PW_PASS(pw_h5_put_text(h, "base_hash", s->base_hash, strlen(s->base_hash)));
+    return pw_h5_put_text(h, "data_hash", s->data_hash, strlen(s->data_hash));
+}
+
+int pw_state_save(const char *path, const struct pw_state *s, const struct pw_optim *o, struct pw_dev *dev)
+{
+    struct pw_h5_out *h = NULL;
+    void *host = NULL;
+    int rc = 0;
+    PW_PASS_OUT(host_room(o, dev, &host));
+    PW_TRY_OUT(pw_h5_create(&h, path, true), "saving the state");
+    rc = put_scalars(h, s, o);
+    if (rc == 0)
+        rc = put_tensors(h, o, dev, host);
+    if (rc == 0)
+        rc = pw_h5_commit(h);
+    else
+        pw_h5_abort(h);
+    if (rc < 0)
+        rc = pw_error_while(rc, "saving the state of step %lld to %s", (long long)s->step, path);
+out:
+    pw_free(host);
+    return rc;
+}
+
+static int get_hash(struct pw_h5_in *in, const char *name, char out[65])
+{
+    struct pw_buf text = {0};
+    int rc = 0;
+    PW_PASS_OUT(pw_h5_get_text(in, name, &text));
+    PW_CHECK_OUT(text.len <= 64, PW_E_FORMAT, "%s: expected at most 64 bytes, got %zu", name, text.len);
+    memcpy(out, text.data ? text.data : "", text.len);
+    out[text.len] = 0;
+out:
+    pw_buf_free(&text);
+    return rc;
+}
+
+static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
+{
+    int64_t layout = 0, has_best = 0;
+    PW_PASS(pw_h5_get_i64(in, "layout", &layout));
+    PW_CHECK(layout == LAYOUT, PW_E_UNSUPPORTED, "layout: expected %d, got %lld", LAYOUT, (long long)layout);
+    PW_PASS(pw_h5_get_i64(in, "step", &s->step));
+    PW_PASS(pw_h5_get_i64(in, "epoch", &s->epoch));
+    PW_PASS(pw_h5_get_i64(in, "pass", &s->pass));
+    PW_PASS(pw_h5_get_i64(in, "tokens", &s->tokens));
+    PW_PASS(pw_h5_get_i64(in, "trained_tokens", &s->trained_tokens));
+    PW_PASS(pw_h5_get_f64(in, "seconds", &s->seconds));
+    PW_PASS(pw_h5_get_i64(in, "log_bytes", &s->log_bytes));
+    PW_PASS(pw_h5_get_i64(in, "has_best", &has_best));
+    PW_PASS(pw_h5_get_f64(in, "best_loss", &s->best_loss));
+    PW_PASS(pw_h5_get_i64(in, "best_step", &s->best_step));
+    PW_PASS(pw_h5_get_text(in, "recipe", &s->recipe));
+    PW_PASS(get_hash(in, "base_hash", s->base_hash));
+    PW_PASS(get_hash(in, "data_hash", s->data_hash));
+    s->has_best = has_best != 0;
+    PW_CHECK(s->step >= 0 && s->epoch >= 0 && s->pass >= 0 && s->log_bytes >= 0, PW_E_FORMAT, "a negative position (step %lld, epoch %lld, pass %lld)",
+             (long long)s->step, (long long)s->epoch, (long long)s->pass);
+    return 0;
+}
+
+int pw_state_read(const char *path, struct pw_state *s)
+{
+    struct pw_h5_in *in = NULL;
+    int rc = 0;
+    *s = (struct pw_state){0};
+    PW_PASS_OUT(pw_h5_open(&in, path));
+    PW_TRY_OUT(get_scalars(in, s), "reading %s", path);
+out:
+    pw_h5_close(in);
+    if (rc < 0)
+        pw_state_free(s);
+    return rc;
+}
+
+int pw_state_restore(const char *path, struct pw_optim *o, struct pw_dev *dev)
+{
+    struct pw_h5_in *in = NULL;
+    void *host = NULL;
+    int64_t n = 0;
+    int rc = 0;
+    PW_PASS_OUT(host_room(o, dev, &host));
+    PW_PASS_OUT(pw_h5_open(&in, path));
+    PW_TRY_OUT(pw_h5_get_i64(in, "tensors", &n), "reading %s", path);
+    PW_CHECK_OUT(n == (int64_t)o->n, PW_E_FORMAT, "%s: expected %zu trained tensors, got %lld", path, o->n, (long long)n);
+    PW_TRY_OUT(get_tensors(in, o, dev, host), "reading %s", path);
+out:
+    pw_h5_close(in);
+    pw_free(host);
+    return rc;
+}
+
+/* ---- a folder of states ---- */
+
+/* "step-123.h5" -> 123; -1 for any other name. */
+static int64_t step_of(const char *name)
+{
+    const char *prefix = "step-", *suffix = ".h5";
+    size_t n = strlen(name), p = strlen(prefix), s = strlen(suffix);
+    char digits[24];
+    int64_t step = -1;
+    if (n <= p + s || n - p - s >= sizeof digits || strncmp(name, prefix, p) != 0 || strcmp(name + n - s, suffix) != 0)
+        return -1;
+    memcpy(digits, name + p, n - p - s);
+    digits[n - p - s] = 0;
+    return pw_parse_i64(digits, &step) == 0 && step >= 0 ? step : -1;
+}
+
+static int newest_first(const void *a, const void *b)
+{
+    int64_t x = step_of(*(char *const *)a), y = step_of(*(char *const *)b);
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Names of the states of a folder, newest first. */
+static int list(struct pw_arena *a, const char *dir, char ***names, size_t *n)
+{
+    size_t all = 0;
+    *names = NULL;
+    *n = 0;
+    if (!pw_is_dir(dir))
+        return 0;
+    PW_PASS(pw_dir_list(a, dir, names, &all));
+    for (size_t i = 0; i < all; i++)
+        if (step_of((*names)[i]) >= 0)
+            (*names)[(*n)++] = (*names)[i];
+    if (*n > 0)
+        qsort(*names, *n, sizeof **names, newest_first);
+    return 0;
+}
+
+int pw_state_newest(struct pw_arena *a, const char *dir, struct pw_progress *p, const char **path)
+{
+    char **names = NULL;
+    size_t n = 0;
+    *path = "";
+    PW_PASS(list(a, dir, &names, &n));
+    for (size_t i = 0; i < n; i++) {
+        struct pw_state s;
+        const char *at = pw_path_join(a, dir, names[i]);
+        PW_CHECK(at, PW_E_NOMEM, "out of memory");
+        int rc = pw_state_read(at, &s);
+        if (rc == 0) {
+            pw_state_free(&s);
+            *path = at;
+            return 0;
+        }
+        if (rc != PW_E_FORMAT && rc != PW_E_IO)
+            return rc;
+        pw_progress_say(p, "skipping a damaged state: %s", pw_error_text());
+    }
+    pw_error_clear();
+    return 0;
+}
+
+int pw_state_prune(const char *dir, int64_t keep)
+{
+    struct pw_arena a;
+    char **names = NULL;
+    size_t n = 0;
+    int rc = 0;
+    pw_arena_init(&a);
+    PW_PASS_OUT(list(&a, dir, &names, &n));
+    for (size_t i = 0; keep > 0 && i < n; i++)
+        if ((int64_t)i >= keep) {
+            const char *at = pw_path_join(&a, dir, names[i]);
+            PW_CHECK_OUT(at, PW_E_NOMEM, "out of memory");
+            PW_CHECK_OUT(unlink(at) == 0, PW_E_IO, "%s: %s", at, strerror(errno));
+        }
+out:
+    pw_arena_free(&a);
+    return rc;
+}

@@ -1,0 +1,32 @@
+/* Saved states: everything a run needs to go on and end with the same bytes, in one HDF5 file a state.
+ *
+ * A state holds what is trained, both averages of the optimiser, the position (step, epoch, pass), the log's length, the best evaluation,
+ * the effective recipe, and hashes of base and data. Random numbers are counters, so the position is all there is to them. Files
+ * appear whole or not at all (data/h5.h); the newest valid one is taken, and those before it that are not are named.
+ * Layout: value/NAME, m/NAME, v/NAME (f32), and the scalars and texts of struct pw_state. */
+#ifndef PW_TRAIN_RESUME_H
+#define PW_TRAIN_RESUME_H
+
+#include "base/progress.h"
+#include "base/memory.h"
+#include "base/text.h"
+#include "train/optim.h"
+
+struct pw_state {
+    int64_t step;              /* optimiser steps done */
+    int64_t epoch, pass;       /* where the next one begins */
+    int64_t tokens, trained_tokens;
+    double seconds;            /* of training so far */
+    int64_t log_bytes;
+    bool has_best; double best_loss; int64_t best_step;
+    struct pw_buf recipe;      /* effective, YAML */
+    char base_hash[65], data_hash[65];
+};
+void pw_state_free(struct pw_state *s);
+int pw_state_save(const char *path, const struct pw_state *s, const struct pw_optim *o, struct pw_dev *dev);
+int pw_state_read(const char *path, struct pw_state *s);                                         /* without tensors */
+int pw_state_restore(const char *path, struct pw_optim *o, struct pw_dev *dev);                  /* the tensors */
+/* The newest valid state of a folder; path "" when there is none at all. Damaged ones are named to the progress line and skipped. */
+int pw_state_newest(struct pw_arena *a, const char *dir, struct pw_progress *p, const char **path);
+int pw_state_prune(const char *dir, int64_t keep);                                               /* removes all but the newest `keep` */
+#endif

@@ -1,0 +1,255 @@
+/* See trainer.h. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "train/schedule.h"
+
+/* ---- what is trained ---- */
+
+static int slots_of_adapter(struct pw_trainer *t)
+{
+    struct pw_adapter *a = t->set.adapter;
+    t->slots = pw_arena_array(&t->arena, 2 * a->n, sizeof *t->slots);
+    PW_CHECK(t->slots, PW_E_NOMEM, "out of memory for %zu trained tensors", 2 * a->n);
+    for (size_t i = 0; i < a->n; i++) {
+        const struct pw_adapter_module *m = &a->modules[i];
+        struct pw_slot *s = &t->slots[2 * i];
+        s[0] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_A", m->name), .value = m->lora.a, .decay = true};
+        s[1] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_B", m->name), .value = m->lora.b, .decay = true};
+        PW_CHECK(s[0].name && s[1].name, PW_E_NOMEM, "out of memory for names");
+    }
+    t->n_slots = 2 * a->n;
+    return 0;
+}
+
+static int slots_of_model(struct pw_trainer *t)
+{
+    struct pw_param *params = NULL;
+    size_t n = 0;
+    PW_PASS(pw_model_params(t->set.model, &params, &n));
+    t->slots = pw_arena_array(&t->arena, n, sizeof *t->slots);
+    PW_CHECK(t->slots, PW_E_NOMEM, "out of memory for %zu trained tensors", n);
+    for (size_t i = 0; i < n; i++)
+        t->slots[i] = (struct pw_slot){.name = params[i].name, .value = params[i].value, .decay = params[i].value.ndim >= 2};
+    t->n_slots = n;
+    return 0;
+}
+
+/* ---- open ---- */
+
+static int plan_eval(struct pw_trainer *t)
+{
+    struct pw_packing_options o = t->packing;
+    o.shuffle = o.weights = false;
+    if (!t->set.eval)
+        return 0;
+    PW_TRY(pw_packing_plan(&t->eval_plan, t->set.eval, t->set.eval_rows, t->set.n_eval, &o, 0), "planning the evaluation");
+    int64_t trained = 0;
+    for (int64_t i = 0; i < t->eval_plan->n_passes; i++)
+        trained += t->eval_plan->pass_trained[i];
+    PW_CHECK(trained > 0, PW_E_REFUSED, "no token of the held-out rows would be counted");
+    return 0;
+}
+
+int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
+{
+    const struct pw_recipe *r = set->recipe;
+    *t = (struct pw_trainer){.set = *set, .plan_epoch = -1};
+    pw_arena_init(&t->arena);
+    t->packing = (struct pw_packing_options){
+        .max_length = r->max_length, .batch_size = r->batch_size, .packing = r->packing, .shuffle = r->shuffle,
+        .weights = set->train->row_weight != NULL, .seed = (uint64_t)r->seed,
+    };
+    PW_PASS(pw_epochs_count(&t->epochs, &t->arena, set->train, set->rows, set->n_rows, &t->packing, r->accumulate, r->epochs, r->steps));
+    PW_PASS(plan_eval(t));
+    t->shape = (struct pw_pass_shape){.tokens = t->epochs.max_tokens, .train = true, .checkpointing = r->checkpointing};
+    if (t->eval_plan && t->eval_plan->max_tokens > t->shape.tokens)
+        t->shape.tokens = t->eval_plan->max_tokens;
+    PW_PASS(set->adapter ? slots_of_adapter(t) : slots_of_model(t));
+    for (size_t i = 0; i < t->n_slots; i++)
+        t->parameters += pw_count(t->slots[i].value);
+    return 0;
+}
+
+static int64_t most_rows(const struct pw_trainer *t)
+{
+    int64_t eval = t->eval_plan ? t->eval_plan->max_rows : 0;
+    return eval > t->epochs.max_rows ? eval : t->epochs.max_rows;
+}
+
+void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
+{
+    struct pw_pass_bytes bytes;
+    pw_pass_size(t->set.model, &t->shape, &bytes);
+    size_t region = pw_optim_region(t->slots, t->n_slots);
+    if (t->set.adapter)
+        pw_budget_add(b, PW_BUDGET_STATIC, "adapter", pw_pool_round(pw_adapter_bytes(t->set.adapter)));
+    pw_budget_add(b, PW_BUDGET_STATIC, "gradients", region);
+    pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->slots, t->n_slots) - region);
+    pw_budget_add(b, PW_BUDGET_SAVED, t->shape.checkpointing ? "block inputs and one block" : "activations of all blocks", bytes.saved);
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "pass", bytes.scratch);
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "operations", bytes.device);
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (3 * sizeof(int32_t) + sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
+}
+
+int pw_trainer_start(struct pw_trainer *t)
+{
+    struct pw_model *m = t->set.model;
+    struct pw_pass_bytes bytes;
+    size_t adapter = t->set.adapter ? pw_pool_round(pw_adapter_bytes(t->set.adapter)) : 0;
+    pw_pass_size(m, &t->shape, &bytes);
+    PW_TRY(pw_pool_open(&t->pool, m->dev, adapter + pw_optim_bytes(t->slots, t->n_slots) + bytes.saved + bytes.scratch, "training"), "taking the planned memory");
+    PW_PASS(pw_dev_reserve(m->dev, bytes.device));
+    if (t->set.adapter) {
+        /* Shapes were attached for planning; now the tensors get their place, and the model and the slots see it. */
+        void *memory = pw_pool_take(&t->pool, adapter);
+        PW_CHECK(memory, PW_E_NOMEM, "placing the adapter");
+        PW_PASS(pw_adapter_place(t->set.adapter, memory, adapter));
+        for (size_t i = 0; i < t->set.adapter->n; i++) {
+            t->slots[2 * i].value = t->set.adapter->modules[i].lora.a;
+            t->slots[2 * i + 1].value = t->set.adapter->modules[i].lora.b;
+        }
+        PW_PASS(pw_model_attach(m, t->set.adapter));
+    }
+    PW_PASS(pw_optim_place(&t->optim, &t->pool, t->slots, t->n_slots));
+    PW_PASS(pw_pass_place(&t->pass, m, &t->shape, &t->pool, &t->arena));
+    PW_PASS(pw_pass_connect(&t->pass, &t->optim));
+    return pw_packed_init(&t->packed, &t->arena, t->shape.tokens, most_rows(t));
+}
+
+void pw_trainer_close(struct pw_trainer *t)
+{
+    pw_packing_free(t->plan);
+    pw_packing_free(t->eval_plan);
+    pw_pool_close(&t->pool);
+    pw_arena_free(&t->arena);
+    t->plan = t->eval_plan = NULL;
+}
+
+/* ---- one step ---- */
+
+bool pw_trainer_done(const struct pw_trainer *t)
+{
+    return t->step >= t->epochs.steps;
+}
+
+static int plan_epoch(struct pw_trainer *t)
+{
+    PW_CHECK(t->epoch < t->epochs.n && t->at < t->epochs.passes[t->epoch], PW_E_FAIL, "position outside the run (epoch %lld, pass %lld)",
+             (long long)t->epoch, (long long)t->at);
+    if (t->plan && t->plan_epoch == t->epoch)
+        return 0;
+    pw_packing_free(t->plan);
+    t->plan = NULL;
+    PW_TRY(pw_packing_plan(&t->plan, t->set.train, t->set.rows, t->set.n_rows, &t->packing, t->epoch), "planning epoch %lld", (long long)t->epoch + 1);
+    t->plan_epoch = t->epoch;
+    PW_CHECK(t->plan->n_passes == t->epochs.passes[t->epoch] && t->plan->max_tokens <= t->shape.tokens, PW_E_FAIL,
+             "epoch %lld was counted otherwise", (long long)t->epoch + 1);
+    return 0;
+}
+
+/* An error that names the step and the rows (lines of their files) of passes [first, last) of this epoch. */
+static int not_a_number(const struct pw_trainer *t, const char *what, double x, int64_t first, int64_t last)
+{
+    char lines[200];
+    size_t at = 0;
+    lines[0] = 0;
+    for (int64_t i = t->plan->pass_start[first]; i < t->plan->pass_start[last] && at < sizeof lines - 30; i++) {
+        bool more = at > sizeof lines - 60;
+        long long line = (long long)t->set.train->row_line[t->plan->rows[i]];
+        at += (size_t)(more ? snprintf(lines + at, sizeof lines - at, ", ...") : snprintf(lines + at, sizeof lines - at, "%s%lld", at ? ", " : "", line));
+        if (more)
+            break;
+    }
+    int rc = pw_error(PW_E_NUMERIC, "step %lld: the %s is not finite (expected a number, got %s), rows %s", (long long)t->step + 1, what,
+                      isnan(x) ? "NaN" : "infinity", lines);
+    pw_error_hint("a smaller train.lr or train.clip, or a look at these rows; the last good state is kept");
+    return rc;
+}
+
+int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
+{
+    const struct pw_recipe *r = t->set.recipe;
+    struct pw_dev *dev = t->set.model->dev;
+    double sum = 0;
+    *report = (struct pw_step_report){0};
+    PW_PASS(plan_epoch(t));
+    int64_t last = t->at + t->epochs.accumulate < t->plan->n_passes ? t->at + t->epochs.accumulate : t->plan->n_passes;
+    for (int64_t i = t->at; i < last; i++)
+        report->trained_tokens += t->plan->pass_trained[i];
+    PW_PASS(pw_optim_clear(dev, &t->optim));
+    for (int64_t i = t->at; i < last; i++) {
+        if (t->set.stop && t->set.stop(t->set.stop_ctx))
+            return pw_error(PW_E_INTERRUPTED, "interrupted in step %lld", (long long)t->step + 1);
+        double loss = 0;
+        PW_PASS(pw_packed_fill(&t->packed, t->plan, t->set.train, i));
+        report->tokens += t->packed.n_tokens;
+        if (t->packed.n_trained == 0)
+            continue;
+        const struct pw_pass_options o = {
+            .backward = true, .dloss = 1.0 / (double)report->trained_tokens, .dropout = true, .drop_seed = (uint64_t)r->seed,
+            /* Each pass of the run has its own counters; the block adds layer and linear in the low bits. */
+            .drop_offset = ((uint64_t)t->step << 40) | ((uint64_t)(i - t->at) << 20), .drop_p = t->set.adapter ? r->dropout : 0,
+        };
+        PW_TRY(pw_pass_run(&t->pass, &t->packed, &o, &loss), "step %lld, pass %lld", (long long)t->step + 1, (long long)(i - t->at) + 1);
+        if (!isfinite(loss))
+            return not_a_number(t, "loss", loss, i, i + 1);
+        sum += loss;
+    }
+    report->lr = pw_schedule_lr(r, t->step, t->epochs.steps);
+    if (report->trained_tokens > 0) {       /* a step of cut rows that trains nothing changes nothing */
+        report->loss = sum / (double)report->trained_tokens;
+        PW_PASS(pw_optim_norm(dev, &t->optim, &report->grad_norm));
+        if (!isfinite(report->grad_norm))
+            return not_a_number(t, "gradient", report->grad_norm, t->at, last);
+        const struct pw_adamw h = {
+            .lr = report->lr, .beta1 = r->betas[0], .beta2 = r->betas[1], .eps = r->eps, .weight_decay = r->weight_decay, .step = t->step + 1,
+            .grad_scale = r->clip > 0 && report->grad_norm > r->clip ? r->clip / report->grad_norm : 1,
+        };
+        PW_PASS(pw_optim_step(dev, &t->optim, &h));
+    }
+    t->step++;
+    t->at = last;
+    if (t->at == t->plan->n_passes) {
+        t->epoch++;
+        t->at = 0;
+    }
+    t->tokens += report->tokens;
+    t->trained_tokens += report->trained_tokens;
+    return 0;
+}
+
+int pw_trainer_evaluate(struct pw_trainer *t, double *loss)
+{
+    double sum = 0;
+    int64_t n = 0;
+    PW_CHECK(t->eval_plan, PW_E_FAIL, "there are no held-out rows");
+    for (int64_t i = 0; i < t->eval_plan->n_passes; i++) {
+        double part = 0;
+        if (t->set.stop && t->set.stop(t->set.stop_ctx))
+            return pw_error(PW_E_INTERRUPTED, "interrupted while evaluating after step %lld", (long long)t->step);
+        PW_PASS(pw_packed_fill(&t->packed, t->eval_plan, t->set.eval, i));
+        const struct pw_pass_options o = {.backward = false};
+        PW_TRY(pw_pass_run(&t->pass, &t->packed, &o, &part), "evaluating after step %lld, pass %lld", (long long)t->step, (long long)i + 1);
+        sum += part;
+        n += t->packed.n_trained;
+    }
+    *loss = sum / (double)n;
+    PW_CHECK(isfinite(*loss), PW_E_NUMERIC, "the held-out loss after step %lld is not finite", (long long)t->step);
+    return 0;
+}
+
+int pw_trainer_finite(struct pw_trainer *t, bool *finite)
+{
+    struct pw_dev *dev = t->set.model->dev;
+    double sum = 0;
+    PW_PASS(pw_fill(dev, t->optim.norm2, 0));
+    for (size_t i = 0; i < t->optim.n; i++)
+        PW_PASS(pw_sumsq(dev, t->optim.norm2, t->optim.slots[i].value));
+    PW_PASS(pw_dev_get(dev, &sum, t->optim.norm2.data, sizeof sum));
+    *finite = isfinite(sum);
+    return 0;
+}

@@ -1,0 +1,54 @@
+/* The trainer: optimiser steps over a model and a data set, from counters that can be saved and set.
+ *
+ * Three phases. open counts (steps, the largest pass, parameters) and takes no large memory; budget says what the next phase will take;
+ * start takes it. Then step after step. A step sums the gradients of its passes, each weighted by 1 / (trained tokens of the whole step),
+ * clips, and updates. Everything random is a function of (seed, position). Knows nothing of files, logs and folders (train/run.h). */
+#ifndef PW_TRAIN_TRAINER_H
+#define PW_TRAIN_TRAINER_H
+
+#include "train/budget.h"
+#include "train/epochs.h"
+#include "train/pass.h"
+#include "train/recipe.h"
+#include "train/resume.h"
+
+struct pw_trainer_setup {
+    const struct pw_recipe *recipe;
+    struct pw_model *model;             /* with the adapter attached; trainable for full training */
+    struct pw_adapter *adapter;         /* planned, with or without memory; NULL: full training */
+    const struct pw_dataset *train; const uint32_t *rows; int64_t n_rows;      /* rows NULL: all */
+    const struct pw_dataset *eval; const uint32_t *eval_rows; int64_t n_eval;  /* eval NULL: none */
+    bool (*stop)(void *ctx); void *stop_ctx;                                   /* asked between passes; may be NULL */
+};
+struct pw_trainer {
+    struct pw_trainer_setup set;
+    struct pw_epochs epochs;
+    struct pw_packing_options packing;
+    struct pw_packing *eval_plan;       /* NULL: no evaluation */
+    struct pw_pass_shape shape;
+    struct pw_slot *slots; size_t n_slots;
+    int64_t parameters;                 /* trained */
+    struct pw_arena arena;
+    /* from start on */
+    struct pw_pool pool;
+    struct pw_optim optim;
+    struct pw_pass pass;
+    struct pw_packed packed;
+    struct pw_packing *plan; int64_t plan_epoch;
+    /* position */
+    int64_t step, epoch, at;            /* optimiser steps done; epoch and pass where the next one begins */
+    int64_t tokens, trained_tokens;
+};
+struct pw_step_report { double loss, lr, grad_norm; int64_t tokens, trained_tokens; };
+
+int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set);
+void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b);   /* adds its items */
+int pw_trainer_start(struct pw_trainer *t);
+/* One optimiser step. PW_E_INTERRUPTED: `stop` said so; nothing was changed. PW_E_NUMERIC: loss or gradient is not finite; nothing was
+ * changed, the error names step and rows. */
+int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report);
+bool pw_trainer_done(const struct pw_trainer *t);
+int pw_trainer_evaluate(struct pw_trainer *t, double *loss);               /* mean over the trained tokens of the held-out rows */
+int pw_trainer_finite(struct pw_trainer *t, bool *finite);                 /* are all trained parameters finite? */
+void pw_trainer_close(struct pw_trainer *t);
+#endif
