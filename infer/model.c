@@ -302,6 +302,29 @@ int pw_model_make_layers(struct pw_model *m)
     return 0;
 }
 
+/* What place() would make of a weight, as far as its type goes. */
+static void shape_weight(const struct plan *p, struct pw_weight *w, bool block_linear)
+{
+    if (p->convert) {
+        w->type = PW_Q_DENSE;
+        w->dtype = p->type;
+    } else if (w->type == PW_Q_DENSE && p->quantise && block_linear)
+        w->type = p->quant.type;
+}
+
+static void shape(struct pw_model *m, const struct plan *p)
+{
+    if (p->convert)
+        m->embed.dtype = p->type;
+    shape_weight(p, &m->head, false);
+    m->norm_final.dtype = PW_F32;
+    for (int i = 0; i < m->config.layers; i++) {
+        m->layers[i].norm_attn.dtype = m->layers[i].norm_mlp.dtype = PW_F32;
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            shape_weight(p, &m->layers[i].linear[l], true);
+    }
+}
+
 int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, const struct pw_model_options *opt)
 {
     static const struct pw_model_options none = {0};
@@ -324,6 +347,11 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
         m->config.context = opt->context;
     PW_PASS_OUT(pw_model_make_layers(m));
     PW_TRY_OUT(collect(m), "loading %s", path);
+    if (opt->measure) {
+        m->pool.bytes = need(m, &plan);
+        shape(m, &plan);
+        goto out;
+    }
     PW_PASS_OUT(pw_pool_open(&m->pool, dev, need(m, &plan), "weights"));
     PW_TRY_OUT(place(m, &plan), "loading %s", path);
     PW_TRY_OUT(pw_model_make_rope(m, PW_F32), "loading %s", path);

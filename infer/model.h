@@ -34,6 +34,7 @@ struct pw_model_options {
     bool double_quant;
     int64_t context;           /* --ctx; 0 = the model's */
     bool trainable;            /* full training: all weights as f32 in memory that may be written */
+    bool measure;              /* for plans: types and shapes alone, nothing is made; pool.bytes says what loading would take. Cannot compute. */
 };
 int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, const struct pw_model_options *opt);
 void pw_model_free(struct pw_model *m);
@@ -43,6 +44,8 @@ int pw_model_attach(struct pw_model *m, const struct pw_adapter *a);
 struct pw_weight *pw_model_linear(struct pw_model *m, const char *module); /* "model.layers.3.mlp.up_proj"; NULL = no such */
 /* A fresh model from a config alone (weights normal(0, init_range), norms 1), trainable, for training from scratch. */
 int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed);
+/* The same for plans: shapes without memory; pool.bytes says what creating would take. */
+int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config);
 /* The same in another type: f64 on the ref device, for gradient checks. */
 int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type);
 /* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving: the embedding; per layer

@@ -71,11 +71,54 @@ static int fresh(struct pw_model *m, void **data, int64_t count, enum pw_dtype t
     return 0;
 }
 
+static size_t bytes_of(const struct pw_model_config *config, size_t size)
+{
+    const size_t norm = pw_pool_round((size_t)config->hidden * size);
+    size_t bytes = norm * (size_t)(1 + 2 * config->layers) + pw_pool_round((size_t)(config->vocab * config->hidden) * size) * (config->tied ? 1 : 2);
+    bytes += 2 * pw_pool_round((size_t)config->context * (size_t)(config->head_dim / 2) * size);
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        int64_t n_out, n_in;
+        pw_linear_shape(config, l, &n_out, &n_in);
+        bytes += pw_pool_round((size_t)(n_out * n_in) * size) * (size_t)config->layers;
+    }
+    return bytes;
+}
+
+int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config)
+{
+    struct pw_model *m = NULL;
+    const int64_t D = config->hidden, V = config->vocab;
+    int rc = 0;
+    PW_PASS(pw_model_new(&m, dev, config));
+    m->trainable = true;
+    PW_PASS_OUT(pw_model_make_layers(m));
+    m->embed = pw_tensor2(NULL, PW_F32, V, D);
+    m->norm_final = pw_tensor1(NULL, PW_F32, D);
+    m->head = pw_weight_dense(m->embed);
+    for (int i = 0; i < config->layers; i++) {
+        struct pw_layer *layer = &m->layers[i];
+        layer->norm_attn = layer->norm_mlp = pw_tensor1(NULL, PW_F32, D);
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            int64_t n_out, n_in;
+            pw_linear_shape(config, l, &n_out, &n_in);
+            layer->linear[l] = pw_weight_dense(pw_tensor2(NULL, PW_F32, n_out, n_in));
+        }
+    }
+    m->pool.bytes = bytes_of(config, sizeof(float));
+out:
+    if (rc < 0) {
+        pw_model_free(m);
+        m = NULL;
+    }
+    *out = m;
+    return rc;
+}
+
 int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type)
 {
     struct pw_model *m = NULL;
     const int64_t D = config->hidden, V = config->vocab;
-    const size_t size = pw_dtype_bytes(type), norm = pw_pool_round((size_t)D * size);
+    const size_t size = pw_dtype_bytes(type);
     const double ones = 1.0 - config->norm_offset, deviation = config->init_range > 0 ? config->init_range : 0.02;
     uint64_t tensor = 0;
     void *data;
@@ -86,14 +129,7 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
     m->trainable = true;
     PW_PASS_OUT(pw_model_make_layers(m));
 
-    size_t bytes = norm * (size_t)(1 + 2 * config->layers) + pw_pool_round((size_t)(V * D) * size) * (config->tied ? 1 : 2);
-    bytes += 2 * pw_pool_round((size_t)config->context * (size_t)(config->head_dim / 2) * size);
-    for (int l = 0; l < PW_LIN_COUNT; l++) {
-        int64_t n_out, n_in;
-        pw_linear_shape(config, l, &n_out, &n_in);
-        bytes += pw_pool_round((size_t)(n_out * n_in) * size) * (size_t)config->layers;
-    }
-    PW_PASS_OUT(pw_pool_open(&m->pool, dev, bytes, "weights"));
+    PW_PASS_OUT(pw_pool_open(&m->pool, dev, bytes_of(config, size), "weights"));
 
     const struct pw_rng still = {0};
 #define STREAM pw_rng_make(seed, PW_STREAM_INIT | (++tensor << 8))
