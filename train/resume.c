@@ -89,6 +89,7 @@ static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const stru
     PW_PASS(pw_h5_put_i64(h, "trained_tokens", s->trained_tokens));
     PW_PASS(pw_h5_put_f64(h, "seconds", s->seconds));
     PW_PASS(pw_h5_put_i64(h, "log_bytes", s->log_bytes));
+    PW_PASS(pw_h5_put_i64(h, "evaluated_step", s->evaluated_step));
     PW_PASS(pw_h5_put_i64(h, "has_best", s->has_best));
     PW_PASS(pw_h5_put_f64(h, "best_loss", s->best_loss));
     PW_PASS(pw_h5_put_i64(h, "best_step", s->best_step));
@@ -144,6 +145,7 @@ static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
     PW_PASS(pw_h5_get_i64(in, "trained_tokens", &s->trained_tokens));
     PW_PASS(pw_h5_get_f64(in, "seconds", &s->seconds));
     PW_PASS(pw_h5_get_i64(in, "log_bytes", &s->log_bytes));
+    PW_PASS(pw_h5_get_i64(in, "evaluated_step", &s->evaluated_step));
     PW_PASS(pw_h5_get_i64(in, "has_best", &has_best));
     PW_PASS(pw_h5_get_f64(in, "best_loss", &s->best_loss));
     PW_PASS(pw_h5_get_i64(in, "best_step", &s->best_step));

@@ -1,0 +1,290 @@
+/* Opening a run: what is read and counted before any large memory is taken, and whether the run may begin. Training: run_train.c. */
+#include "train/run.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "train/run_parts.h"
+
+bool pw_run_is_full(const struct pw_run *run)
+{
+    return strcmp(run->opt.recipe->kind, "full") == 0;
+}
+
+const char *pw_run_quantise(const struct pw_run *run)
+{
+    return strcmp(run->opt.recipe->quant_type, "none") == 0 ? NULL : run->opt.recipe->quant_type;
+}
+
+/* ---- model and tokenizer ---- */
+
+static int read_fresh_config(struct pw_run *run)
+{
+    const char *path = run->opt.recipe->fresh;
+    struct pw_value *json = NULL;
+    struct pw_buf text = {0};
+    int rc = 0;
+    PW_PASS_OUT(pw_json_load(&run->arena, path, &json));
+    PW_PASS_OUT(pw_model_config_parse(&run->config, json, path));
+    PW_PASS_OUT(pw_file_read(path, 0, &text));
+    pw_sha256_bytes(text.data, text.len, run->base_hash);
+out:
+    pw_buf_free(&text);
+    return rc;
+}
+
+/* Loads the base, or only its shapes. */
+int pw_run_model(struct pw_run *run, bool measure)
+{
+    const struct pw_recipe *r = run->opt.recipe;
+    pw_model_free(run->model);
+    run->model = NULL;
+    if (r->fresh)
+        return measure ? pw_model_create_measure(&run->model, run->opt.dev, &run->config)
+                       : pw_model_create(&run->model, run->opt.dev, &run->config, (uint64_t)r->seed);
+    struct pw_model_options o = {.tokenizer = r->tokenizer, .quantise = pw_run_quantise(run), .double_quant = r->double_quant,
+                                 .trainable = pw_run_is_full(run), .measure = measure};
+    return pw_model_load(&run->model, run->opt.dev, r->model, &o);
+}
+
+static int open_tokenizer(struct pw_run *run)
+{
+    const struct pw_recipe *r = run->opt.recipe;
+    const char *path = r->fresh ? r->tokenizer : pw_checkpoint_tokenizer(run->model->checkpoint);
+    if (!path) {
+        int rc = pw_error(PW_E_REFUSED, "%s carries no tokenizer", r->model);
+        pw_error_hint("name one with model.tokenizer");
+        return rc;
+    }
+    bool llama2c = !r->fresh && strncmp(pw_checkpoint_format(run->model->checkpoint), "llama2.c", 8) == 0 && !pw_is_dir(path) &&
+                   strlen(path) > 4 && strcmp(path + strlen(path) - 4, ".bin") == 0;
+    PW_TRY(llama2c ? pw_tokenizer_load_llama2c(&run->tokenizer, path, run->config.vocab) : pw_tokenizer_load(&run->tokenizer, path),
+           "loading the tokenizer %s", path);
+    PW_CHECK(pw_tokenizer_vocab(run->tokenizer) <= run->config.vocab, PW_E_FAIL, "%s: the tokenizer has %d tokens, the model %lld", path,
+             (int)pw_tokenizer_vocab(run->tokenizer), (long long)run->config.vocab);
+    return 0;
+}
+
+/* ---- data ---- */
+
+static int read_template(struct pw_run *run, const char **text)
+{
+    const char *name = run->opt.recipe->chat_template;
+    struct pw_buf file = {0};
+    if (strcmp(name, "model") == 0) {
+        *text = pw_tokenizer_template(run->tokenizer, NULL);
+        return 0;
+    }
+    if (!pw_file_exists(name)) {
+        *text = pw_tokenizer_template(run->tokenizer, name);
+        PW_CHECK(*text, PW_E_FAIL, "data.template: %s is neither a file nor a template of the tokenizer", name);
+        return 0;
+    }
+    int rc = pw_file_read(name, 1 << 22, &file);
+    if (rc == 0 && !(*text = pw_arena_strndup(&run->arena, file.data ? file.data : "", file.len)))
+        rc = pw_error(PW_E_NOMEM, "out of memory for %s", name);
+    pw_buf_free(&file);
+    return rc;
+}
+
+static int open_data(struct pw_run *run)
+{
+    const struct pw_recipe *r = run->opt.recipe;
+    struct pw_dataset_options o = {.tokenizer = run->tokenizer, .max_length = r->max_length, .cache_dir = run->opt.cache_dir, .progress = run->opt.progress};
+    PW_PASS(read_template(run, &o.chat_template));
+    PW_PASS(pw_train_on_parse(r->train_on, &o.train_on));
+    PW_PASS(pw_overlong_parse(r->overlong, &o.overlong));
+    if (o.max_length > run->config.context) {
+        o.max_length = run->config.context;
+        pw_progress_say(run->opt.progress, "data.max_length %lld is more than the model's context: rows end at %lld tokens", (long long)r->max_length,
+                        (long long)o.max_length);
+    }
+    PW_TRY(pw_dataset_load(&run->train, r->train, r->n_train, &o), "reading data.train");
+    run->n_rows = run->train->n_rows;
+    if (r->n_eval > 0) {
+        PW_TRY(pw_dataset_load(&run->eval, r->eval, r->n_eval, &o), "reading data.eval");
+        run->n_held = run->eval->n_rows;
+    } else if (r->eval_share > 0)
+        PW_TRY(pw_dataset_split(&run->arena, run->train, r->eval_share, (uint64_t)r->seed, &run->rows, &run->n_rows, &run->held, &run->n_held),
+               "holding out data.eval");
+    if (run->train->truncated || run->train->dropped)
+        pw_progress_say(run->opt.progress, "%lld rows over %lld tokens were cut, %lld dropped", (long long)run->train->truncated, (long long)o.max_length,
+                        (long long)run->train->dropped);
+    return 0;
+}
+
+/* ---- adapter, trainer, plan ---- */
+
+int pw_run_trainer(struct pw_run *run)
+{
+    const struct pw_dataset *eval = run->eval ? run->eval : run->n_held > 0 ? run->train : NULL;
+    struct pw_trainer_setup set = {
+        .recipe = run->opt.recipe, .model = run->model, .adapter = run->has_adapter ? &run->adapter : NULL, .train = run->train, .rows = run->rows,
+        .n_rows = run->n_rows, .eval = eval, .eval_rows = run->held, .n_eval = run->n_held, .stop = run->opt.stop, .stop_ctx = run->opt.stop_ctx,
+    };
+    if (run->has_trainer)
+        pw_trainer_close(&run->trainer);
+    /* The shapes of the low-rank pairs, for the plan; their memory comes with pw_trainer_start. */
+    for (size_t i = 0; run->has_adapter && i < run->adapter.n; i++)
+        pw_model_linear(run->model, run->adapter.modules[i].name)->lora = &run->adapter.modules[i].lora;
+    run->has_trainer = true;
+    return pw_trainer_open(&run->trainer, &set);
+}
+
+static int plan_adapter(struct pw_run *run)
+{
+    const struct pw_recipe *r = run->opt.recipe;
+    struct pw_adapter_config c = {.kind = "lora", .r = (int)r->r, .alpha = r->alpha, .dropout = r->dropout, .rslora = r->rslora, .targets = r->targets};
+    if (pw_run_is_full(run))
+        return 0;
+    snprintf(c.base_name, sizeof c.base_name, "%s", r->model);
+    PW_PASS(pw_adapter_plan(&run->adapter, &c, &run->config));
+    run->has_adapter = true;
+    return 0;
+}
+
+static void fill_budget(struct pw_run *run)
+{
+    struct pw_budget *b = &run->budget;
+    const struct pw_recipe *r = run->opt.recipe;
+    const struct pw_trainer *t = &run->trainer;
+    *b = (struct pw_budget){.before = pw_peak_rss_bytes()};
+    pw_budget_add(b, PW_BUDGET_PROCESS, "program and data set", pw_rss_bytes());
+    pw_budget_add(b, PW_BUDGET_PROCESS, "libraries", PW_RUN_LIBRARY_BYTES);
+    if (run->model->checkpoint)
+        pw_budget_add(b, PW_BUDGET_STATIC, "model file, mapped", pw_checkpoint_bytes(run->model->checkpoint));
+    pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
+    pw_trainer_budget(t, b);
+    /* A state is written, mapped and hashed; with 16-bit weights the model is converted beside itself. */
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", 3 * pw_optim_region(t->slots, t->n_slots));
+    if (pw_run_is_full(run) && strcmp(r->dtype, "f32") != 0)
+        pw_budget_add(b, PW_BUDGET_SCRATCH, "converting for the output", (size_t)t->parameters * 2);
+    run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() + pw_rss_bytes();
+}
+
+int pw_run_open(struct pw_run *run, const struct pw_run_options *opt)
+{
+    *run = (struct pw_run){.opt = *opt};
+    pw_arena_init(&run->arena);
+    if (opt->recipe->fresh)
+        PW_TRY(read_fresh_config(run), "reading model.fresh");
+    PW_PASS(pw_run_model(run, true));
+    if (!opt->recipe->fresh)
+        run->config = run->model->config;
+    PW_PASS(open_tokenizer(run));
+    PW_PASS(open_data(run));
+    PW_PASS(plan_adapter(run));
+    PW_PASS(pw_run_trainer(run));
+    fill_budget(run);
+    return 0;
+}
+
+void pw_run_close(struct pw_run *run)
+{
+    if (run->has_trainer)
+        pw_trainer_close(&run->trainer);
+    pw_model_free(run->model);
+    if (run->has_adapter)
+        pw_adapter_free(&run->adapter);
+    pw_dataset_free(run->train);
+    pw_dataset_free(run->eval);
+    pw_tokenizer_free(run->tokenizer);
+    pw_arena_free(&run->arena);
+}
+
+/* ---- may it begin? ---- */
+
+bool pw_run_fits(const struct pw_run *run)
+{
+    return pw_budget_peak(&run->budget) <= run->limit;
+}
+
+int pw_run_suggest(struct pw_run *run, const char ***texts)
+{
+    const struct pw_recipe *r = run->opt.recipe;
+    struct pw_arena *a = &run->arena;
+    size_t n = 0;
+    const char **list = pw_arena_array(a, 8, sizeof *list);
+    PW_CHECK(list, PW_E_NOMEM, "out of memory");
+    if (!r->checkpointing)
+        list[n++] = "train.checkpointing: true keeps only the inputs of the blocks";
+    if (r->batch_size > 1)
+        list[n++] = pw_arena_printf(a, "train.batch_size: 1 with train.accumulate: %lld trains the same steps in smaller passes",
+                                    (long long)(r->batch_size * r->accumulate));
+    if (!pw_run_is_full(run) && strcmp(r->quant_type, "none") == 0)
+        list[n++] = "quant.type: nf4 stores the base in 4 bits";
+    if (r->max_length > 256)
+        list[n++] = pw_arena_printf(a, "data.max_length: %lld halves the longest pass", (long long)(r->max_length / 2));
+    if (!pw_run_is_full(run) && r->r > 8)
+        list[n++] = pw_arena_printf(a, "adapter.r: %lld shrinks adapter and optimizer", (long long)(r->r / 2));
+    if (pw_run_is_full(run) && !r->fresh)
+        list[n++] = "adapter.kind: lora trains a small part of the weights";
+    *texts = list;
+    return 0;
+}
+
+/* The rate of a dense product on this machine: operations a second, over at least 30 ms. */
+static int gemm_rate(struct pw_dev *dev, double *rate)
+{
+    enum { N = 512, ROWS = 256 };
+    struct pw_pool pool = {0};
+    int rc = 0;
+    PW_PASS_OUT(pw_pool_open(&pool, dev, (size_t)(N * N + 2 * ROWS * N) * sizeof(float) + 256, "measuring"));
+    struct pw_weight w = pw_weight_dense(pw_tensor2(pw_pool_take(&pool, N * N * sizeof(float)), PW_F32, N, N));
+    struct pw_tensor x = pw_tensor2(pw_pool_take(&pool, ROWS * N * sizeof(float)), PW_F32, ROWS, N);
+    struct pw_tensor y = pw_tensor2(pw_pool_take(&pool, ROWS * N * sizeof(float)), PW_F32, ROWS, N);
+    PW_PASS_OUT(pw_dev_reserve(dev, pw_scratch_linear(dev, ROWS, &w, false)));
+    const struct pw_drop none = {0};
+    PW_PASS_OUT(pw_linear_fwd(dev, y, pw_none(), x, &w, none));
+    double from = pw_seconds(), seconds = 0;
+    int runs = 0;
+    for (; seconds < 0.03; runs++) {
+        PW_PASS_OUT(pw_linear_fwd(dev, y, pw_none(), x, &w, none));
+        seconds = pw_seconds() - from;
+    }
+    *rate = 2.0 * N * N * ROWS * runs / seconds;
+out:
+    pw_pool_close(&pool);
+    return rc;
+}
+
+int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
+{
+    const struct pw_model_config *c = &run->config;
+    const struct pw_recipe *r = run->opt.recipe;
+    double block = 0, tokens = (double)run->trainer.epochs.tokens;
+    double trained = (double)run->train->n_trained / (double)run->train->n_tokens;
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        int64_t n_out, n_in;
+        pw_linear_shape(c, l, &n_out, &n_in);
+        block += 2.0 * (double)n_out * (double)n_in;
+    }
+    /* Forward, gradient of the input, with full training the gradient of the weights, with checkpointing the forward pass again. */
+    double times = 2 + pw_run_is_full(run) + (r->checkpointing ? 1.0 - 1.0 / c->layers : 0);
+    double head = 2.0 * (double)c->vocab * c->hidden * (2 + pw_run_is_full(run)) * trained;
+    PW_PASS(gemm_rate(run->opt.dev, rate));
+    *seconds = tokens * (block * c->layers * times + head) / (*rate * PW_RUN_GEMM_SHARE);
+    return 0;
+}
+
+int pw_run_accept(struct pw_run *run)
+{
+    const struct pw_recipe *r = run->opt.recipe;
+    char want[32], have[32];
+    if (!run->opt.resume && pw_file_exists(r->output) && !run->opt.force) {
+        int rc = pw_error(PW_E_REFUSED, "%s exists already", r->output);
+        pw_error_hint("--resume goes on with it, --force replaces it, --set output=FOLDER takes another");
+        return rc;
+    }
+    if (pw_run_fits(run))
+        return 0;
+    const char **texts = NULL;
+    pw_format_bytes(want, pw_budget_peak(&run->budget));
+    pw_format_bytes(have, run->limit);
+    PW_PASS(pw_run_suggest(run, &texts));
+    int rc = pw_error(PW_E_REFUSED, "the run does not fit: planned %s, at most %s", want, have);
+    if (texts[0])
+        pw_error_hint("%s", texts[0]);
+    return rc;
+}

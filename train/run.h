@@ -1,0 +1,55 @@
+/* A run: from a recipe to a run folder. Reads tokenizer and data, plans memory, refuses what cannot be, trains, saves, and writes the outputs.
+ *
+ * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, log.jsonl, log.csv, recipe.yaml. It is made only after model, data and
+ * plan are accepted. Knows nothing of options and commands. */
+#ifndef PW_TRAIN_RUN_H
+#define PW_TRAIN_RUN_H
+
+#include "train/trainer.h"
+
+struct pw_run_options {
+    const struct pw_recipe *recipe;
+    struct pw_dev *dev;
+    uint64_t memory;                 /* most bytes to use; 0: what the machine has left */
+    bool resume, force;
+    const char *cache_dir;           /* of tokenised rows; NULL: none */
+    struct pw_progress *progress;
+    bool (*stop)(void *ctx); void *stop_ctx;
+    /* Called after each evaluation on the held-out rows (benchmarks during training); may be NULL. */
+    int (*evaluated)(void *ctx, struct pw_model *m, int64_t step, double loss); void *evaluated_ctx;
+};
+struct pw_run {
+    struct pw_run_options opt;
+    struct pw_tokenizer *tokenizer;
+    struct pw_dataset *train, *eval;
+    uint32_t *rows, *held; int64_t n_rows, n_held;   /* NULL: all rows of train; of the held-out share */
+    struct pw_model *model;          /* shapes alone until training begins */
+    struct pw_model_config config;
+    struct pw_adapter adapter; bool has_adapter;
+    struct pw_trainer trainer; bool has_trainer;
+    struct pw_budget budget;
+    uint64_t limit;                  /* bytes that the plan must fit into */
+    char base_hash[65];
+    struct pw_arena arena;
+};
+struct pw_run_result {
+    const char *output;              /* of the recipe */
+    int64_t steps, tokens, trained_tokens, parameters;
+    double loss; bool has_loss;      /* of the last step */
+    double eval_loss; bool has_eval;
+    double first_eval_loss;
+    double seconds;
+    uint64_t planned_bytes, peak_bytes;
+};
+/* Everything but memory and steps: data, counts, the plan. */
+int pw_run_open(struct pw_run *run, const struct pw_run_options *opt);
+bool pw_run_fits(const struct pw_run *run);
+/* Settings that would make the plan smaller, as texts in run->arena; the list ends with NULL. */
+int pw_run_suggest(struct pw_run *run, const char ***texts);
+/* Seconds of training, from a GEMM rate that is measured here (some tens of milliseconds) and the operations of the model. */
+int pw_run_estimate(struct pw_run *run, double *seconds, double *flops_per_s);
+/* PW_E_REFUSED when the output exists or the plan does not fit. */
+int pw_run_accept(struct pw_run *run);
+int pw_run_train(struct pw_run *run, struct pw_run_result *result);
+void pw_run_close(struct pw_run *run);
+#endif

@@ -1,0 +1,17 @@
+/* What opening a run (run.c) and training it (run_train.c) share; private to these. */
+#ifndef PW_TRAIN_RUN_PARTS_H
+#define PW_TRAIN_RUN_PARTS_H
+
+#include "train/run.h"
+
+/* Resident memory that libraries take when they first work, measured: HDF5 on its first file, and the buffers of the matrix products. */
+#define PW_RUN_LIBRARY_BYTES ((size_t)4 << 20)
+/* Share of the dense product's rate that training reaches on a CPU, measured on small and 100M shapes; the rest is attention, norms, decoding. */
+#define PW_RUN_GEMM_SHARE 0.4
+
+bool pw_run_is_full(const struct pw_run *run);
+const char *pw_run_quantise(const struct pw_run *run);   /* NULL: as stored */
+int pw_run_model(struct pw_run *run, bool measure);
+int pw_run_trainer(struct pw_run *run);
+int pw_run_outputs(struct pw_run *run, const char *folder, const char *name); /* adapter/ or model/ or best/, replaced */
+#endif

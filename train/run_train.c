@@ -1,0 +1,387 @@
+/* Training a run: the folder, going on from a saved state, the loop, and the outputs. Opening and planning: run.c. */
+#include <math.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "lora/peft.h"
+#include "train/run_parts.h"
+#include "train/runlog.h"
+
+struct training {
+    struct pw_run *run;
+    const struct pw_recipe *r;
+    struct pw_trainer *t;
+    struct pw_progress *progress;
+    struct pw_state state;          /* as it will be saved; the position is the trainer's */
+    struct pw_runlog log;
+    const char *states;             /* folder */
+    const char *resume_from;        /* "" = from the start */
+    double began, before;           /* clock at the start; seconds of earlier parts */
+    int64_t saved_step;             /* -1: none in this process */
+    struct pw_run_result *result;
+};
+
+/* ---- outputs ---- */
+
+/* A fresh model has no folder of its own: the tokenizer's files come from where the recipe says. */
+static int copy_tokenizer(struct pw_run *run, const char *dir)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json", "merges.txt"};
+    const char *from = run->opt.recipe->tokenizer;
+    struct pw_buf text = {0};
+    int rc = 0;
+    bool folder = pw_is_dir(from);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *source = folder ? pw_path_join(&run->arena, from, names[i]) : from, *target = pw_path_join(&run->arena, dir, names[i]);
+        PW_CHECK_OUT(source && target, PW_E_NOMEM, "out of memory");
+        if (!pw_file_exists(source))
+            continue;
+        pw_buf_clear(&text);
+        PW_PASS_OUT(pw_file_read(source, 0, &text));
+        PW_PASS_OUT(pw_file_write(target, text.data ? text.data : "", text.len, false));
+        if (!folder)
+            break;
+    }
+out:
+    pw_buf_free(&text);
+    return rc;
+}
+
+int pw_run_outputs(struct pw_run *run, const char *folder, const char *name)
+{
+    struct pw_outdir dir = {0};
+    const char *path = pw_path_join(&run->arena, folder, name);
+    int rc = 0;
+    PW_CHECK(path, PW_E_NOMEM, "out of memory");
+    PW_PASS_OUT(pw_outdir_open(&dir, path, true));
+    if (run->has_adapter)
+        PW_PASS_OUT(pw_peft_write(&run->adapter, dir.temp));
+    else {
+        PW_PASS_OUT(pw_model_save(run->model, dir.temp, run->opt.recipe->dtype));
+        if (run->opt.recipe->fresh)
+            PW_PASS_OUT(copy_tokenizer(run, dir.temp));
+    }
+    PW_PASS_OUT(pw_outdir_commit(&dir));
+out:
+    pw_outdir_abort(&dir);
+    if (rc < 0)
+        rc = pw_error_while(rc, "writing %s", path);
+    return rc;
+}
+
+static const char *in_folder(struct training *k, const char *name)
+{
+    return pw_path_join(&k->run->arena, k->r->output, name);
+}
+
+static double seconds_now(const struct training *k)
+{
+    return k->before + (pw_seconds() - k->began);
+}
+
+static int save_state(struct training *k)
+{
+    struct pw_trainer *t = k->t;
+    char name[64];
+    if (k->saved_step == t->step)
+        return 0;
+    k->state.step = t->step;
+    k->state.epoch = t->epoch;
+    k->state.pass = t->at;
+    k->state.tokens = t->tokens;
+    k->state.trained_tokens = t->trained_tokens;
+    k->state.seconds = seconds_now(k);
+    PW_PASS(pw_runlog_sync(&k->log, &k->state.log_bytes));
+    snprintf(name, sizeof name, "step-%lld.h5", (long long)t->step);
+    char path[4096];
+    PW_CHECK((size_t)snprintf(path, sizeof path, "%s/%s", k->states, name) < sizeof path, PW_E_USAGE, "output: the path is too long");
+    PW_PASS(pw_state_save(path, &k->state, &t->optim, k->run->opt.dev));
+    k->saved_step = t->step;
+    return pw_state_prune(k->states, k->r->keep);
+}
+
+/* ---- before the loop ---- */
+
+/* A run folder may be replaced; any other folder that is not empty is somebody's work. */
+static int clear_folder(struct training *k)
+{
+    char **names = NULL;
+    size_t n = 0;
+    const char *recipe = in_folder(k, "recipe.yaml");
+    PW_CHECK(recipe, PW_E_NOMEM, "out of memory");
+    if (!pw_file_exists(k->r->output))
+        return 0;
+    PW_CHECK(pw_is_dir(k->r->output), PW_E_REFUSED, "%s is a file", k->r->output);
+    PW_PASS(pw_dir_list(&k->run->arena, k->r->output, &names, &n));
+    PW_CHECK(n == 0 || pw_file_exists(recipe), PW_E_REFUSED, "%s is not a run folder (no recipe.yaml in it): it is not replaced", k->r->output);
+    return pw_dir_remove(k->r->output);
+}
+
+static int check_same(struct training *k, const struct pw_state *s)
+{
+    struct pw_recipe then = {0};
+    char a[256], b[256];
+    int rc = 0;
+    PW_TRY_OUT(pw_recipe_parse(&then, s->recipe.data ? s->recipe.data : "", s->recipe.len, "recipe of the saved state", NULL, 0), "resuming");
+    const char *key = pw_recipe_difference(&then, k->r, a, b);
+    bool base = strcmp(s->base_hash, k->state.base_hash) == 0, data = strcmp(s->data_hash, k->state.data_hash) == 0;
+    if ((key || !base || !data) && !k->run->opt.force) {
+        rc = key     ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed (saved %s, now %s)", k->r->output, key, a, b)
+             : !base ? pw_error(PW_E_REFUSED, "resuming %s: the base is another one (saved %.16s, now %.16s)", k->r->output, s->base_hash, k->state.base_hash)
+                     : pw_error(PW_E_REFUSED, "resuming %s: the training rows are others (saved %.16s, now %.16s)", k->r->output, s->data_hash, k->state.data_hash);
+        pw_error_hint("go on with what the run began with, or --force to go on all the same");
+    }
+out:
+    pw_recipe_free(&then);
+    return rc;
+}
+
+static int find_state(struct training *k)
+{
+    struct pw_state s = {0};
+    int rc = 0;
+    k->resume_from = "";
+    if (!k->run->opt.resume)
+        return 0;
+    PW_PASS(pw_state_newest(&k->run->arena, k->states, k->progress, &k->resume_from));
+    if (!k->resume_from[0]) {
+        pw_progress_say(k->progress, "no saved state in %s: the run begins at step 0", k->states);
+        return 0;
+    }
+    PW_PASS(pw_state_read(k->resume_from, &s));
+    PW_PASS_OUT(check_same(k, &s));
+    k->state.log_bytes = s.log_bytes;
+    k->state.has_best = s.has_best;
+    k->state.best_loss = s.best_loss;
+    k->state.best_step = s.best_step;
+    k->state.evaluated_step = s.evaluated_step;
+    k->before = s.seconds;
+    k->state.step = s.step, k->state.epoch = s.epoch, k->state.pass = s.pass;
+    k->state.tokens = s.tokens, k->state.trained_tokens = s.trained_tokens;
+out:
+    pw_state_free(&s);
+    return rc;
+}
+
+/* Values of an adapter folder into the run's adapter, which must have the same modules and rank. */
+static int init_from(struct pw_run *run, const char *dir)
+{
+    struct pw_adapter from = {0};
+    int rc = 0;
+    PW_TRY(pw_peft_load(&from, dir, &run->config), "adapter.init_from");
+    for (size_t i = 0; i < run->adapter.n; i++) {
+        struct pw_adapter_module *m = &run->adapter.modules[i];
+        const struct pw_adapter_module *f = pw_adapter_find(&from, m->name);
+        PW_CHECK_OUT(f, PW_E_FAIL, "adapter.init_from: %s has no %s", dir, m->name);
+        PW_CHECK_OUT(f->lora.r == m->lora.r && f->lora.scale == m->lora.scale, PW_E_FAIL,
+                     "adapter.init_from: %s: %s: rank and scale differ (expected %d and %g, got %d and %g)", dir, m->name, m->lora.r, m->lora.scale,
+                     f->lora.r, f->lora.scale);
+        memcpy(m->lora.a.data, f->lora.a.data, pw_bytes(m->lora.a));
+        memcpy(m->lora.b.data, f->lora.b.data, pw_bytes(m->lora.b));
+    }
+    PW_CHECK_OUT(from.n == run->adapter.n, PW_E_FAIL, "adapter.init_from: %s has %zu modules (expected %zu)", dir, from.n, run->adapter.n);
+out:
+    pw_adapter_free(&from);
+    return rc;
+}
+
+static int take_memory(struct training *k)
+{
+    struct pw_run *run = k->run;
+    PW_PASS(pw_run_model(run, false));
+    PW_PASS(pw_run_trainer(run));
+    PW_PASS(pw_trainer_start(&run->trainer));
+    if (run->has_adapter && !k->resume_from[0]) {
+        PW_CHECK(run->opt.dev->host, PW_E_UNSUPPORTED, "device %s: adapters are initialised on host devices only", run->opt.dev->kind);
+        pw_adapter_init(&run->adapter, (uint64_t)k->r->seed);
+        if (k->r->init_from)
+            PW_PASS(init_from(run, k->r->init_from));
+    }
+    if (!k->resume_from[0])
+        return 0;
+    PW_PASS(pw_state_restore(k->resume_from, &run->trainer.optim, run->opt.dev));
+    PW_CHECK(k->state.step <= run->trainer.epochs.steps, PW_E_REFUSED, "%s: step %lld of a run of %lld", k->resume_from, (long long)k->state.step,
+             (long long)run->trainer.epochs.steps);
+    run->trainer.step = k->state.step;
+    run->trainer.epoch = k->state.epoch;
+    run->trainer.at = k->state.pass;
+    run->trainer.tokens = k->state.tokens;
+    run->trainer.trained_tokens = k->state.trained_tokens;
+    k->saved_step = k->state.step;
+    pw_progress_say(k->progress, "going on after step %lld from %s", (long long)k->state.step, k->resume_from);
+    return 0;
+}
+
+static int hash_base(struct training *k)
+{
+    struct pw_run *run = k->run;
+    struct pw_checkpoint *c = run->model->checkpoint;
+    if (c && run->has_adapter) {
+        PW_PASS(pw_adapter_record_base(&run->adapter.config, c, pw_run_quantise(run), k->r->double_quant));
+        memcpy(run->base_hash, run->adapter.config.base_hash, sizeof run->base_hash);
+    } else if (c)
+        PW_PASS(pw_checkpoint_identity(c, run->base_hash));
+    memcpy(k->state.base_hash, run->base_hash, sizeof run->base_hash);
+    memcpy(k->state.data_hash, run->train->digest, sizeof k->state.data_hash);
+    return 0;
+}
+
+static int make_folder(struct training *k)
+{
+    const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl");
+    PW_CHECK(recipe && log, PW_E_NOMEM, "out of memory");
+    if (!k->run->opt.resume)
+        PW_PASS(clear_folder(k));
+    PW_PASS(pw_dir_make(k->states));
+    PW_PASS(pw_file_write(recipe, k->state.recipe.data, k->state.recipe.len, true));
+    return pw_runlog_open(&k->log, log, k->resume_from[0] ? k->state.log_bytes : 0);
+}
+
+/* ---- the loop ---- */
+
+static int evaluate(struct training *k)
+{
+    struct pw_trainer *t = k->t;
+    double loss = 0;
+    if (!t->eval_plan || k->state.evaluated_step == t->step)
+        return 0;
+    PW_PASS(pw_trainer_evaluate(t, &loss));
+    PW_PASS(pw_runlog_eval(&k->log, t->step, loss));
+    k->state.evaluated_step = t->step;
+    k->result->eval_loss = loss;
+    k->result->has_eval = true;
+    if (t->step == 0)
+        k->result->first_eval_loss = loss;
+    if (t->step > 0 && (!k->state.has_best || loss < k->state.best_loss)) {
+        k->state.has_best = true;
+        k->state.best_loss = loss;
+        k->state.best_step = t->step;
+        PW_PASS(pw_run_outputs(k->run, k->r->output, "best"));
+    }
+    if (k->run->opt.evaluated)
+        PW_PASS(k->run->opt.evaluated(k->run->opt.evaluated_ctx, k->run->model, t->step, loss));
+    return 0;
+}
+
+static bool due(int64_t step, int64_t every)
+{
+    return every > 0 && step % every == 0;
+}
+
+static int one_step(struct training *k)
+{
+    struct pw_trainer *t = k->t;
+    struct pw_step_report s;
+    char note[96];
+    double from = pw_seconds();
+    PW_PASS(pw_trainer_step(t, &s));
+    double took = pw_seconds() - from;
+    const struct pw_log_step line = {
+        .step = t->step, .loss = s.loss, .lr = s.lr, .grad_norm = s.grad_norm, .tokens = s.tokens, .trained_tokens = s.trained_tokens,
+        .tokens_per_s = took > 0 ? (double)s.tokens / took : 0, .memory_bytes = pw_rss_bytes(), .seconds = seconds_now(k),
+    };
+    PW_PASS(pw_runlog_step(&k->log, &line));
+    k->result->loss = s.loss;
+    k->result->has_loss = true;
+    snprintf(note, sizeof note, "loss %.4f, lr %.2e, %.0f tokens/s", s.loss, s.lr, line.tokens_per_s);
+    pw_progress_at(k->progress, t->step, t->epochs.steps, note);
+    if (due(t->step, k->r->eval_every))
+        PW_PASS(evaluate(k));
+    if (due(t->step, k->r->save_every))
+        PW_PASS(save_state(k));
+    return 0;
+}
+
+/* What is left to do when a step failed: an interrupted run is saved; one that met NaN keeps its last good state. */
+static int after_failure(struct training *k, int rc)
+{
+    char what[1024], hint[256];
+    bool finite = true;
+    if (rc == PW_E_INTERRUPTED) {
+        PW_PASS(save_state(k));
+        rc = pw_error(PW_E_INTERRUPTED, "interrupted after step %lld of %lld, state saved in %s", (long long)k->t->step, (long long)k->t->epochs.steps, k->states);
+        pw_error_hint("--resume goes on");
+        return rc;
+    }
+    if (rc != PW_E_NUMERIC)
+        return rc;
+    snprintf(what, sizeof what, "%s", pw_error_text());
+    snprintf(hint, sizeof hint, "%s", pw_error_hint_text());
+    if (pw_trainer_finite(k->t, &finite) == 0 && finite && k->t->step > 0)
+        (void)save_state(k);
+    rc = pw_error(PW_E_NUMERIC, "%s", what);
+    pw_error_hint("%s", hint);
+    return rc;
+}
+
+static int loop(struct training *k)
+{
+    int rc = k->t->step == 0 || due(k->t->step, k->r->eval_every) ? evaluate(k) : 0;
+    while (rc == 0 && !pw_trainer_done(k->t))
+        rc = one_step(k);
+    if (rc == 0)
+        rc = evaluate(k);
+    return rc < 0 ? after_failure(k, rc) : 0;
+}
+
+static int finish(struct training *k)
+{
+    struct pw_arena a;
+    struct pw_log_line *lines = NULL;
+    size_t n = 0;
+    int64_t bytes = 0;
+    int rc = 0;
+    pw_arena_init(&a);
+    PW_PASS_OUT(save_state(k));
+    PW_PASS_OUT(pw_runlog_sync(&k->log, &bytes));
+    const char *csv = in_folder(k, "log.csv"), *jsonl = in_folder(k, "log.jsonl");
+    PW_CHECK_OUT(csv && jsonl, PW_E_NOMEM, "out of memory");
+    PW_PASS_OUT(pw_runlog_read(&a, jsonl, &lines, &n));
+    PW_PASS_OUT(pw_runlog_csv(lines, n, csv));
+    for (size_t i = 0; i < n; i++)
+        if (lines[i].is_eval) {
+            k->result->eval_loss = lines[i].s.loss;
+            k->result->has_eval = true;
+            if (lines[i].s.step == 0)
+                k->result->first_eval_loss = lines[i].s.loss;
+        } else {
+            k->result->loss = lines[i].s.loss;
+            k->result->has_loss = true;
+        }
+    PW_PASS_OUT(pw_run_outputs(k->run, k->r->output, k->run->has_adapter ? "adapter" : "model"));
+out:
+    pw_arena_free(&a);
+    return rc;
+}
+
+int pw_run_train(struct pw_run *run, struct pw_run_result *result)
+{
+    struct training k = {.run = run, .r = run->opt.recipe, .t = &run->trainer, .progress = run->opt.progress, .saved_step = -1, .result = result};
+    int rc = 0;
+    *result = (struct pw_run_result){.output = k.r->output, .planned_bytes = pw_budget_peak(&run->budget), .parameters = run->trainer.parameters};
+    k.began = pw_seconds();
+    k.state.evaluated_step = -1;
+    k.resume_from = "";
+    k.states = in_folder(&k, "checkpoints");
+    PW_CHECK_OUT(k.states, PW_E_NOMEM, "out of memory");
+    PW_PASS_OUT(pw_run_accept(run));
+    PW_PASS_OUT(pw_recipe_write(k.r, &k.state.recipe));
+    PW_PASS_OUT(hash_base(&k));
+    PW_PASS_OUT(find_state(&k));
+    PW_PASS_OUT(take_memory(&k));
+    PW_PASS_OUT(make_folder(&k));
+    k.began = pw_seconds();
+    PW_PASS_OUT(loop(&k));
+    PW_PASS_OUT(finish(&k));
+    result->steps = run->trainer.step;
+    result->tokens = run->trainer.tokens;
+    result->trained_tokens = run->trainer.trained_tokens;
+    result->seconds = seconds_now(&k);
+    result->peak_bytes = pw_peak_rss_bytes();
+out:
+    if (k.log.f)
+        pw_runlog_close(&k.log);
+    pw_state_free(&k.state);
+    return rc;
+}
