@@ -150,6 +150,20 @@ static int take_token(struct loop *k, struct running *r, int32_t id)
 
 /* ---- passes --------------------------------------------------------------------------------------------------------- */
 
+/* The decoder has seen the prompt, so that the first token of the continuation keeps its leading space. */
+static int open_decoder(struct loop *k, struct running *r)
+{
+    struct pw_buf prompt = {0};
+    int rc = 0;
+    PW_PASS(pw_detok_open(&r->detok, k->tokenizer, PW_TOK_SKIP_SPECIAL));
+    for (int64_t i = 0; i < r->n && rc == 0; i++) {
+        pw_buf_clear(&prompt);
+        rc = pw_detok_push(r->detok, r->ids[i], &prompt);
+    }
+    pw_buf_free(&prompt);
+    return rc;
+}
+
 static int begin(struct loop *k, struct running *r, struct pw_gen *g)
 {
     r->g = g;
@@ -174,7 +188,7 @@ static int begin(struct loop *k, struct running *r, struct pw_gen *g)
     PW_CHECK(g->tokens && r->ids, PW_E_NOMEM, "out of memory for %lld tokens", (long long)(g->n_prompt + r->room));
     memcpy(r->ids, g->prompt, (size_t)g->n_prompt * sizeof *r->ids);
     r->n = g->n_prompt;
-    PW_PASS(pw_detok_open(&r->detok, k->tokenizer, PW_TOK_SKIP_SPECIAL));
+    PW_PASS(open_decoder(k, r));
     if (r->room == 0)
         return finish(r, "length");
     r->seq = pw_session_add(k->s, g->n_prompt + r->room, -1);

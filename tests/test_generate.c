@@ -1,0 +1,186 @@
+/* Generation on real small models: the known story, prompts alone or together, with and without the cache, stop strings, streaming. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "infer/generate.h"
+#include "tests/support.h"
+
+struct opened { struct pw_dev *dev; struct pw_model *m; struct pw_tokenizer *t; struct pw_session *s; int32_t stops[16]; struct pw_gen_options opt; };
+
+static bool open_stories(struct opened *o)
+{
+    const char *model = test_shared("data/models/stories260K/stories260K.bin"), *tokenizer = test_shared("data/models/stories260K/tok512.bin");
+    const struct pw_dev_options dev = {.kind = "cpu", .threads = 2, .level = getenv("PW_CPU")};
+    if (!model || !tokenizer) {
+        test_skip("stories260K is not there");
+        return false;
+    }
+    const struct pw_model_options opt = {.tokenizer = tokenizer};
+    *o = (struct opened){0};
+    ck_ok(pw_dev_open(&o->dev, &dev));
+    ck_ok(pw_model_load(&o->m, o->dev, model, &opt));
+    ck_ok(pw_tokenizer_load_llama2c(&o->t, tokenizer, o->m->config.vocab));
+    ck_ok(pw_session_open(&o->s, o->m, 2048, 64, 8));
+    o->opt.stop_ids = o->stops;
+    o->opt.n_stop_ids = pw_gen_stop_ids(o->t, &o->m->config, o->stops);
+    return true;
+}
+
+static void close_stories(struct opened *o)
+{
+    pw_session_close(o->s);
+    pw_tokenizer_free(o->t);
+    pw_model_free(o->m);
+    pw_dev_close(o->dev);
+}
+
+static void generate(struct opened *o, struct pw_gen *g, const char *prompt, struct pw_tokens *tokens, int64_t n)
+{
+    ck_ok(pw_tokenizer_encode(o->t, prompt, strlen(prompt), PW_TOK_DEFAULT, tokens));
+    g->prompt = tokens->ids;
+    g->n_prompt = (int64_t)tokens->n;
+    g->max_tokens = n;
+}
+
+static const char story[] = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.";
+
+START_TEST(the_known_story)
+{
+    struct opened o;
+    if (!open_stories(&o))
+        return;
+    const int32_t bos = 1;
+    struct pw_gen g = {.prompt = &bos, .n_prompt = 1, .max_tokens = 60};
+    ck_ok(pw_generate(o.s, o.t, &g, 1, &o.opt));
+    ck_assert_msg(strncmp(g.text.data, story, sizeof story - 1) == 0, "got: %s", g.text.data);
+    ck_assert_str_eq(g.finish, "length");
+    ck_assert_int_eq(g.n_tokens, 60);
+    pw_gen_free(&g);
+    close_stories(&o);
+}
+END_TEST
+
+static const char *const prompts[] = {"Once upon a time", "Tom had a red ball. He", "The", "Lily and Ben went to the beach. They saw a big"};
+
+START_TEST(alone_together_and_without_cache)
+{
+    struct opened o;
+    struct pw_gen alone[4] = {{0}}, together[4] = {{0}}, slow[4] = {{0}};
+    struct pw_tokens tokens[4] = {{0}};
+    if (!open_stories(&o))
+        return;
+    for (int i = 0; i < 4; i++) {
+        generate(&o, &alone[i], prompts[i], &tokens[i], 40);
+        together[i] = slow[i] = alone[i];
+        ck_ok(pw_generate(o.s, o.t, &alone[i], 1, &o.opt));
+    }
+    ck_ok(pw_generate(o.s, o.t, together, 4, &o.opt));
+    o.opt.no_cache = true;
+    ck_ok(pw_generate(o.s, o.t, slow, 4, &o.opt));
+    for (int i = 0; i < 4; i++) {
+        ck_assert_int_eq(alone[i].n_tokens, together[i].n_tokens);
+        ck_assert(memcmp(alone[i].tokens, together[i].tokens, (size_t)alone[i].n_tokens * sizeof(int32_t)) == 0);
+        ck_assert_str_eq(alone[i].text.data, together[i].text.data);
+        ck_assert_str_eq(alone[i].text.data, slow[i].text.data);
+        ck_assert_msg(alone[i].text.data[0] == (i == 0 ? ',' : ' ') || i == 2, "%s|%s", prompts[i], alone[i].text.data);    /* the space between prompt and continuation is kept */
+        pw_gen_free(&alone[i]);
+        pw_gen_free(&together[i]);
+        pw_gen_free(&slow[i]);
+        pw_tokens_free(&tokens[i]);
+    }
+    close_stories(&o);
+}
+END_TEST
+
+static int collect(void *ctx, const char *text, size_t bytes)
+{
+    pw_buf_add(ctx, text, bytes);
+    return 0;
+}
+
+START_TEST(stop_strings_and_streaming)
+{
+    static const char *const stops[] = {"Lilx", "Lily", "a little girl named Lilies"};
+    struct opened o;
+    struct pw_buf streamed = {0};
+    const int32_t bos = 1;
+    if (!open_stories(&o))
+        return;
+    struct pw_gen g = {.prompt = &bos, .n_prompt = 1, .max_tokens = 60, .stops = stops, .n_stops = 3, .piece = collect, .ctx = &streamed};
+    ck_ok(pw_generate(o.s, o.t, &g, 1, &o.opt));
+    ck_assert_str_eq(g.text.data, "Once upon a time, there was a little girl named ");
+    ck_assert_str_eq(streamed.data, g.text.data);
+    ck_assert_str_eq(g.finish, "stop");
+    pw_gen_free(&g);
+
+    static const char *const never[] = {"there was a little girl named Bob", "park.Z"};
+    g.stops = never;                           /* what was held back comes out in the end */
+    g.n_stops = 2;
+    pw_buf_clear(&streamed);
+    ck_ok(pw_generate(o.s, o.t, &g, 1, &o.opt));
+    ck_assert(strncmp(g.text.data, story, sizeof story - 1) == 0);
+    ck_assert_str_eq(streamed.data, g.text.data);
+    pw_gen_free(&g);
+    pw_buf_free(&streamed);
+    close_stories(&o);
+}
+END_TEST
+
+START_TEST(context_and_prompts_that_do_not_fit)
+{
+    struct opened o;
+    int32_t ids[600];
+    if (!open_stories(&o))
+        return;
+    for (int i = 0; i < 600; i++)
+        ids[i] = 3 + i % 400;
+    const int64_t context = o.m->config.context;
+    struct pw_gen g = {.prompt = ids, .n_prompt = context - 3, .max_tokens = 40};
+    ck_ok(pw_generate(o.s, o.t, &g, 1, &o.opt));
+    ck_assert(strcmp(g.finish, "stop") == 0 || (strcmp(g.finish, "context") == 0 && g.n_tokens == 3));
+    pw_gen_free(&g);
+    g.n_prompt = context;
+    ck_fails(pw_generate(o.s, o.t, &g, 1, &o.opt), PW_E_REFUSED, "the context holds");
+    pw_gen_free(&g);
+    g.n_prompt = 0;
+    ck_fails(pw_generate(o.s, o.t, &g, 1, &o.opt), PW_E_FAIL, "without tokens");
+    pw_gen_free(&g);
+    close_stories(&o);
+}
+END_TEST
+
+START_TEST(same_seed_same_text)
+{
+    struct opened o;
+    struct pw_gen g[3] = {{0}};
+    const int32_t bos = 1;
+    if (!open_stories(&o))
+        return;
+    for (int i = 0; i < 3; i++) {
+        g[i] = (struct pw_gen){.prompt = &bos, .n_prompt = 1, .max_tokens = 40,
+                               .sampler = {.temperature = 0.9, .top_p = 0.95, .rng = pw_rng_make(i < 2 ? 7 : 8, PW_STREAM_SAMPLE)}};
+        ck_ok(pw_generate(o.s, o.t, &g[i], 1, &o.opt));
+    }
+    ck_assert_str_eq(g[0].text.data, g[1].text.data);
+    ck_assert_str_ne(g[0].text.data, g[2].text.data);
+    for (int i = 0; i < 3; i++)
+        pw_gen_free(&g[i]);
+    close_stories(&o);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("generate");
+    TCase *t = tcase_create("generate");
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, the_known_story);
+    tcase_add_test(t, alone_together_and_without_cache);
+    tcase_add_test(t, stop_strings_and_streaming);
+    tcase_add_test(t, context_and_prompts_that_do_not_fit);
+    tcase_add_test(t, same_seed_same_text);
+    suite_add_tcase(s, t);
+    return test_run(s);
+}
