@@ -36,7 +36,10 @@ int pw_epochs_count(struct pw_epochs *e, struct pw_arena *a, const struct pw_dat
         }
         PW_PASS_OUT(append(e, a, &cap, p->n_passes));
         e->steps += (p->n_passes + accumulate - 1) / accumulate;
-        for (int64_t i = 0; i < p->n_passes; i++)
+        int64_t counted = p->n_passes;      /* the last epoch may end early */
+        if (steps > 0 && e->steps > steps)
+            counted -= (e->steps - steps) * accumulate - (accumulate - (p->n_passes - 1) % accumulate - 1);
+        for (int64_t i = 0; i < counted; i++)
             e->tokens += p->pass_tokens[i];
         if (p->max_tokens > e->max_tokens)
             e->max_tokens = p->max_tokens;
