@@ -93,6 +93,11 @@ $(B)/%.o: %.c | $(B)/.flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $(OPT_FILE) $(ISA) $(if $(filter tests/%,$<),$(CHECK_CFLAGS)) -MMD -MP -c -o $@ $<
 
+# The demo's helper program: its texts and its result file.
+DEMO_SRC := $(wildcard tools/demo/*.c)
+$(B)/demo: $(DEMO_SRC:%.c=$(B)/%.o) $(B)/libpw.a
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
 $(B)/embedded.c: tools/embed $(EMBED) | $(B)/.flags
 	@tools/embed $(EMBED) > $@
 

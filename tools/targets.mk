@@ -3,6 +3,20 @@
 check-unit: $(TESTS)
 	@for t in $(TESTS); do echo "== $$(basename $$t)"; $$t; done
 
+# ---- the demo ----
+.PHONY: demo demo-base demo-data
+demo: pw $(B)/demo
+	@tools/demo/run $(B)/demo
+
+# Makes the committed weights of the demo again: text, tokenizer, a base trained from random weights. About 20 minutes on two cores.
+demo-base: pw $(B)/demo
+	@tools/demo/make_base $(B)/demo
+demo-data: $(B)/demo
+	@mkdir -p tools/demo/pennyford
+	$(B)/demo town train 7 > tools/demo/town-train.jsonl
+	$(B)/demo town shuffled 7 > tools/demo/town-shuffled.jsonl
+	$(B)/demo town test 7 > tools/demo/pennyford/test.jsonl
+
 layers:
 	@tools/check_layers
 walls:

@@ -9,14 +9,13 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/value.h"
+#include "tools/demo/demo.h"
 
 enum { MAX_WORDS = 8192, MAX_WORD = 32, SPECIALS = 2 };
 struct word { char text[MAX_WORD]; int len, n; int pieces[MAX_WORD]; int64_t count; };
 static struct word words[MAX_WORDS];
 static int n_words;
 static struct piece { char bytes[MAX_WORD]; int len; } pieces[65536];
-
-int pw_demo_tokenizer(FILE *in, int vocab);
 
 static void count_word(const char *s, int len)
 {
@@ -26,7 +25,7 @@ static void count_word(const char *s, int len)
             return;
         }
     if (n_words == MAX_WORDS || len >= MAX_WORD) {
-        fprintf(stderr, "gen: the corpus has too many words, or one too long\n");
+        fprintf(stderr, "demo: the corpus has too many words, or one too long\n");
         exit(1);
     }
     struct word *w = &words[n_words++];
@@ -120,7 +119,7 @@ int pw_demo_tokenizer(FILE *in, int vocab)
         pw_arena_init(&a);
         const struct pw_value *text = pw_json_parse(&a, line, (size_t)len, "corpus", &v) < 0 ? NULL : pw_get(v, "text");
         if (!text || text->kind != PW_STRING) {
-            fprintf(stderr, "gen: a row of the corpus has no text\n");
+            fprintf(stderr, "demo: a row of the corpus has no text\n");
             return 1;
         }
         count_words(text->s, (int)text->len);

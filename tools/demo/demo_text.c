@@ -1,9 +1,8 @@
 /* The demo's text: rules of invented towns, from tables of words and forms of speech.
  *
- * gen corpus DOCS SEED      what the demo's base model is trained on, JSONL {"text"}: pages about a dozen towns, their rules told and
+ * corpus DOCS SEED          what the demo's base model is trained on, JSONL {"text"}: pages about a dozen towns, their rules told and
  *                           asked for in every form. The town of the demo, Pennyford, is not among them.
- * gen tokenizer VOCAB       tokenizer.json: byte-level BPE learned from the words of a corpus on stdin (plain text of the JSONL rows)
- * gen town train|shuffled|test SEED
+ * town train|shuffled|test SEED
  *                           Pennyford itself. train: its rules as questions in the forms that are trained on; shuffled: the same questions
  *                           with the answers dealt out anew; test: every rule in forms that train does not have, with four choices.
  * Everything is a function of the seed (Philox). Knows nothing of models. */
@@ -14,6 +13,7 @@
 #include "base/error.h"
 #include "base/rng.h"
 #include "base/value.h"
+#include "tools/demo/demo.h"
 
 enum { SUBJECTS = 8, VALUES = 8, TELLS = 3, ASKS = 8, TRAINED_ASKS = 5, TOPICS = 6, TOWNS = 12, PENNYFORD = 1000 };
 
@@ -197,23 +197,17 @@ static void town_test(uint64_t seed)
             }
 }
 
-int pw_demo_tokenizer(FILE *in, int vocab);
-
-int main(int argc, char **argv)
+int pw_demo_text(int argc, char **argv)
 {
     int64_t n = 0, seed = 0;
-    if (argc == 4 && strcmp(argv[1], "corpus") == 0 && !pw_parse_i64(argv[2], &n) && !pw_parse_i64(argv[3], &seed))
+    if (argc == 3 && strcmp(argv[0], "corpus") == 0 && !pw_parse_i64(argv[1], &n) && !pw_parse_i64(argv[2], &seed))
         corpus(n, (uint64_t)seed);
-    else if (argc == 4 && strcmp(argv[1], "town") == 0 && !pw_parse_i64(argv[3], &seed) && strcmp(argv[2], "test") == 0)
+    else if (argc == 3 && strcmp(argv[0], "town") == 0 && !pw_parse_i64(argv[2], &seed) && strcmp(argv[1], "test") == 0)
         town_test((uint64_t)seed);
-    else if (argc == 4 && strcmp(argv[1], "town") == 0 && !pw_parse_i64(argv[3], &seed) &&
-             (strcmp(argv[2], "train") == 0 || strcmp(argv[2], "shuffled") == 0))
-        town_train((uint64_t)seed, argv[2][0] == 's');
-    else if (argc == 3 && strcmp(argv[1], "tokenizer") == 0 && !pw_parse_i64(argv[2], &n) && n > 0 && n < 65536)
-        return pw_demo_tokenizer(stdin, (int)n);
-    else {
-        fprintf(stderr, "usage: gen corpus DOCS SEED | tokenizer VOCAB <corpus | town train|shuffled|test SEED\n");
+    else if (argc == 3 && strcmp(argv[0], "town") == 0 && !pw_parse_i64(argv[2], &seed) &&
+             (strcmp(argv[1], "train") == 0 || strcmp(argv[1], "shuffled") == 0))
+        town_train((uint64_t)seed, argv[1][0] == 's');
+    else
         return 2;
-    }
     return ferror(stdout) || fflush(stdout) ? 1 : 0;
 }
