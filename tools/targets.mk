@@ -1,7 +1,13 @@
 # Targets that are not the build itself.
-.PHONY: check-unit
+.PHONY: check check-unit print-tests
+# Everything a user's machine can show. PW_NO_SAN=1 leaves the sanitizer builds out.
+check: pw $(TESTS) $(B)/demo
+	@tools/check $(B) $(TESTS)
+# Unit tests alone.
 check-unit: $(TESTS)
 	@for t in $(TESTS); do echo "== $$(basename $$t)"; $$t; done
+print-tests:
+	@echo $(TESTS)
 
 # ---- the demo ----
 .PHONY: demo demo-base demo-data
