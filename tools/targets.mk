@@ -30,7 +30,7 @@ walls:
 clean:
 	rm -rf build pw
 help:
-	@echo 'make | make demo | make check | ...'
+	@sed -n 's/^## //p' tools/targets.txt
 # Every check must find the mistake planted for it.
 .PHONY: check-bad print-B
 check-bad:
@@ -39,3 +39,15 @@ print-B:
 	@echo $(B)
 config:
 	@tools/config
+
+# ---- builds ----
+.PHONY: debug asan tsan install
+debug:
+	@$(MAKE) --no-print-directory DEBUG=1 pw
+asan:
+	@$(MAKE) --no-print-directory SAN=address pw tests
+tsan:
+	@$(MAKE) --no-print-directory SAN=thread pw tests
+install: pw
+	install -D -m 755 $(B)/pw $(DESTDIR)$(PREFIX)/bin/pennyweight
+	ln -sf pennyweight $(DESTDIR)$(PREFIX)/bin/pw
