@@ -63,10 +63,16 @@ int pw_cmd_emit(struct pw_cmd *c)
 
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out)
 {
-    struct pw_dev_options opt = {c->common->device, (int)c->common->threads, getenv("PW_CPU")};
-    bool automatic = strcmp(opt.kind, "auto") == 0;
-    PW_TRY(pw_dev_open(out, &opt), "opening device %s", opt.kind);
-    if (automatic && c->common->verbose)
+    const char *asked = c->common->device;
+    bool automatic = strcmp(asked, "auto") == 0, cuda = strncmp(asked, "cuda", 4) == 0 && (asked[4] == 0 || asked[4] == ':');
+    struct pw_dev_options opt = {automatic ? NULL : asked, (int)c->common->threads, strcmp(asked, "ref") == 0 ? NULL : getenv("PW_CPU")};
+    if (cuda || strcmp(asked, "simt") == 0) {
+        int rc = pw_error(PW_E_REFUSED, "while opening device %s: this program was built without the CUDA backend", asked);
+        pw_error_hint("--device cpu runs on the processor");
+        return rc;
+    }
+    PW_PASS(pw_dev_open(out, &opt));
+    if (automatic)
         pw_progress_say(c->progress, "no GPU is used: running on the CPU (%s, %d threads)", (*out)->level, (*out)->threads);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* The demo's text: rules of invented towns, from tables of words and forms of speech.
  *
- * corpus DOCS SEED          what the demo's base model is trained on, JSONL {"text"}: pages about a dozen towns, their rules told and
+ * corpus DOCS SEED          what the demo's base model is trained on, JSONL {"text"}: pages about half a dozen towns, their rules told and
  *                           asked for in every form. The town of the demo, Pennyford, is not among them.
  * town train|shuffled|test SEED
  *                           Pennyford itself. train: its rules as questions in the forms that are trained on; shuffled: the same questions
@@ -15,7 +15,7 @@
 #include "base/value.h"
 #include "tools/demo/demo.h"
 
-enum { SUBJECTS = 8, VALUES = 8, TELLS = 3, ASKS = 8, TRAINED_ASKS = 5, TOPICS = 6, TOWNS = 12, PENNYFORD = 1000 };
+enum { SUBJECTS = 8, VALUES = 8, TELLS = 3, ASKS = 8, TRAINED_ASKS = 5, TOPICS = 6, TOWNS = 6, PENNYFORD = 1000 };
 
 /* %s is the subject, %v the value. Asks 0..4 are trained on in the fine-tuning, 5..7 are held out; the base knows all of them. */
 static const struct topic {
