@@ -360,7 +360,7 @@ static void quantization_config(struct pw_json *w, const struct pw_quant_options
     pw_json_bool(w, "llm_int8_enable_fp32_cpu_offload", false);
     pw_json_bool(w, "llm_int8_has_fp16_weight", false);
     pw_json_null(w, "llm_int8_skip_modules");
-    pw_json_f64(w, "llm_int8_threshold", 6.0);
+    /* llm_int8_threshold is left to its default: transformers demands a float, and 6.0 is written "6" here. */
     pw_json_bool(w, "load_in_4bit", !int8);
     pw_json_bool(w, "load_in_8bit", int8);
     pw_json_str(w, "quant_method", "bitsandbytes");
