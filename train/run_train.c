@@ -27,7 +27,8 @@ struct training {
 /* A fresh model has no folder of its own: the tokenizer's files come from where the recipe says. */
 static int copy_tokenizer(struct pw_run *run, const char *dir)
 {
-    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "vocab.json", "merges.txt"};
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
+                                        "vocab.json", "merges.txt"};
     const char *from = run->opt.recipe->tokenizer;
     struct pw_buf text = {0};
     int rc = 0;
