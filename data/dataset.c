@@ -159,13 +159,13 @@ static int maker_open(struct pw_row_maker *m, const struct pw_data_file *f, cons
 static const char *form_names(char text[160])
 {
     size_t at = 0;
-    for (const struct pw_form *f = pw_forms; f->name; f++)
+    for (const struct pw_row_form *f = pw_forms; f->name; f++)
         at += (size_t)snprintf(text + at, 160 - at, "%s%s", at ? ", " : "", f->name);
     return text;
 }
 
 /* The form of a file: by its own templates, by name, or by the keys of its first row (row may be NULL: not known yet). */
-static int find_form(const struct pw_data_file *f, const struct pw_value *row, const struct pw_form **form)
+static int find_form(const struct pw_data_file *f, const struct pw_value *row, const struct pw_row_form **form)
 {
     char names[160];
     bool automatic = !f->format || strcmp(f->format, "auto") == 0;
@@ -183,7 +183,7 @@ static int find_form(const struct pw_data_file *f, const struct pw_value *row, c
     }
     if (!row)
         return 0;
-    for (const struct pw_form *k = pw_forms; k->name && !*form; k++)
+    for (const struct pw_row_form *k = pw_forms; k->name && !*form; k++)
         if (k->matches && k->matches(row))
             *form = k;
     if (*form)
@@ -229,7 +229,7 @@ static int make_rows(struct pw_dataset *d, struct pw_cache_rows *r, const struct
     struct pw_row_reader reader;
     struct pw_row_maker m = {0};
     struct pw_arena a;
-    const struct pw_form *form = NULL;
+    const struct pw_row_form *form = NULL;
     PW_PASS(pw_rows_open(&reader, f->path));
     pw_arena_init(&a);
     int rc = 0;

@@ -14,7 +14,7 @@ static bool has_conversations(const struct pw_value *row) { return pw_get(row, "
 static bool has_preference(const struct pw_value *row) { return pw_get(row, "chosen") && pw_get(row, "rejected"); }
 static bool has_label(const struct pw_value *row) { return has_completion(row) && pw_get(row, "label"); }
 
-const struct pw_form pw_forms[] = {
+const struct pw_row_form pw_forms[] = {
     {"messages", has_messages, pw_form_messages},
     {"sharegpt", has_conversations, pw_form_sharegpt},
     {"preference", has_preference, pw_form_later},
@@ -25,9 +25,9 @@ const struct pw_form pw_forms[] = {
     {NULL, NULL, NULL},
 };
 
-const struct pw_form *pw_form_find(const char *name)
+const struct pw_row_form *pw_form_find(const char *name)
 {
-    for (const struct pw_form *f = pw_forms; f->name; f++)
+    for (const struct pw_row_form *f = pw_forms; f->name; f++)
         if (strcmp(f->name, name) == 0)
             return f;
     return NULL;

@@ -24,13 +24,13 @@ struct pw_row_maker {
     int64_t line;      /* of the row being made */
 };
 
-struct pw_form {
+struct pw_row_form {
     const char *name;
     bool (*matches)(const struct pw_value *row); /* for `auto`; NULL: only by name */
     int (*make)(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
 };
-extern const struct pw_form pw_forms[]; /* ends with a NULL name; in the order in which `auto` asks */
-const struct pw_form *pw_form_find(const char *name);
+extern const struct pw_row_form pw_forms[]; /* ends with a NULL name; in the order in which `auto` asks */
+const struct pw_row_form *pw_form_find(const char *name);
 void pw_row_warn(struct pw_row_maker *m, const char *what); /* what: a constant */
 int pw_row_reserve(struct pw_row_maker *m, int64_t n);
 /* Sets the row from m->tokens: BOS if `bos`, the tokens, EOS if `eos`. The mask is all zero. */
