@@ -1,4 +1,5 @@
 /* Tokens to nodes: the expression grammar and the statements. Unknown tags, filters and tests are errors here, before anything runs. */
+#include <stdio.h>
 #include <string.h>
 
 #include "data/jinja_parts.h"
