@@ -32,7 +32,8 @@ struct jv {
 struct jinja_list { struct jv *items; size_t n, cap; bool tuple; };
 struct jinja_pair { struct jv key, value; };
 struct jinja_map { struct jinja_pair *pairs; size_t n, cap; bool is_namespace; };
-struct jinja_loop { int64_t index0, length, depth0; struct jv previous, next, *changed; const struct jinja_node *node; };
+struct jinja_scope;
+struct jinja_loop { struct jinja_scope *scope; int64_t index0, length, depth0; struct jv previous, next, *changed; const struct jinja_node *node; };
 struct jinja_method { struct jv self; const char *name; };
 
 /* ---- nodes ---- */
