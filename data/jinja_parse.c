@@ -535,6 +535,18 @@ static int body(struct parser *p, const char *const *ends, struct jinja_node **o
     return statements(p, ends, out, which);
 }
 
+static int body_to(struct parser *p, const char *end, struct jinja_node **out);
+
+/* A body whose output is taken as a text: no break or continue leads out of it. */
+static int closed_body(struct parser *p, const char *end, struct jinja_node **out)
+{
+    int loops = p->loops;
+    p->loops = 0;
+    PW_PASS(body_to(p, end, out));
+    p->loops = loops;
+    return 0;
+}
+
 static int body_to(struct parser *p, const char *end, struct jinja_node **out)
 {
     const char *ends[] = {end, NULL};
@@ -617,7 +629,7 @@ static int set_statement(struct parser *p, struct jinja_node **out)
     n->kind = JN_SET_BLOCK;
     while (skip_op(p, '|'))
         PW_PASS(filter(p, n->c, &n->c));
-    return body_to(p, "endset", &n->b);
+    return closed_body(p, "endset", &n->b);
 }
 
 static int signature(struct parser *p, struct jinja_node *n)
@@ -648,10 +660,7 @@ static int macro_statement(struct parser *p, struct jinja_node **out)
         return bad(p, "expected the name of a macro");
     PW_PASS(name_expression(p, &n->a));
     PW_PASS(signature(p, n));
-    int loops = p->loops;
-    p->loops = 0;
-    PW_PASS(body_to(p, "endmacro", &n->b));
-    p->loops = loops;
+    PW_PASS(closed_body(p, "endmacro", &n->b));
     *out = n;
     return 0;
 }
@@ -665,10 +674,7 @@ static int call_statement(struct parser *p, struct jinja_node **out)
     PW_PASS(expression(p, &n->a));
     if (n->a->kind != JN_CALL)
         return bad(p, "expected a call");
-    int loops = p->loops;
-    p->loops = 0;
-    PW_PASS(body_to(p, "endcall", &caller->b));
-    p->loops = loops;
+    PW_PASS(closed_body(p, "endcall", &caller->b));
     n->b = caller;
     *out = n;
     return 0;
@@ -721,13 +727,13 @@ static int statement(struct parser *p, struct jinja_node **out)
         while (skip_op(p, '|'))
             PW_PASS(filter(p, n->a, &n->a));
         *out = n;
-        return body_to(p, "endfilter", &n->b);
+        return closed_body(p, "endfilter", &n->b);
     }
     if (skip_word(p, "generation")) {
         MAKE(n, JN_GENERATION);
         p->t->has_generation = true;
         *out = n;
-        return body_to(p, "endgeneration", &n->b);
+        return closed_body(p, "endgeneration", &n->b);
     }
     return bad(p, "unknown or unsupported tag");
 }

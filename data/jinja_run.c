@@ -587,8 +587,8 @@ static int run_set_block(struct jinja_run *r, const struct jinja_node *n)
     PW_PASS(scope_push(r));
     PW_PASS(captured(r, n->b, &text));
     r->scope = outer;
-    for (const struct jinja_node *f = n->c; f; f = NULL) {
-        struct jinja_node whole = *f, *at = &whole; /* the text goes in where the chain of filters begins */
+    if (n->c) {
+        struct jinja_node whole = *n->c, *at = &whole; /* the text goes in where the chain of filters begins */
         struct jinja_node source = {.kind = JN_CONST, .line = n->line, .value = text}, parts[16];
         size_t depth = 0;
         while (at->a) {
