@@ -441,7 +441,7 @@ const struct op_case op_cases[] = {
     { &linear, { 1, 576, 130, 16 }, FP4, CASE_BIAS, { 0 } }, { &linear, { 9, 65, 51, 3 }, NF4, CASE_LORA | CASE_BIAS, { 0.1 } },
     { &linear, { 70, 129, 133, 17 }, NF4, CASE_LORA, { 0.05 } }, { &linear, { 9, 65, 51, 3 }, FP4, 0, { 0 } }, { &linear, { 9, 65, 51, 3 }, I8, CASE_LORA, { 0 } },
     { &linear, { 130, 96, 40, 130 }, BF, CASE_LORA, { 0 } }, { &linear, { 6, 70, 30, 4 }, HF, 0, { 0 } }, { &linear, { 33, 64, 40, 8 }, NF4, CASE_LORA | CASE_NO_DX, { 0.1 } },
-    { &linear, { 300, 24, 20, 8 }, F32, CASE_LORA | CASE_BIAS, { 0 } },
+    { &linear, { 300, 24, 20, 8 }, F32, CASE_LORA | CASE_BIAS, { 0 } }, { &linear, { 140, 33, 12, 3 }, NF4, CASE_LORA, { 0.2 } },
     /* T, D, V, masked; softcap */
     { &head, { 4, 5, 7, 3 }, F32, CASE_GRAD, { 0 } }, { &head, { 4, 5, 7, 0 }, F32, CASE_GRAD, { 2 } }, { &head, { 3, 6, 9, 2 }, NF4, CASE_GRAD, { 0 } },
     { &head, { 2, 4, 1, 0 }, F32, CASE_GRAD, { 0 } }, { &head, { 150, 32, 101, 4 }, F32, 0, { 0 } }, { &head, { 33, 16, 1500, 2 }, F32, 0, { 3 } },

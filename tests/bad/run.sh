@@ -2,7 +2,7 @@
 # Planted mistakes: each is made in a copy of the tree, and the check that exists to find it must fail there and say why. A check that
 # passes with its mistake in place checks nothing. Cases are lines at the end; add yours there.
 #   planted  NAME FILE LINE  'EXPECTED TEXT' COMMAND...   appends LINE to FILE (made when absent), runs COMMAND
-#   mutant   TEST FILE 'SED EXPRESSION'                   changes FILE, builds tests/TEST.c, and the program must fail
+#   mutant   TEST FILE 'SED EXPRESSION' [CASES]           changes FILE, builds tests/TEST.c, and the program must fail; CASES: PW_OP_CASE of test_op
 # Arguments choose cases by a part of their name. Mutants build incrementally from the objects of this tree, if there are any.
 set -eu -o pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -47,7 +47,7 @@ mutant() {
     sed -i "$expression" "$file"
     if cmp -s "$file" .kept; then report bad "$name" "the expression changes nothing"; restore "$file"; return 0; fi
     if ! output=$("${make[@]}" -s "$program" 2>&1); then report bad "$name" "does not build: ${output:0:600}"
-    elif output=$(timeout 120 "$program" 2>&1); then report bad "$name" "the test passes"
+    elif output=$(PW_OP_CASE=${4:-} timeout 120 "$program" 2>&1); then report bad "$name" "the test passes"
     else report ok "$name"; fi
     restore "$file"
     touch "$file"
@@ -98,6 +98,37 @@ mutant test_base_file base/outfile.c 's/PW_CHECK_OUT(fflush(o->f) == 0 \&\& !fer
 mutant test_base_file base/outfile.c 's/if (o->temp) unlink(o->temp);//'
 mutant test_base_file base/outfile.c 's/RENAME_NOREPLACE) == 0/0) == 0/'
 mutant test_base_file base/file.c 's/| O_NOFOLLOW//; s/unlinkat(at, name, 0) == 0 || //'
+
+# ---- kernels ----
+mutant test_op kernels/cpu/isa_body.h 's/p\[i\] -= lr/p[i] += lr/' adamw/
+mutant test_op kernels/cpu/isa_body.h 's/if (at < k) {/if (at + 1 < k) {/' linear/
+mutant test_op kernels/cpu/isa_body.h 's/inv_rms \* (dout\[i\] \* (w\[i\] + w_offset) - x\[i\] \* mean)/inv_rms * (dout[i] * (w[i] + w_offset) - 2 * x[i] * mean)/' norm/
+mutant test_op kernels/cpu/cpu_ops.c 's/, far = layout == PW_ROPE_HALF ? pairs : 1/, far = layout == PW_ROPE_HALF ? d \/ 2 : 1/' rope/
+mutant test_op kernels/cpu/cpu_ops.c 's/ + xa \* sine/ - xa * sine/' rope/
+mutant test_op kernels/cpu/cpu_linear.c 's/for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) \* n_in + k0/for (int64_t i = 0; i < rows; i++) isa->keep(drop, i * n_in + k0/' linear/
+mutant test_op kernels/cpu/cpu_linear.c 's/isa->scale(rows \* r, dxa + t0 \* r, scale);//' linear/
+mutant test_op kernels/cpu/cpu_linear.c 's/cpu_min(NC, w->n_out - n0), tile_of/cpu_min(NC, w->n_out - n0 - 1), tile_of/' linear/
+mutant test_op kernels/cpu/cpu_linear.c 's/memset(dxa + t0/if (t0 == 0) memset(dxa + t0/' linear/
+mutant test_op kernels/cpu/cpu_attn.c 's/g = h \/ (heads \/ k.shape\[1\])/g = h % k.shape[1]/' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/(ds\[j\] - w->mean\[i\]) \* scale/(ds[j] - w->mean[i]) * (scale > 0)/' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/- w->mean\[i\]//' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/seen > attn->window ? seen - attn->window : 0, *$/seen > attn->window ? seen - attn->window + 1 : 0,/; s/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window + 1/' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/sum\[i\] \*= (double)shrink;//' attn/
+mutant test_op kernels/cpu/cpu_head.c 's/z\[target\] -= \*up;//' head/
+mutant test_op kernels/cpu/cpu_head.c 's/if (best) best\[t\] = -1;/if (best) best[t] = 0;/' head/
+mutant test_op kernels/cpu/cpu_head.c 's/if (target\[t\] >= 0)/if (target[t] > 0)/' head/
+mutant test_op kernels/ref/ref_attn.c 's/p \* (dp - mean) \* attn->scale/p * dp * attn->scale/' attn/
+mutant test_op kernels/ref/ref_ops.c 's/s \* (1 + z \* (1 - s))/s * (1 + z * s)/' glu/
+mutant test_op kernels/ref/ref_ops.c 's/(ref_get(w, i) + w_offset) - xi \* dot/(ref_get(w, i) + w_offset) - 0.999 * xi * dot/' norm/
+mutant test_op kernels/ref/ref_ops.c 's/ref_put(inv_rms, t, inv);/ref_put(inv_rms, t, t ? inv : NAN);/' norm/
+mutant test_op_rows kernels/cpu/cpu_linear.c 's/tokens <= 2 \&\& dot4_fits(w)/tokens <= 2 \&\& (dot4_fits(w) || w->type == PW_Q_NF4)/'
+mutant test_op_rows kernels/cpu/cpu_attn.c 's/(seen - attn->window) \/ KB \* KB/(seen - attn->window)/'
+mutant test_op_rows kernels/cpu/cpu_ops.c 's/pieces = cpu_parts(n, PIECE)/pieces = cpu_parts(n, PIECE \/ dev->threads)/; s/first = (wave + i) \* PIECE/first = (wave + i) * (PIECE \/ dev->threads)/; s/sumsq(cpu_min(PIECE, n - first)/sumsq(cpu_min(PIECE \/ dev->threads, n - first)/'
+mutant test_op_codes kernels/weight.c 's/x > pw_nf4_threshold/x >= pw_nf4_threshold/'
+mutant test_op_codes kernels/weight.c 's/absmax > 1e-38f ? absmax : 1e-38f/absmax/'
+mutant test_op_codes kernels/cpu/cpu_ops.c 's/high << 4 | low/low << 4 | high/'
+mutant test_op_checks kernels/op.c 's/id\[i\] < limit/id[i] <= limit/'
+mutant test_op_checks kernels/op.c 's/na > y - x : nb > x - y/na > y - x : false/'
 
 echo "$ran planted mistakes, $survived not found"
 [ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]
