@@ -1,0 +1,322 @@
+/* Adapters: which modules are selected, initial values, PEFT folders both ways, what is refused, whose base it is, merging. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "data/safetensors.h"
+#include "lora/merge.h"
+#include "lora/peft.h"
+#include "tests/support.h"
+
+static const struct pw_model_config model = {.family = "llama", .layers = 12, .hidden = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .ffn = 12, .vocab = 10};
+static const struct pw_adapter_config base_config = {.kind = "lora", .r = 2, .alpha = 4, .dropout = 0.1, .targets = "all-linear", .base_name = "org/base"};
+
+static void *made(struct pw_adapter *a, const struct pw_adapter_config *k, const struct pw_model_config *m)
+{
+    ck_ok(pw_adapter_plan(a, k, m));
+    void *memory = pw_alloc(pw_adapter_bytes(a));
+    ck_ok(pw_adapter_place(a, memory, pw_adapter_bytes(a)));
+    pw_adapter_init(a, 7);
+    return memory;
+}
+
+START_TEST(plan_selects)
+{
+    struct pw_adapter a;
+    struct pw_adapter_config k = base_config;
+    ck_ok(pw_adapter_plan(&a, &k, &model));
+    ck_assert_uint_eq(a.n, 84);
+    ck_assert_str_eq(a.modules[0].name, "model.layers.0.self_attn.q_proj");
+    ck_assert_str_eq(a.modules[83].name, "model.layers.11.mlp.down_proj");
+    ck_assert(a.modules[1].n_out == 4 && a.modules[1].n_in == 8 && a.modules[6].n_out == 8 && a.modules[6].n_in == 12);
+    /* a layer: q (8,8) k, v (4,8) o (8,8) gate, up (12,8) down (8,12), r = 2 */
+    ck_assert_int_eq(pw_adapter_parameters(&a), 12 * 2 * (16 + 12 + 12 + 16 + 20 + 20 + 20));
+    ck_assert(a.modules[0].lora.scale == 2);
+    ck_fails(pw_adapter_place(&a, NULL, pw_adapter_bytes(&a) - 1), PW_E_FAIL, "too little memory");
+    pw_adapter_free(&a);
+    k.targets = "v_proj, mlp.up_proj,model.layers.3.self_attn.q_proj";
+    k.rslora = true;
+    ck_ok(pw_adapter_plan(&a, &k, &model));
+    ck_assert_uint_eq(a.n, 25);
+    ck_close(a.modules[0].lora.scale, 4 / sqrt(2), 1e-15, 0);
+    ck_assert(pw_adapter_find(&a, "model.layers.3.self_attn.q_proj") && !pw_adapter_find(&a, "model.layers.4.self_attn.q_proj"));
+    pw_adapter_free(&a);
+    k.targets = "q_porj";
+    ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_USAGE, "q_porj names no linear layer");
+    ck_assert_ptr_nonnull(strstr(pw_error_hint_text(), "q_proj"));
+    k.targets = "roj";
+    ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_USAGE, "roj");
+    k.targets = "";
+    ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_USAGE, "empty");
+    k = base_config;
+    k.r = 0;
+    ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_USAGE, "adapter.r");
+    k = base_config;
+    strcpy(k.kind, "dora");
+    ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_UNSUPPORTED, "dora");
+}
+END_TEST
+
+START_TEST(initial_values)
+{
+    struct pw_adapter a, b;
+    void *x = made(&a, &base_config, &model), *y = made(&b, &base_config, &model);
+    double sum = 0, top = 0, bound = 1 / sqrt(8);
+    int64_t n = 0;
+    ck_assert_mem_eq(x, y, pw_count(a.modules[0].lora.a) * 4);
+    for (size_t i = 0; i < a.n; i++) {
+        const float *A = a.modules[i].lora.a.data, *B = a.modules[i].lora.b.data;
+        for (int64_t k = 0; k < pw_count(a.modules[i].lora.b); k++)
+            ck_assert(B[k] == 0);
+        if (a.modules[i].n_in != 8)
+            continue;
+        for (int64_t k = 0; k < 16; k++, n++) {
+            sum += (double)A[k] * A[k];
+            top = fmax(top, fabs((double)A[k]));
+        }
+    }
+    /* uniform on +-bound: variance bound^2 / 3, deviation of its estimate sqrt(4/45/n) bound^2; 5 of them */
+    ck_close(sum / (double)n, bound * bound / 3, 5 * sqrt(4.0 / 45 / (double)n) * bound * bound, 0);
+    ck_assert(top <= bound && top > 0.95 * bound);
+    ck_assert(memcmp(a.modules[0].lora.a.data, a.modules[1].lora.a.data, 64) != 0);
+    pw_adapter_free(&a);
+    pw_adapter_free(&b);
+    pw_free(x);
+    pw_free(y);
+}
+END_TEST
+
+/* ---- PEFT ---- */
+
+static const char *written(const struct pw_adapter *a)
+{
+    const char *dir = test_tmpdir();
+    ck_ok(pw_peft_write(a, dir));
+    return dir;
+}
+
+START_TEST(folder_reads_back)
+{
+    struct pw_adapter a, b;
+    struct pw_adapter_config k = base_config;
+    memset(k.base_hash, 'a', 64);
+    strcpy(k.base_type, "nf4 double");
+    void *memory = made(&a, &k, &model);
+    ((float *)a.modules[20].lora.b.data)[3] = 0.25f;
+    const char *dir = written(&a), *again = written(&a);
+    for (int with_model = 0; with_model < 2; with_model++) {
+        ck_ok(pw_peft_load(&b, dir, with_model ? &model : NULL));
+        ck_assert_uint_eq(b.n, a.n);
+        for (size_t i = 0; i < a.n; i++) {
+            ck_assert_str_eq(a.modules[i].name, b.modules[i].name);
+            ck_assert(b.modules[i].lora.scale == 2 && b.modules[i].lora.r == 2);
+            ck_assert_mem_eq(a.modules[i].lora.a.data, b.modules[i].lora.a.data, (size_t)pw_count(a.modules[i].lora.a) * 4);
+            ck_assert_mem_eq(a.modules[i].lora.b.data, b.modules[i].lora.b.data, (size_t)pw_count(a.modules[i].lora.b) * 4);
+        }
+        ck_assert(b.config.r == 2 && b.config.alpha == 4 && b.config.dropout == 0.1);
+        ck_assert_str_eq(b.config.base_name, "org/base");
+        ck_assert_str_eq(b.config.base_hash, k.base_hash);
+        ck_assert_str_eq(b.config.base_type, "nf4 double");
+        pw_adapter_free(&b);
+    }
+    for (int i = 0; i < 2; i++) {
+        static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors"};
+        size_t n, m;
+        char *x = test_slurp(test_path(dir, files[i]), &n), *y = test_slurp(test_path(again, files[i]), &m);
+        ck_assert(n == m && memcmp(x, y, n) == 0);
+        if (i == 0)
+            ck_assert(strstr(x, "\"lora_alpha\": 4,") && strstr(x, "\"target_modules\": [") && strstr(x, "\"q_proj\",") && strstr(x, "\"peft_type\": \"LORA\""));
+        else {
+            struct pw_safetensors s;
+            ck_ok(pw_safetensors_open(&s, test_path(dir, files[1])));
+            const struct pw_st_tensor *t = pw_safetensors_find(&s, "base_model.model.model.layers.3.self_attn.k_proj.lora_B.weight");
+            ck_assert(t && t->shape[0] == 4 && t->shape[1] == 2 && strcmp(t->dtype, "F32") == 0);
+            pw_safetensors_close(&s);
+        }
+        pw_free(x);
+        pw_free(y);
+    }
+    struct pw_model_config other = model;
+    other.ffn = 16;
+    ck_fails(pw_peft_load(&b, dir, &other), PW_E_FORMAT, "the adapter is for another base");
+    other = model;
+    other.layers = 3;
+    ck_fails(pw_peft_load(&b, dir, &other), PW_E_FORMAT, "unknown tensor");
+    other.layers = 13;
+    ck_fails(pw_peft_load(&b, dir, &other), PW_E_FORMAT, "lora_A.weight is missing");
+    pw_adapter_free(&a);
+    pw_free(memory);
+}
+END_TEST
+
+#define GOOD "\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"q_proj\"]"
+static const struct { const char *config; int code; const char *text; } configs[] = {
+    {"{" GOOD "}", 0, ""},
+    {"{" GOOD ",\"use_dora\":false,\"new_key_of_2030\":null,\"eva_config\":{},\"bias\":\"none\",\"init_lora_weights\":\"gaussian\"}", 0, ""},
+    {"{" GOOD ",\"use_dora\":true}", PW_E_UNSUPPORTED, "use_dora is not supported"},
+    {"{" GOOD ",\"modules_to_save\":[\"lm_head\"]}", PW_E_UNSUPPORTED, "modules_to_save"},
+    {"{" GOOD ",\"fan_in_fan_out\":true}", PW_E_UNSUPPORTED, "fan_in_fan_out"},
+    {"{" GOOD ",\"new_key_of_2030\":3}", PW_E_UNSUPPORTED, "new_key_of_2030"},
+    {"{" GOOD ",\"bias\":\"all\"}", PW_E_UNSUPPORTED, "bias"},
+    {"{" GOOD ",\"init_lora_weights\":\"pissa\"}", PW_E_UNSUPPORTED, "pissa"},
+    {"{" GOOD ",\"rank_pattern\":{\"^q.*\":4}}", PW_E_UNSUPPORTED, "rank_pattern: the expression"},
+    {"{" GOOD ",\"rank_pattern\":{\"q_proj\":4}}", PW_E_FORMAT, "rank does not fit the config (expected 4, got 2 and 2)"},
+    {"{\"peft_type\":\"LORA\",\"r\":3,\"lora_alpha\":4,\"target_modules\":[\"q_proj\"]}", PW_E_FORMAT, "rank does not fit"},
+    {"{\"peft_type\":\"LOHA\",\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"q_proj\"]}", PW_E_UNSUPPORTED, "peft_type"},
+    {"{\"peft_type\":\"LORA\",\"target_modules\":[\"q_proj\"]}", PW_E_FORMAT, "r or lora_alpha is missing"},
+    {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4}", PW_E_FORMAT, "target_modules"},
+    {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"target_modules\":\"all-linear\"}", 0, ""},
+    {"{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"v_proj\"]}", PW_E_FORMAT, "target_modules does not name it"},
+    {"[1]", PW_E_FORMAT, "expected a map"},
+};
+
+START_TEST(configs_of_others)
+{
+    struct pw_adapter a, b;
+    struct pw_adapter_config k = base_config;
+    k.targets = "q_proj";
+    void *memory = made(&a, &k, &model);
+    const char *dir = written(&a);
+    ck_ok(pw_file_write(test_path(dir, "adapter_config.json"), configs[_i].config, strlen(configs[_i].config), true));
+    if (configs[_i].code == 0) {
+        ck_ok(pw_peft_load(&b, dir, &model));
+        ck_assert_uint_eq(b.n, 12);
+        pw_adapter_free(&b);
+    } else
+        ck_fails(pw_peft_load(&b, dir, &model), configs[_i].code, configs[_i].text);
+    pw_adapter_free(&a);
+    pw_free(memory);
+}
+END_TEST
+
+START_TEST(tensors_of_others)
+{
+    static const float x[32] = {1, 2, 3};
+    static const uint16_t half[16] = {0x3F80, 0xBF00};      /* bf16 1, -0.5 */
+    static const uint16_t nan16[16] = {0x7FC0};
+    const char *dir = test_tmpdir(), *path = test_path(dir, "adapter_model.safetensors");
+    const char *config = "{\"peft_type\":\"LORA\",\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"q_proj\"],\"alpha_pattern\":{\"q_proj\":6}}";
+    struct pw_model_config one = model;
+    struct pw_adapter a;
+    one.layers = 1;
+    ck_ok(pw_file_write(test_path(dir, "adapter_config.json"), config, strlen(config), true));
+#define NAME "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    struct pw_st_write t[3] = {{NAME "A.weight", "BF16", 2, {2, 8}, half, 32}, {NAME "B.weight", "F32", 2, {8, 2}, x, 64}, {"base_model.model.x", "F32", 1, {1}, x, 4}};
+    ck_ok(pw_safetensors_write(path, t, 2, NULL, true));
+    ck_ok(pw_peft_load(&a, dir, &one));
+    ck_assert(((float *)a.modules[0].lora.a.data)[0] == 1 && ((float *)a.modules[0].lora.a.data)[1] == -0.5f && a.modules[0].lora.scale == 3);
+    pw_adapter_free(&a);
+    ck_ok(pw_safetensors_write(path, t, 3, NULL, true));
+    ck_fails(pw_peft_load(&a, dir, &one), PW_E_FORMAT, "unknown tensor base_model.model.x");
+    ck_ok(pw_safetensors_write(path, t, 1, NULL, true));
+    ck_fails(pw_peft_load(&a, dir, &one), PW_E_FORMAT, NAME "B.weight is missing");
+    t[0].data = nan16;
+    ck_ok(pw_safetensors_write(path, t, 2, NULL, true));
+    ck_fails(pw_peft_load(&a, dir, &one), PW_E_NUMERIC, "element 0 is not a number");
+    t[0] = (struct pw_st_write){NAME "A.weight", "I32", 2, {2, 8}, x, 64};
+    ck_ok(pw_safetensors_write(path, t, 2, NULL, true));
+    ck_fails(pw_peft_load(&a, dir, &one), PW_E_UNSUPPORTED, "got I32");
+    ck_fails(pw_peft_load(&a, test_tmpdir(), &one), PW_E_IO, "adapter_config.json: no such file");
+}
+END_TEST
+
+/* ---- base and merge ---- */
+
+static int load_work(void *dir)
+{
+    struct pw_adapter a;
+    int rc = pw_peft_load(&a, dir, &model);
+    if (rc == 0)
+        pw_adapter_free(&a);
+    return rc;
+}
+
+START_TEST(no_memory)
+{
+    struct pw_adapter a;
+    void *memory = made(&a, &base_config, &model);
+    char dir[512];
+    snprintf(dir, sizeof dir, "%s", written(&a));
+    ck_assert_int_gt(test_sweep_nomem(load_work, dir), 5);
+    pw_adapter_free(&a);
+    pw_free(memory);
+}
+END_TEST
+
+START_TEST(base_and_merge)
+{
+    const char *path = test_shared("data/models/tinystories-656k"), *other = test_shared("data/models/stories260K/stories260K.bin"), *dir = test_tmpdir();
+    if (!path || !other) {
+        test_skip("data/models is not there");
+        return;
+    }
+    const struct pw_dev_options opt = {.kind = "cpu", .threads = 1};
+    struct pw_adapter_config k = {.kind = "lora", .r = 4, .alpha = 8, .targets = "k_proj,down_proj"};
+    struct pw_quant_options o;
+    struct pw_checkpoint *c, *q, *x;
+    struct pw_merge_result r;
+    struct pw_adapter a;
+    struct pw_dev *dev;
+    ck_ok(pw_dev_open(&dev, &opt));
+    ck_ok(pw_checkpoint_open(&c, path, NULL));
+    ck_ok(pw_checkpoint_open(&x, other, NULL));
+    ck_ok(pw_adapter_record_base(&k, c, "nf4", true));
+    ck_assert_str_eq(k.base_type, "nf4 double");
+    void *memory = made(&a, &k, pw_checkpoint_config(c));
+    ck_ok(pw_adapter_check_base(&a, c, "", false, false, NULL));
+    ck_fails(pw_adapter_check_base(&a, x, "", false, false, NULL), PW_E_FAIL, "the adapter is for another base");
+    ck_assert_ptr_nonnull(strstr(pw_error_text(), "stories260K.bin"));
+    ck_ok(pw_adapter_check_base(&a, x, "", false, true, NULL));
+    ck_ok(pw_quant_parse("nf4", &o));                      /* a folder that pw quant made is the same model */
+    ck_ok(pw_quant_folder(dev, path, NULL, test_path(dir, "q"), false, &o, NULL, NULL, NULL));
+    ck_ok(pw_checkpoint_open(&q, test_path(dir, "q"), NULL));
+    ck_ok(pw_adapter_check_base(&a, q, "", false, false, NULL));
+
+    const char *out = test_path(dir, "m");
+    ck_fails(pw_lora_merge(dev, c, &a, PW_F32, out, false, &r, NULL), PW_E_FAIL, "merging changed nothing");
+    ck_assert(!pw_file_exists(out) && !pw_is_dir(out));
+    const struct pw_adapter_module *m = pw_adapter_find(&a, "model.layers.1.mlp.down_proj");
+    ((float *)m->lora.b.data)[5 * 4 + 2] = 0.5f;            /* row 5 += 2 * 0.5 * A[2] */
+    ck_ok(pw_lora_merge(dev, c, &a, PW_F32, out, false, &r, NULL));
+    ck_assert_str_eq(r.where, m->name);
+    struct pw_checkpoint *merged;
+    struct pw_tensor before, after;
+    ck_ok(pw_checkpoint_open(&merged, out, NULL));
+    ck_ok(pw_checkpoint_tensor(c, "model.layers.1.mlp.down_proj.weight", 128, 384, &before));
+    ck_ok(pw_checkpoint_tensor(merged, "model.layers.1.mlp.down_proj.weight", 128, 384, &after));
+    const float *A = m->lora.a.data, *u = before.data, *v = after.data;
+    for (int i = 0; i < 128; i++)
+        for (int n = 0; n < 384; n++)
+            ck_close(v[i * 384 + n], u[i * 384 + n] + (i == 5 ? A[2 * 384 + n] : 0), 1e-7, 1e-6);
+    ck_ok(pw_checkpoint_tensor(c, "lm_head.weight", 2048, 128, &before));
+    ck_ok(pw_checkpoint_tensor(merged, "lm_head.weight", 2048, 128, &after));
+    ck_assert_mem_eq(before.data, after.data, 2048 * 128 * 4);
+    ck_assert(pw_is_dir(out));
+    ck_fails(pw_lora_merge(dev, c, &a, PW_F32, out, false, &r, NULL), PW_E_REFUSED, "");
+    ck_ok(pw_lora_merge(dev, q, &a, PW_BF16, test_path(dir, "mq"), false, &r, NULL)); /* onto the dequantised base */
+    pw_checkpoint_close(merged);
+    pw_checkpoint_close(q);
+    pw_checkpoint_close(x);
+    pw_checkpoint_close(c);
+    pw_adapter_free(&a);
+    pw_free(memory);
+    pw_dev_close(dev);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("lora");
+    TCase *t = tcase_create("all");
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, plan_selects);
+    tcase_add_test(t, initial_values);
+    tcase_add_test(t, folder_reads_back);
+    tcase_add_loop_test(t, configs_of_others, 0, sizeof configs / sizeof *configs);
+    tcase_add_test(t, tensors_of_others);
+    tcase_add_test(t, no_memory);
+    tcase_add_test(t, base_and_merge);
+    suite_add_tcase(s, t);
+    return test_run(s);
+}
