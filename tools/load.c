@@ -105,9 +105,10 @@ int pw_load_tokenizer(struct pw_tokenizer **out, const struct pw_cmd *c, const c
     struct pw_checkpoint_options opt = {.tokenizer = c->common->tokenizer};
     /* A folder that is a tokenizer and no model serves too. */
     if (!c->common->tokenizer && pw_is_dir(path)) {
-        char name[4096];
-        snprintf(name, sizeof name, "%s/config.json", path);
-        if (!pw_file_exists(name))
+        char config[4096], tokenizer[4096];
+        snprintf(config, sizeof config, "%s/config.json", path);
+        snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.json", path);
+        if (!pw_file_exists(config) || pw_file_exists(tokenizer))
             return pw_tokenizer_load(out, path);
     }
     PW_PASS(pw_checkpoint_open(&checkpoint, path, &opt));
