@@ -145,7 +145,13 @@ static int find_content(const struct pw_chat *c, const struct pw_chat_request *r
     items[i].members = members;
     list.items = items;
     pw_buf_clear(part);
-    PW_PASS_OUT(render(c, r, &list, r->generation_prompt, part, NULL));
+    rc = render(c, r, &list, r->generation_prompt, part, NULL);
+    if (rc == PW_E_FORMAT) { /* the template looks into its contents: then there is no mark to go by */
+        pw_error_clear();
+        rc = 0;
+        goto out;
+    }
+    PW_PASS_OUT(rc);
     const char *hit = part->len ? memmem(part->data, part->len, mark, strlen(mark)) : NULL;
     if (!hit)
         goto out;

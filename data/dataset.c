@@ -233,6 +233,8 @@ static int make_rows(struct pw_dataset *d, struct pw_cache_rows *r, const struct
     PW_PASS(pw_rows_open(&reader, f->path));
     pw_arena_init(&a);
     int rc = 0;
+    if (o->progress)
+        pw_progress_start(o->progress, "rows", !o->progress->on);
     PW_TRY_OUT(maker_open(&m, f, o), "preparing %s", f->path);
     PW_TRY_OUT(find_form(f, NULL, &form), "reading %s", f->path);
     for (int64_t count = 0;; count++) {
@@ -261,12 +263,14 @@ static int make_rows(struct pw_dataset *d, struct pw_cache_rows *r, const struct
             pw_error_clear();
             rc = 0;
         }
-        if (count % 256 == 0)
+        if (count % 1024 == 1023)
             pw_progress_at(o->progress, (int64_t)reader.at, (int64_t)reader.bytes, NULL);
     }
     for (int i = 0; i < m.n_warnings; i++)
         pw_buf_printf(&r->warnings, "%" PRId64 "\t%" PRId64 "\t%s\n", m.warnings[i].line, m.warnings[i].count, m.warnings[i].what);
     rc = pw_buf_status(&r->warnings);
+    if (o->progress && o->progress->last_drawn > 0)
+        pw_progress_end(o->progress, NULL);
 out:
     maker_close(&m);
     pw_arena_free(&a);
