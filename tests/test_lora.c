@@ -305,6 +305,53 @@ START_TEST(base_and_merge)
 }
 END_TEST
 
+/* A matrix of more rows than a tile holds: the rows of B must be those of the matrix, not of the tile. */
+START_TEST(merge_over_tiles)
+{
+    enum { D = 8, F = 40000 };
+    const char *dir = test_tmpdir(), *base = test_path(dir, "base"), *out = test_path(dir, "out");
+    const char *config = "{\"model_type\":\"llama\",\"hidden_size\":8,\"intermediate_size\":40000,\"num_hidden_layers\":1,\"num_attention_heads\":2,\"vocab_size\":4,"
+                         "\"max_position_embeddings\":8,\"tie_word_embeddings\":true}";
+    float *x = pw_alloc_zero(D * F, sizeof *x);
+    struct pw_st_write t[12] = {{"model.embed_tokens.weight", "F32", 2, {4, D}, x, 4 * 4 * D}, {"model.norm.weight", "F32", 1, {D}, x, 4 * D},
+                                {"model.layers.0.input_layernorm.weight", "F32", 1, {D}, x, 4 * D},
+                                {"model.layers.0.post_attention_layernorm.weight", "F32", 1, {D}, x, 4 * D},
+                                {"model.layers.0.mlp.gate_proj.weight", "F32", 2, {F, D}, x, 4 * D * F}, {"model.layers.0.mlp.up_proj.weight", "F32", 2, {F, D}, x, 4 * D * F},
+                                {"model.layers.0.mlp.down_proj.weight", "F32", 2, {D, F}, x, 4 * D * F}};
+    static const char *const square[] = {"q", "k", "v", "o"};
+    char names[4][64];
+    for (int i = 0; i < 4; i++) {
+        snprintf(names[i], sizeof names[i], "model.layers.0.self_attn.%s_proj.weight", square[i]);
+        t[7 + i] = (struct pw_st_write){names[i], "F32", 2, {D, D}, x, 4 * D * D};
+    }
+    ck_ok(pw_dir_make(base));
+    ck_ok(pw_file_write(test_path(base, "config.json"), config, strlen(config), false));
+    ck_ok(pw_safetensors_write(test_path(base, "model.safetensors"), t, 11, NULL, false));
+    const struct pw_dev_options opt = {.kind = "cpu", .threads = 1};
+    const struct pw_adapter_config k = {.kind = "lora", .r = 1, .alpha = 1, .targets = "gate_proj"};
+    struct pw_checkpoint *c, *merged;
+    struct pw_merge_result r;
+    struct pw_adapter a;
+    struct pw_tensor after;
+    struct pw_dev *dev;
+    ck_ok(pw_dev_open(&dev, &opt));
+    ck_ok(pw_checkpoint_open(&c, base, NULL));
+    void *memory = made(&a, &k, pw_checkpoint_config(c));
+    ((float *)a.modules[0].lora.b.data)[F - 1] = 3;
+    ck_ok(pw_lora_merge(dev, c, &a, PW_F32, out, false, &r, NULL));
+    ck_ok(pw_checkpoint_open(&merged, out, NULL));
+    ck_ok(pw_checkpoint_tensor(merged, "model.layers.0.mlp.gate_proj.weight", F, D, &after));
+    for (int64_t i = 0; i < F * D; i++)
+        ck_assert(((float *)after.data)[i] == (i / D == F - 1 ? 3 * ((float *)a.modules[0].lora.a.data)[i % D] : 0));
+    pw_checkpoint_close(merged);
+    pw_checkpoint_close(c);
+    pw_adapter_free(&a);
+    pw_dev_close(dev);
+    pw_free(memory);
+    pw_free(x);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("lora");
@@ -317,6 +364,7 @@ int main(void)
     tcase_add_test(t, tensors_of_others);
     tcase_add_test(t, no_memory);
     tcase_add_test(t, base_and_merge);
+    tcase_add_test(t, merge_over_tiles);
     suite_add_tcase(s, t);
     return test_run(s);
 }

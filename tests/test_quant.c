@@ -229,6 +229,7 @@ START_TEST(a_folder_reads_back_as_what_was_encoded)
         ck_assert(i < 4 ? worst > 0 && worst < 0.2 : worst == 0);   /* this model's weights are bf16 numbers stored as f32 */
         ck_ok(pw_checkpoint_open(&c, out, NULL));
         ck_assert_str_eq(pw_checkpoint_format(c), forms[i].format);
+        ck_assert(pw_checkpoint_has(c, "model.layers.1.mlp.down_proj.weight_format") == (i == 3));
         ck_ok(pw_checkpoint_identity(c, again));
         ck_assert_str_eq(again, identity);
         ck_ok(pw_checkpoint_hash(c, again));
