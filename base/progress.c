@@ -63,7 +63,7 @@ void pw_progress_at(struct pw_progress *p, int64_t done, int64_t total, const ch
 {
     if (!p || !p->on) return;
     if (p->started == 0)        /* a command that did not start it: begins now */
-        pw_progress_start(p, p->what[0] ? p->what : "working", false);
+        pw_progress_start(p, "working", false);
     double now = pw_seconds(), spent = now - p->started;
     bool last = total > 0 && done >= total;
     if (p->last_drawn > 0 && !last && now - p->last_drawn < (p->tty ? TTY_EVERY : LOG_EVERY)) return;
