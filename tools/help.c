@@ -101,9 +101,35 @@ static void help_all(struct pw_buf *out)
     pw_buf_str(out, "\n'pw help COMMAND' tells more; 'pw completion bash|zsh|fish' prints shell completion; 'pw --version'.\n");
 }
 
+/* The manual: every command's help as Markdown. */
+static int manual(const struct pw_option *common, struct pw_buf *out)
+{
+    pw_buf_str(out, "# The commands of pw\n\nMade by `make docs` from the option tables; `pw help COMMAND` prints the same.\n");
+    for (int g = 0; g < N_GROUPS; g++) {
+        if (groups[g].title)
+            pw_buf_printf(out, "\n## %s\n", groups[g].title);
+        for (const struct pw_command *c = groups[g].commands; c && c->name; c++) {
+            pw_buf_printf(out, "\n### pw %s\n\n%s.\n\n    pw %s %s\n", c->name, c->summary, c->name, c->usage);
+            if (c->text)
+                pw_buf_printf(out, "\n%s\n", c->text);
+            if (c->options && c->options->name) {
+                pw_buf_str(out, "\n```\n");
+                pw_options_help(c->options, out);
+                pw_buf_str(out, "```\n");
+            }
+        }
+    }
+    pw_buf_str(out, "\n## Options of every command\n\n```\n");
+    pw_options_help(common, out);
+    pw_buf_str(out, "```\n\n## Exit codes\n\n0 done, 1 failed, 2 wrong usage, 3 refused before the start, 130 interrupted with state saved.\n");
+    return pw_buf_status(out);
+}
+
 int pw_help(int argc, char **argv, const struct pw_option *common, struct pw_buf *out)
 {
     int words = 0;
+    if (argc == 1 && strcmp(argv[0], "manual") == 0)
+        return manual(common, out);
     if (argc == 0) {
         help_all(out);
         return pw_buf_status(out);
