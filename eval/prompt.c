@@ -6,19 +6,31 @@
 #include "base/error.h"
 #include "data/jinja.h"
 
+/* Jinja drops one newline at the end of a source; in prompts it counts and is put back (keep_trailing_newline of the harness). */
+struct text_template { struct pw_jinja *parsed; bool newline; };
 struct pw_prompter {
     const struct pw_task *task;
-    struct pw_jinja *description, *prompt, *continuation;
+    struct text_template description, prompt, continuation;
     const char *delimiter, *shot_delimiter, *subject;
     struct pw_arena arena;
 };
 
-static int parse_template(struct pw_jinja **out, const struct pw_task *t, const char *key, const char *fallback)
+static int parse_template(struct text_template *out, const struct pw_task *t, const char *key, const char *fallback)
 {
     const char *source = fallback;
     PW_PASS(pw_get_str(t->spec, key, t->source, &source));
     PW_CHECK(source, PW_E_FORMAT, "%s: %s: a text is missing", t->source, key);
-    PW_TRY(pw_jinja_parse(out, source, strlen(source), key), "reading the templates of %s", t->source);
+    size_t n = strlen(source);
+    out->newline = n > 0 && source[n - 1] == '\n';
+    PW_TRY(pw_jinja_parse(&out->parsed, source, n, key), "reading the templates of %s", t->source);
+    return 0;
+}
+
+static int render(const struct text_template *t, const struct pw_value *vars, struct pw_buf *b)
+{
+    PW_PASS(pw_jinja_render(t->parsed, vars, NULL, b, NULL));
+    if (t->newline)
+        pw_buf_char(b, '\n');
     return 0;
 }
 
@@ -52,9 +64,9 @@ void pw_prompter_close(struct pw_prompter *p)
 {
     if (!p)
         return;
-    pw_jinja_free(p->description);
-    pw_jinja_free(p->prompt);
-    pw_jinja_free(p->continuation);
+    pw_jinja_free(p->description.parsed);
+    pw_jinja_free(p->prompt.parsed);
+    pw_jinja_free(p->continuation.parsed);
     pw_arena_free(&p->arena);
     pw_free(p);
 }
@@ -87,7 +99,7 @@ static int render_question(struct pw_buf *b, struct pw_arena *a, const struct pw
     struct pw_member m[] = {member("question", text_value(d->question)), member("choices", choices), member("labels", labels),
                             member("subject", text_value(p->subject)), member("doc", *d->raw)};
     struct pw_value vars = {.kind = PW_MAP, .len = sizeof m / sizeof *m, .members = m};
-    PW_TRY(pw_jinja_render(p->prompt, &vars, NULL, b, NULL), "putting the question of line %d", d->line);
+    PW_TRY(render(&p->prompt, &vars, b), "putting the question of line %d", d->line);
     return 0;
 }
 
@@ -97,7 +109,7 @@ static int render_continuation(struct pw_buf *b, const struct pw_prompter *p, co
                             member("index", (struct pw_value){.kind = PW_INT, .i = choice})};
     struct pw_value vars = {.kind = PW_MAP, .len = sizeof m / sizeof *m, .members = m};
     pw_buf_str(b, p->delimiter);
-    PW_TRY(pw_jinja_render(p->continuation, &vars, NULL, b, NULL), "putting choice %d of line %d", choice, d->line);
+    PW_TRY(render(&p->continuation, &vars, b), "putting choice %d of line %d", choice, d->line);
     return 0;
 }
 
@@ -109,7 +121,7 @@ int pw_prompt_build(struct pw_prompt *out, struct pw_arena *a, const struct pw_p
     struct pw_value vars = {.kind = PW_MAP, .len = 1, .members = subject};
     int rc = 0;
     *out = (struct pw_prompt){.n_choices = doc->n_choices};
-    PW_PASS_OUT(pw_jinja_render(p->description, &vars, NULL, &b, NULL));
+    PW_PASS_OUT(render(&p->description, &vars, &b));
     for (int i = 0; i < n_shots; i++) {
         PW_PASS_OUT(render_question(&b, a, p, &shots[i]));
         PW_PASS_OUT(render_continuation(&b, p, &shots[i], shots[i].answer));

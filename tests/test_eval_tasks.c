@@ -15,7 +15,7 @@ START_TEST(wilson_and_mcnemar_goldens)
     pw_wilson(8, 10, 1.96, &low, &high);
     ck_close(low, 0.49016, 5e-6, 0);
     ck_close(high, 0.94332, 5e-6, 0);
-    pw_wilson(0, 10, 1.96, &low, &high);
+    pw_wilson(0, 10, 1.959963984540054, &low, &high);
     ck_close(low, 0, 0, 0);
     ck_close(high, 0.27753, 5e-6, 0);
     ck_close(pw_mcnemar_exact(10, 2), 0.0385742, 5e-8, 0);
