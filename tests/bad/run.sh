@@ -130,5 +130,13 @@ mutant test_op_codes kernels/cpu/cpu_ops.c 's/high << 4 | low/low << 4 | high/'
 mutant test_op_checks kernels/op.c 's/id\[i\] < limit/id[i] <= limit/'
 mutant test_op_checks kernels/op.c 's/na > y - x : nb > x - y/na > y - x : false/'
 
+# ---- the block and the session ----
+mutant test_block infer/block.c 's/rotate(k, dk, c->kv_heads, -1)/rotate(k, dk, c->kv_heads, 1)/'
+mutant test_block infer/block.c 's/linear_back(k, PW_LIN_UP, dh, dup/linear_back(k, PW_LIN_UP, dh, dgate/'
+mutant test_session infer/session.c 's/(int32_t)(before + j)/(int32_t)(t->length + j + 0 * before)/'
+mutant test_session infer/session.c 's/s->kv_len\[i\] = (int32_t)(t->length + feeds\[i\].n)/s->kv_len[i] = (int32_t)feeds[i].n/'
+mutant test_session infer/rope.c 's/return freq \/ c->rope_factor;/return freq;/'
+mutant test_session infer/block.c 's/layout = k->c->rope/layout = !k->c->rope/'
+
 echo "$ran planted mistakes, $survived not found"
 [ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]
