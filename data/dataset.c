@@ -331,7 +331,7 @@ static int load_file(struct pw_dataset *d, struct pw_cache_rows *r, const struct
     }
     size_t errors = d->n_errors;
     PW_PASS(make_rows(d, r, f, o));
-    if (d->n_errors == errors)
+    if (d->n_errors == errors && r->n_rows > 0)
         PW_TRY(pw_cache_store(r, o->cache_dir, key, source), "caching the rows of %s", f->path);
     return 0;
 }

@@ -150,7 +150,8 @@ int main(int argc, char **argv)
     struct sigaction act = {.sa_handler = on_signal};
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
-    signal(SIGPIPE, SIG_IGN);   /* an unwritable stdout is an error with a message, not a death */
+    signal(SIGPIPE, SIG_IGN);   /* an unwritable stdout, and a file that may not grow, are errors with a message, not a death */
+    signal(SIGXFSZ, SIG_IGN);
 
     struct pw_buf text = {0};
     int rc = 0, words = 0;

@@ -2,6 +2,7 @@
 # The main job as a user runs it, on the demo's committed base: quantise, train, kill and resume, evaluate, compare, pack; and what is refused.
 set -u
 T=$(mktemp -d); trap 'rm -rf "$T"' EXIT
+export XDG_CACHE_HOME=$T/cache
 PW=$PWD/pw; failures=0; checks=0
 fail() { failures=$((failures + 1)); echo "FAILED: $*"; }
 # rc EXPECTED CMD...: exit status; stdout and stderr are kept in $T/out, $T/err
@@ -23,11 +24,11 @@ rc 0 $PW model info "$T/nf4" --json
 has "$T/out" '"family":"llama"'
 
 # ---- train; kill; resume: the same bytes ----
-train() { $PW train tools/demo/town.yaml --set model="$T/nf4" --set data.train="$T/rows.jsonl" --set train.epochs=6 --set train.save_every=5 --quiet "$@"; }
+train() { command "$PW" train tools/demo/town.yaml --set model="$T/nf4" --set data.train="$T/rows.jsonl" --set train.epochs=6 --set train.save_every=5 --quiet "$@"; }
 rc 0 train --set output="$T/whole" --json
 has "$T/out" '"steps"'
 for after in 0.3 0.7 1.1; do
-  train --set output="$T/cut" > /dev/null 2>&1 & pid=$!
+  "$PW" train tools/demo/town.yaml --set model="$T/nf4" --set data.train="$T/rows.jsonl" --set train.epochs=6 --set train.save_every=5 --quiet --set output="$T/cut" > /dev/null 2>&1 & pid=$!
   sleep $after; kill -9 $pid 2> /dev/null; wait $pid 2> /dev/null
   [ -d "$T/cut" ] || continue
   rc 0 train --set output="$T/cut" --resume
@@ -40,7 +41,7 @@ has "$T/whole/log.jsonl" '"trained_tokens"'
 rc 0 $PW lora info "$T/whole/adapter" --json
 rc 0 $PW plan tools/demo/town.yaml --set model="$T/nf4" --set data.train="$T/rows.jsonl" --json
 has "$T/out" '"peak_bytes"'
-refused 3 'memory' train --set output="$T/small" --memory 1MiB
+refused 3 'does not fit' train --set output="$T/small" --memory 1MiB
 
 # ---- evaluate: any batch, the same bytes; compare ----
 ev() { $PW eval run "$T/nf4" --tasks pennyford --data tools/demo --limit 40 --json --quiet "$@"; }
