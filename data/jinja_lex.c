@@ -168,13 +168,14 @@ static int lex_number(struct lexer *x)
 {
     char text[64];
     size_t n = 0, at = x->at;
-    bool real = false;
+    bool real = false, after_dot = at > 0 && x->s[at - 1] == '.'; /* x.0.1 is two items, not a number */
     for (; at < x->n && n < sizeof text - 1; at++) {
         char c = x->s[at];
         if (c == '_' && digit(x, at + 1))
             continue;
-        bool dot = c == '.' && !real && digit(x, at + 1);
-        bool e = (c == 'e' || c == 'E') && (digit(x, at + 1) || ((x->s[at + 1] == '-' || x->s[at + 1] == '+') && digit(x, at + 2)));
+        bool dot = c == '.' && !real && !after_dot && digit(x, at + 1);
+        bool sign = at + 1 < x->n && (x->s[at + 1] == '-' || x->s[at + 1] == '+');
+        bool e = !after_dot && (c == 'e' || c == 'E') && digit(x, at + 1 + sign);
         if (!digit(x, at) && !dot && !e)
             break;
         text[n++] = c;

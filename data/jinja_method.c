@@ -38,7 +38,6 @@ static int push_part(struct jinja_run *r, struct jv *list, const char *s, size_t
 static int split_space(struct jinja_run *r, const struct jv *v, int64_t limit, bool right, struct jv *out)
 {
     size_t from = 0, to = v->len;
-    struct jv none = jv_undefined(NULL), rest;
     PW_PASS(jv_list(r, 0, out));
     if (right && limit >= 0)
         return jinja_fail(r, "rsplit with a limit needs a separator here");
@@ -49,11 +48,8 @@ static int split_space(struct jinja_run *r, const struct jv *v, int64_t limit, b
             from += n;
             continue;
         }
-        if (limit == 0) {
-            struct jv tail = {.kind = JV_STRING, .s = v->s + from, .len = to - from};
-            PW_PASS(jinja_strip(r, &tail, &none, false, true, &rest));
-            return jv_push(r, out, rest);
-        }
+        if (limit == 0)
+            return push_part(r, out, v->s + from, to - from);
         size_t end = from;
         while (end < to) {
             n = jinja_get(v->s + end, to - end, &cp);

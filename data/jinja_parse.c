@@ -685,14 +685,12 @@ static int with_statement(struct parser *p, struct jinja_node **out)
     MAKE(n, JN_WITH);
     while (now(p)->kind == JT_NAME) {
         struct jinja_node *name, *value;
-        if (n->n > 0)
-            PW_PASS(want_op(p, ','));
         PW_PASS(name_expression(p, &name));
         PW_PASS(want_op(p, '='));
         PW_PASS(expression(p, &value));
         PW_PASS(append(p, n, name));
         PW_PASS(append(p, n, value));
-        if (!is_op(p, ','))
+        if (!skip_op(p, ','))
             break;
     }
     *out = n;

@@ -35,7 +35,7 @@ static int kind_test(const char *name, const struct jv *v, bool *out)
     else if (is(name, "boolean")) *out = v->kind == JV_BOOL;
     else if (is(name, "true")) *out = v->kind == JV_BOOL && v->b;
     else if (is(name, "false")) *out = v->kind == JV_BOOL && !v->b;
-    else if (is(name, "callable")) *out = v->kind == JV_MACRO || v->kind == JV_FUNCTION || v->kind == JV_METHOD || v->kind == JV_LOOP;
+    else if (is(name, "callable")) *out = v->kind == JV_MACRO || v->kind == JV_FUNCTION || v->kind == JV_METHOD || v->kind == JV_LOOP || v->kind == JV_UNDEFINED;
     else if (is(name, "filter")) *out = v->kind == JV_STRING && jinja_filter_find(v->s, v->len);
     else if (is(name, "test")) *out = v->kind == JV_STRING && jinja_test_find(v->s, v->len);
     else if (is(name, "escaped")) *out = false;
