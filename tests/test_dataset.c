@@ -266,10 +266,10 @@ START_TEST(cache)
     for (size_t i = 0; i < n; i++) { /* damaged: made again, and then read again */
         size_t bytes;
         const char *h5 = pw_path_join(&a, dir, names[i]);
-        char *text = test_slurp(h5, &bytes);
-        text[bytes / 2] ^= 1;
-        ck_ok(pw_file_write(h5, text, bytes, true));
-        pw_free(text);
+        char *bits = test_slurp(h5, &bytes);
+        bits[bytes / 2] ^= 1;
+        ck_ok(pw_file_write(h5, bits, bytes, true));
+        pw_free(bits);
     }
     read = load(&f, &o);
     ck_assert_uint_eq(read->n_cached, 0);
