@@ -17,7 +17,8 @@ enum {
     KB = 128,   /* columns of dx a task */
     NB = 128,   /* rows of W decoded at a time in backward */
     RB = 32,    /* rows a task of the adapter's small products */
-    TILE = NC * CPU_KC > KB * NB ? NC * CPU_KC : KB * NB, /* floats of a thread's tile */
+    LDT = CPU_KC + 16, /* floats from one decoded row to the next: not a power of two, or all rows fall into the same cache sets */
+    TILE = NC * LDT > KB * NB ? NC * LDT : KB * NB, /* floats of a thread's tile */
 };
 
 static bool in_place(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_F32; }
@@ -35,7 +36,7 @@ static bool dot4_fits(const struct pw_weight *w)
 static void product_columns(const struct cpu_isa *isa, float *y, const float *x, int64_t tokens, const struct pw_weight *w, int64_t n0, int64_t n, float *tile)
 {
     int64_t n_in = w->n_in, n_out = w->n_out;
-    if (in_place(w)) {
+    if (in_place(w) && tokens < 16) { /* more rows repay a copy into the tile */
         isa->dot(tokens, n, n_in, x, n_in, (const float *)w->data + n0 * n_in, n_in, y + n0, n_out, false);
         return;
     }
@@ -45,8 +46,8 @@ static void product_columns(const struct cpu_isa *isa, float *y, const float *x,
     }
     for (int64_t k = 0; k < n_in; k += CPU_KC) {
         int64_t piece = cpu_min(CPU_KC, n_in - k);
-        for (int64_t j = 0; j < n; j++) isa->decode(w, n0 + j, k, piece, tile + j * CPU_KC);
-        isa->dot(tokens, n, piece, x + k, n_in, tile, CPU_KC, y + n0, n_out, k > 0);
+        for (int64_t j = 0; j < n; j++) isa->decode(w, n0 + j, k, piece, tile + j * LDT);
+        isa->dot(tokens, n, piece, x + k, n_in, tile, LDT, y + n0, n_out, k > 0);
     }
 }
 
@@ -117,8 +118,8 @@ static void adapter_down(struct pw_dev *dev, float *xa, float *scaled, const flo
         } else {
             for (int64_t k = 0; k < n_in; k += CPU_KC) {
                 int64_t piece = cpu_min(CPU_KC, n_in - k);
-                for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) * n_in + k, piece, x + (t0 + i) * n_in + k, tile + i * CPU_KC);
-                isa->dot(rows, r, piece, tile, CPU_KC, a + k, n_in, xa + t0 * r, r, k > 0);
+                for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) * n_in + k, piece, x + (t0 + i) * n_in + k, tile + i * LDT);
+                isa->dot(rows, r, piece, tile, LDT, a + k, n_in, xa + t0 * r, r, k > 0);
             }
         }
         for (int64_t i = t0 * r; i < (t0 + rows) * r; i++) scaled[i] = xa[i] * scale;

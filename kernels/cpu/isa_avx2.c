@@ -19,13 +19,13 @@ static inline float vsum(__m256 a)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 static inline __m256 vround(__m256 a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-/* eight codes of four bytes, high nibble first */
+/* eight codes of four bytes, high nibble first; the bits above the lowest four are left in, lookup16 does not see them */
 static inline __m256i unpack4(const uint8_t *b)
 {
     int32_t word;
     __builtin_memcpy(&word, b, 4);
     __m256i all = _mm256_set1_epi32(word);
-    return _mm256_and_si256(_mm256_srlv_epi32(all, _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24)), _mm256_set1_epi32(15));
+    return _mm256_srlv_epi32(all, _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24));
 }
 static inline __m256 lookup16(const float *table, __m256i code)
 {

@@ -13,7 +13,7 @@ typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 
 INLINE vf vload(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
 INLINE void vstore(float *p, vf v) { memcpy(p, &v, sizeof v); }
-INLINE vf vset(float x) { vf v = { 0 }; return v + x; }
+INLINE vf vset(float x) { vf zero = { 0 }; return x - zero; } /* x - 0 is x for -0 too, so that no subtraction is left of it */
 INLINE vf vload_part(const float *p, int64_t n) { vf v = { 0 }; memcpy(&v, p, (size_t)n * 4); return v; }
 INLINE void vstore_part(float *p, vf v, int64_t n) { memcpy(p, &v, (size_t)n * 4); }
 INLINE vf vpick(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
@@ -201,25 +201,41 @@ static void decode(const struct pw_weight *w, int64_t row, int64_t column, int64
     }
 }
 
+/* nr rows at a time: a single chain of multiply-adds would wait for itself */
+INLINE void dot4_rows(int nr, const struct pw_weight *w, int64_t row, const float *table, const float *x, float *y)
+{
+    const uint8_t *bytes[4];
+    int64_t block[4];
+    for (int j = 0; j < nr; j++) {
+        bytes[j] = (const uint8_t *)w->data + (row + j) * w->n_in / 2;
+        block[j] = (row + j) * w->n_in / w->block;
+    }
+    for (int64_t at = 0; at < w->n_in; at += CPU_KC) {
+        int64_t end = w->n_in - at < CPU_KC ? w->n_in : at + CPU_KC;
+        vf acc[4];
+        for (int j = 0; j < nr; j++) acc[j] = vset(0);
+        for (int64_t k = at; k < end; k += w->block) {
+            vf scale[4];
+            for (int j = 0; j < nr; j++) scale[j] = vset(pw_weight_absmax(w, block[j]++));
+            for (int64_t i = k; i < k + w->block; i += LANES) {
+                vf in = vload(x + i);
+                for (int j = 0; j < nr; j++) acc[j] = vfma(in, lookup16(table, unpack4(bytes[j] + i / 2)) * scale[j], acc[j]);
+            }
+        }
+        for (int j = 0; j < nr; j++) {
+            float s = vsum(acc[j]);
+            y[j] = at ? y[j] + s : s;
+        }
+    }
+}
+
 static void dot4(const struct pw_weight *w, int64_t first_row, int64_t n, const float *x, float *y)
 {
-    const float *table = w->type == PW_Q_NF4 ? pw_nf4_table : pw_fp4_table;
-    for (int64_t j = 0; j < n; j++) {
-        const uint8_t *bytes = (const uint8_t *)w->data + (first_row + j) * w->n_in / 2;
-        int64_t block = (first_row + j) * w->n_in / w->block;
-        float total = 0;
-        for (int64_t at = 0; at < w->n_in; at += CPU_KC) {
-            int64_t end = w->n_in - at < CPU_KC ? w->n_in : at + CPU_KC;
-            vf acc = vset(0);
-            for (int64_t k = at; k < end; block++) {
-                vf scale = vset(pw_weight_absmax(w, block));
-                for (int64_t stop = k + w->block; k < stop; k += LANES) acc = vfma(vload(x + k), lookup16(table, unpack4(bytes + k / 2)) * scale, acc);
-            }
-            float s = vsum(acc);
-            total = at ? total + s : s;
-        }
-        y[j] = total;
-    }
+    float table[16];
+    memcpy(table, w->type == PW_Q_NF4 ? pw_nf4_table : pw_fp4_table, sizeof table);
+    int64_t j = 0;
+    for (; j + 4 <= n; j += 4) dot4_rows(4, w, first_row + j, table, x, y + j);
+    for (; j < n; j++) dot4_rows(1, w, first_row + j, table, x, y + j);
 }
 
 /* ---- rows ---- */
