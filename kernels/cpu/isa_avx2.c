@@ -34,5 +34,7 @@ static inline __m256 lookup16(const float *table, __m256i code)
 }
 static inline float half_to_float(uint16_t x) { return _cvtsh_ss(x); }
 
+#define vmul32(a, b) ((vq)_mm256_mul_epu32((__m256i)(a), (__m256i)(b)))
+
 #include "kernels/cpu/isa_body.h"
 #endif

@@ -31,5 +31,7 @@ static inline __m512i unpack4(const uint8_t *b)
 static inline __m512 lookup16(const float *table, __m512i code) { return _mm512_permutexvar_ps(code, _mm512_loadu_ps(table)); }
 static inline float half_to_float(uint16_t x) { return _cvtsh_ss(x); }
 
+#define vmul32(a, b) ((vq)_mm512_mul_epu32((__m512i)(a), (__m512i)(b)))
+
 #include "kernels/cpu/isa_body.h"
 #endif

@@ -1,6 +1,6 @@
 /* The kernels of isa.h, written once over vectors of LANES floats. Included by isa_generic.c, isa_avx2.c and isa_avx512.c, which define
  *   LANES, MR, NR (tile of dot), MO (rows of outer's tile; it is two vectors wide), ISA (the table's name), ISA_NAME,
- *   vfma(a, b, c), vsum(a) (all lanes, fixed order), vround(a), lookup16(table, codes).
+ *   vfma(a, b, c), vsum(a) (all lanes, fixed order), vround(a), lookup16(table, codes), vmul32(a, b) (low halves of 64-bit lanes).
  * Everything is static but the table. */
 #include <math.h>
 #include <string.h>
@@ -373,19 +373,46 @@ static void adamw(int64_t n, float *p, float *m, float *v, const float *g, const
     }
 }
 
+/* Philox of CALLS successive counters, as pw_philox: words[4 * i ..] belong to counter first + i. 32-bit numbers in lanes of 64. */
+enum { CALLS = LANES / 2 };
+typedef uint64_t vq __attribute__((vector_size(LANES * 4)));
+INLINE void philox_calls(uint64_t first, struct pw_drop drop, uint32_t *words)
+{
+    const vq zero = { 0 }, low = zero + 0xffffffffu;
+    vq n = zero;
+    for (int i = 0; i < CALLS; i++) n[i] = first + (uint64_t)i;
+    vq c0 = n & low, c1 = n >> 32, c2 = zero + (drop.offset & 0xffffffffu), c3 = zero + (drop.offset >> 32);
+    uint32_t k0 = (uint32_t)drop.seed, k1 = (uint32_t)(drop.seed >> 32);
+    for (int round = 0; round < 10; round++) {
+        vq p0 = vmul32(c0, zero + 0xD2511F53u), p1 = vmul32(c2, zero + 0xCD9E8D57u);
+        c0 = (p1 >> 32) ^ c1 ^ (zero + k0);
+        c1 = p1 & low;
+        c2 = (p0 >> 32) ^ c3 ^ (zero + k1);
+        c3 = p0 & low;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    vq even = c0 | c1 << 32, odd = c2 | c3 << 32;
+    for (int i = 0; i < CALLS; i++) {
+        uint64_t pair[2] = { even[i], odd[i] };
+        memcpy(words + 4 * i, pair, sizeof pair);
+    }
+}
+
 static void keep(struct pw_drop drop, int64_t first, int64_t n, const float *x, float *out)
 {
-    uint32_t threshold = pw_dropout_threshold(drop.p), words[4] = { 0 };
-    uint32_t key[2] = { (uint32_t)drop.seed, (uint32_t)(drop.seed >> 32) };
+    uint32_t threshold = pw_dropout_threshold(drop.p), words[4 * CALLS];
     float factor = (float)(1 / (1 - drop.p));
-    for (int64_t i = first, have = -1; i < first + n; i++) {
-        uint64_t call = (uint64_t)i / 4;
-        if ((int64_t)call != have) {
-            uint32_t counter[4] = { (uint32_t)call, (uint32_t)(call >> 32), (uint32_t)drop.offset, (uint32_t)(drop.offset >> 32) };
-            pw_philox(counter, key, words);
-            have = (int64_t)call;
+    for (int64_t at = first - first % 4; at < first + n; at += 4 * CALLS) {
+        philox_calls((uint64_t)at / 4, drop, words);
+        if (at >= first && at + 4 * CALLS <= first + n) {
+            const float *from = x + (at - first);
+            float *to = out + (at - first);
+            for (int i = 0; i < 4 * CALLS; i++) to[i] = words[i] >= threshold ? from[i] * factor : 0;
+        } else {
+            for (int i = 0; i < 4 * CALLS; i++)
+                if (at + i >= first && at + i < first + n) out[at + i - first] = words[i] >= threshold ? x[at + i - first] * factor : 0;
         }
-        out[i - first] = words[i % 4] >= threshold ? x[i - first] * factor : 0;
     }
 }
 

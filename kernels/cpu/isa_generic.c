@@ -24,4 +24,6 @@ static inline i4 unpack4(const uint8_t *b) { return (i4){ b[0] >> 4, b[0] & 15, 
 static inline v4 lookup16(const float *table, i4 c) { return (v4){ table[c[0]], table[c[1]], table[c[2]], table[c[3]] }; }
 static inline float half_to_float(uint16_t x) { return pw_f16_to_f32(x); }
 
+#define vmul32(a, b) ((a) * (b))
+
 #include "kernels/cpu/isa_body.h"
