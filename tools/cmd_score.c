@@ -42,11 +42,11 @@ static int read_ids(const struct pw_value *list, const char *where, struct pw_ar
 {
     int32_t *ids = pw_arena_array(a, list->len ? list->len : 1, sizeof *ids);
     PW_CHECK(ids, PW_E_NOMEM, "out of memory");
-    PW_CHECK(list->len > 0, PW_E_FORMAT, "%s: line %d: an empty list of ids", where, list->line);
+    PW_CHECK(list->len > 0, PW_E_FORMAT, "%s: an empty list of ids", where);
     for (size_t i = 0; i < list->len; i++) {
         const struct pw_value *v = &list->items[i];
-        PW_CHECK(v->kind == PW_INT, PW_E_FORMAT, "%s: line %d: item %zu: expected an id, got %s", where, v->line, i + 1, pw_kind_name(v->kind));
-        PW_CHECK(v->i >= 0 && v->i < vocab, PW_E_FORMAT, "%s: line %d: item %zu: expected an id from 0 to %lld, got %lld", where, v->line, i + 1,
+        PW_CHECK(v->kind == PW_INT, PW_E_FORMAT, "%s: item %zu: expected an id, got %s", where, i + 1, pw_kind_name(v->kind));
+        PW_CHECK(v->i >= 0 && v->i < vocab, PW_E_FORMAT, "%s: item %zu: expected an id from 0 to %lld, got %lld", where, i + 1,
                  (long long)vocab - 1, (long long)v->i);
         ids[i] = (int32_t)v->i;
     }
@@ -66,7 +66,7 @@ static int read_ids_file(const char *path, struct pw_arena *a, int64_t vocab, st
     if (!nested)
         return read_ids(v, path, a, vocab, *out);
     for (size_t i = 0; i < v->len; i++) {
-        PW_CHECK(v->items[i].kind == PW_LIST, PW_E_FORMAT, "%s: line %d: item %zu: expected a list of ids, got %s", path, v->items[i].line, i + 1,
+        PW_CHECK(v->items[i].kind == PW_LIST, PW_E_FORMAT, "%s: item %zu: expected a list of ids, got %s", path, i + 1,
                  pw_kind_name(v->items[i].kind));
         PW_PASS(read_ids(&v->items[i], path, a, vocab, &(*out)[i]));
     }
