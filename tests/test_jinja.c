@@ -44,7 +44,7 @@ static const struct { const char *template, *text; } cases[] = {
      "['A', 'b', 'c'] BAC user,assistant [{'role': 'user', 'content': 'hi'}]"},
     {"{% for k, v in d.items() if k != 'b' %}{{ k }}={{ v }};{{ loop.index }}{{ loop.last }}{% endfor %}", "a=[1, {'z': None}];1True"},
     {"{% for a in [] %}x{% else %}empty{% endfor %}", "empty"},
-    {"{% for a in l %}{% if a == 1 %}{% continue %}{% endif %}{{ a }}{% if a == 2 %}{% break %}{% endif %}{% endfor %}", "32"},
+    {"{% for a in l %}{% if a == 3 %}{% continue %}{% endif %}{{ a }}{% if a == 1 %}{% break %}{% endif %}{% endfor %}", "1"},
     {"{% set y = 1 %}{% for a in l %}{% set y = y + a %}{{ y }}{% endfor %}{{ y }}", "4231"},
     {"{% set ns = namespace(a=1) %}{% for a in l %}{% set ns.a = ns.a + a %}{% endfor %}{{ ns.a }}", "7"},
     {"{% macro m(a, b=2) %}[{{ a }}{{ b }}{{ varargs }}]{% endmacro %}{{ m(1) }}{{ m(1, 3) }}{{ m(1, 2, 3) }}", "[12()][13()][12(3,)]"},
