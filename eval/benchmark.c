@@ -14,6 +14,7 @@ struct pw_benchmark {
     const struct pw_tasks *tasks;
     struct pw_benchmark_options o;
     struct pw_task_result *results; size_t n, cap;
+    const struct pw_task **missing; size_t n_missing;   /* of groups, without data */
     struct pw_samples *samples;
     int64_t tokens;
     struct pw_arena arena;       /* results */
@@ -34,6 +35,20 @@ struct work {
     struct pw_arena arena;
 };
 
+/* A subject of a group whose file is not there: said on stderr and in the result, never silently left out. */
+static int note_missing(struct pw_benchmark *b, const struct pw_task *t)
+{
+    for (size_t i = 0; i < b->n_missing; i++)
+        if (b->missing[i] == t)
+            return 0;
+    if (!b->missing)
+        b->missing = pw_arena_array(&b->arena, b->tasks->n, sizeof *b->missing);
+    PW_CHECK(b->missing, PW_E_NOMEM, "out of memory");
+    b->missing[b->n_missing++] = t;
+    pw_progress_say(b->o.progress, "task %s: no data under %s, left out", t->name, b->o.data_dir);
+    return 0;
+}
+
 static int load_work(struct work *w)
 {
     const struct pw_benchmark_options *o = &w->b->o;
@@ -43,6 +58,10 @@ static int load_work(struct work *w)
     int rc = 0;
     w->shots = o->fewshot >= 0 ? o->fewshot : t->fewshot;
     PW_PASS_OUT(pw_docs_load(&w->docs, &w->arena, t, o->data_dir, "test", &found));
+    if (!found && t->by_group) {
+        rc = note_missing(w->b, t);
+        goto out;
+    }
     if (!found) {
         rc = pw_error(PW_E_REFUSED, "task %s: no data under %s", t->name, o->data_dir);
         pw_error_hint("expected %s/%s/test.jsonl (.json, .csv), or the published archive's own layout", o->data_dir, t->name);
@@ -185,6 +204,8 @@ static int run_task(struct pw_benchmark *b, struct pw_model *m, const struct pw_
     int rc = 0;
     pw_arena_init(&w.arena);
     PW_PASS_OUT(load_work(&w));
+    if (!w.docs.path)
+        goto out;
     PW_PASS_OUT(make_requests(&w));
     PW_TRY_OUT(pw_choice_score(m, w.requests, w.n_requests, b->o.batch_tokens, &b->tokens, document_done, &w), "evaluating task %s", t->name);
     if (b->n == b->cap) {
@@ -227,6 +248,11 @@ int pw_benchmark_run(struct pw_benchmark *b, struct pw_model *m, const char *ada
 
 int pw_benchmark_finish(struct pw_benchmark *b)
 {
+    if (b->n == 0) {
+        int rc = pw_error(PW_E_REFUSED, "task %s: no data under %s", b->tasks->items[0].group, b->o.data_dir);
+        pw_error_hint("expected %s/%s/test.jsonl (.json, .csv), or the published archive's own layout", b->o.data_dir, b->tasks->items[0].name);
+        return rc;
+    }
     return pw_samples_finish(b->samples);
 }
 
@@ -234,6 +260,11 @@ const struct pw_task_result *pw_benchmark_results(const struct pw_benchmark *b, 
 {
     *n = b->n;
     return b->results;
+}
+
+const struct pw_task *pw_benchmark_missing(const struct pw_benchmark *b, size_t i)
+{
+    return i < b->n_missing ? b->missing[i] : NULL;
 }
 
 int64_t pw_benchmark_tokens(const struct pw_benchmark *b)

@@ -37,6 +37,7 @@ int pw_benchmark_open(struct pw_benchmark **out, const struct pw_tokenizer *t, c
 int pw_benchmark_run(struct pw_benchmark *b, struct pw_model *m, const char *adapter);
 int pw_benchmark_finish(struct pw_benchmark *b);      /* makes the sample log appear */
 const struct pw_task_result *pw_benchmark_results(const struct pw_benchmark *b, size_t *n);
+const struct pw_task *pw_benchmark_missing(const struct pw_benchmark *b, size_t i); /* i-th task of a group that has no data; NULL past the end */
 int64_t pw_benchmark_tokens(const struct pw_benchmark *b);
 void pw_benchmark_close(struct pw_benchmark *b);
 /* "results" and "groups" of the result document, and a table for people. */

@@ -85,6 +85,10 @@ void pw_benchmark_json(const struct pw_benchmark *b, struct pw_json *w)
         pw_json_close(w, '}');
     }
     pw_json_close(w, ']');
+    pw_json_open(w, "missing", '[');
+    for (size_t i = 0; pw_benchmark_missing(b, i); i++)
+        pw_json_str(w, NULL, pw_benchmark_missing(b, i)->name);
+    pw_json_close(w, ']');
     pw_json_open(w, "groups", '[');
     for_groups(r, n, false, group_json, w);
     for_groups(r, n, true, group_json, w);
@@ -118,6 +122,11 @@ void pw_benchmark_table(const struct pw_benchmark *b, struct pw_buf *out)
     }
     for_groups(r, n, false, group_text, out);
     for_groups(r, n, true, group_text, out);
+    size_t missing = 0;
+    while (pw_benchmark_missing(b, missing))
+        missing++;
+    if (missing)
+        pw_buf_printf(out, "\n%zu tasks of the groups asked for have no data and are not in these figures.\n", missing);
     if (truncated)
         pw_buf_printf(out, "\n%lld documents are longer than the context and were cut from the left.\n", (long long)truncated);
 }

@@ -193,9 +193,10 @@ int pw_tasks_find(struct pw_tasks *ts, const char *names, const char *dir, const
                 twice |= strcmp(chosen[k].name, ts->items[i].name) == 0;
             PW_CHECK_OUT(n < MAX_TASKS, PW_E_USAGE, "--tasks: too many tasks");
             if (is_called(&ts->items[i], name)) {
-                if (!twice)
-                    chosen[n++] = ts->items[i];
-                else
+                if (!twice) {
+                    chosen[n] = ts->items[i];
+                    chosen[n++].by_group = strcmp(ts->items[i].name, name) != 0;
+                } else
                     before = (size_t)-1;
             }
         }

@@ -28,6 +28,7 @@ struct pw_task {
     const struct pw_value *spec;                    /* the YAML map */
     const char *source;                             /* the YAML's name, for messages */
     int fewshot;
+    bool by_group;                                  /* asked for by its group: may have no data, which is then said */
     int n_metrics;
     enum pw_metric metrics[PW_TASK_MAX_METRICS];
 };
