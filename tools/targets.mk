@@ -64,3 +64,8 @@ check-docs: pw
 .PHONY: cuda cuda-report gpu-pack check-simt bench-peers
 cuda cuda-report gpu-pack check-simt bench-peers:
 	@echo "make $@: this version has no CUDA backend and no peer benchmarks yet; see the list of open work in docs/state.md" >&2; exit 1
+
+# ---- speed and memory, measured: prints the tables of docs/bench.md ----
+.PHONY: bench
+bench: pw
+	@tools/bench
