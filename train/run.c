@@ -88,6 +88,20 @@ static int read_template(struct pw_run *run, const char **text)
     return rc;
 }
 
+/* Pretraining learns every token but the first of a row; rows of another form than text leave some out. */
+static int check_pretrain(const struct pw_dataset *d)
+{
+    for (int64_t row = 0; row < d->n_rows; row++)
+        for (int64_t i = d->row_start[row] + 1; i < d->row_start[row + 1]; i++)
+            if (!d->trained[i]) {
+                int rc = pw_error(PW_E_REFUSED, "train.objective pretrain takes rows of form text (row of line %lld has tokens that are not learnt)",
+                                  (long long)d->row_line[row]);
+                pw_error_hint("data.format: text, or train.objective: sft");
+                return rc;
+            }
+    return 0;
+}
+
 static int open_data(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
@@ -97,11 +111,13 @@ static int open_data(struct pw_run *run)
     PW_PASS(pw_overlong_parse(r->overlong, &o.overlong));
     if (o.max_length > run->config.context) {
         o.max_length = run->config.context;
-        pw_progress_say(run->opt.progress, "data.max_length %lld is more than the model's context: rows end at %lld tokens", (long long)r->max_length,
-                        (long long)o.max_length);
+        pw_progress_say(run->opt.progress, "data.max_length %lld is more than the model's context of %lld: rows end at %lld tokens", (long long)r->max_length,
+                        (long long)o.max_length, (long long)o.max_length);
     }
     PW_TRY(pw_dataset_load(&run->train, r->train, r->n_train, &o), "reading data.train");
     run->n_rows = run->train->n_rows;
+    if (strcmp(r->objective, "pretrain") == 0)
+        PW_PASS(check_pretrain(run->train));
     if (r->n_eval > 0) {
         PW_TRY(pw_dataset_load(&run->eval, r->eval, r->n_eval, &o), "reading data.eval");
         run->n_held = run->eval->n_rows;
@@ -158,6 +174,7 @@ static void fill_budget(struct pw_run *run)
     pw_trainer_budget(t, b);
     /* A state is written, mapped and hashed; with 16-bit weights the model is converted beside itself. */
     pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", 3 * pw_optim_region(t->slots, t->n_slots));
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "writing the curves", (size_t)t->epochs.steps * PW_RUN_LOG_BYTES);
     if (pw_run_is_full(run) && strcmp(r->dtype, "f32") != 0)
         pw_budget_add(b, PW_BUDGET_SCRATCH, "converting for the output", (size_t)t->parameters * 2);
     run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() + pw_rss_bytes();

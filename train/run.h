@@ -1,6 +1,6 @@
 /* A run: from a recipe to a run folder. Reads tokenizer and data, plans memory, refuses what cannot be, trains, saves, and writes the outputs.
  *
- * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, log.jsonl, log.csv, recipe.yaml. It is made only after model, data and
+ * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, log.jsonl, log.csv, report.html, tb/, recipe.yaml. It is made only after model, data and
  * plan are accepted. Knows nothing of options and commands. */
 #ifndef PW_TRAIN_RUN_H
 #define PW_TRAIN_RUN_H

@@ -6,6 +6,8 @@
 
 /* Resident memory that libraries take when they first work, measured: HDF5 on its first file, and the buffers of the matrix products. */
 #define PW_RUN_LIBRARY_BYTES ((size_t)4 << 20)
+/* Memory a step of the log takes while csv, report and TensorBoard's file are made of it: its text and line, or its line and events. */
+#define PW_RUN_LOG_BYTES ((size_t)640)
 /* Share of the dense product's rate that training reaches on a CPU, measured on small and 100M shapes; the rest is attention, norms, decoding. */
 #define PW_RUN_GEMM_SHARE 0.4
 

@@ -1,12 +1,15 @@
 /* Training a run: the folder, going on from a saved state, the loop, and the outputs. Opening and planning: run.c. */
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "lora/peft.h"
+#include "train/report_html.h"
 #include "train/run_parts.h"
 #include "train/runlog.h"
+#include "train/tfevents.h"
 
 struct training {
     struct pw_run *run;
@@ -81,6 +84,21 @@ static double seconds_now(const struct training *k)
     return k->before + (pw_seconds() - k->began);
 }
 
+/* log.csv, report.html and tb/ from log.jsonl, each written whole: a resumed run needs no more than the log. n, lines: what was read. */
+static int write_curves(struct training *k, struct pw_arena *a, struct pw_log_line **lines, size_t *n)
+{
+    const char *jsonl = pw_path_join(a, k->r->output, "log.jsonl"), *csv = pw_path_join(a, k->r->output, "log.csv");
+    const char *html = pw_path_join(a, k->r->output, "report.html"), *tb = pw_path_join(a, k->r->output, "tb");
+    PW_CHECK(jsonl && csv && html && tb, PW_E_NOMEM, "out of memory");
+    const char *events = pw_path_join(a, tb, "events.out.tfevents.1.pennyweight");
+    PW_CHECK(events, PW_E_NOMEM, "out of memory");
+    PW_PASS(pw_runlog_read(a, jsonl, lines, n));
+    PW_PASS(pw_runlog_csv(*lines, *n, csv));
+    PW_PASS(pw_report_html_write(*lines, *n, k->r->output, k->state.recipe.data, html));
+    PW_PASS(pw_dir_make(tb));
+    return pw_tfevents_write(*lines, *n, (double)time(NULL) - seconds_now(k), events);
+}
+
 static int save_state(struct training *k)
 {
     struct pw_trainer *t = k->t;
@@ -99,7 +117,14 @@ static int save_state(struct training *k)
     PW_CHECK((size_t)snprintf(path, sizeof path, "%s/%s", k->states, name) < sizeof path, PW_E_USAGE, "output: the path is too long");
     PW_PASS(pw_state_save(path, &k->state, &t->optim, k->run->opt.dev));
     k->saved_step = t->step;
-    return pw_state_prune(k->states, k->r->keep);
+    PW_PASS(pw_state_prune(k->states, k->r->keep));
+    struct pw_arena a;
+    struct pw_log_line *lines = NULL;
+    size_t n = 0;
+    pw_arena_init(&a);
+    int rc = write_curves(k, &a, &lines, &n);
+    pw_arena_free(&a);
+    return rc;
 }
 
 /* ---- before the loop ---- */
@@ -336,10 +361,7 @@ static int finish(struct training *k)
     pw_arena_init(&a);
     PW_PASS_OUT(save_state(k));
     PW_PASS_OUT(pw_runlog_sync(&k->log, &bytes));
-    const char *csv = in_folder(k, "log.csv"), *jsonl = in_folder(k, "log.jsonl");
-    PW_CHECK_OUT(csv && jsonl, PW_E_NOMEM, "out of memory");
-    PW_PASS_OUT(pw_runlog_read(&a, jsonl, &lines, &n));
-    PW_PASS_OUT(pw_runlog_csv(lines, n, csv));
+    PW_PASS_OUT(write_curves(k, &a, &lines, &n));
     for (size_t i = 0; i < n; i++)
         if (lines[i].is_eval) {
             k->result->eval_loss = lines[i].s.loss;

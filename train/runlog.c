@@ -82,6 +82,7 @@ void pw_runlog_close(struct pw_runlog *log)
     *log = (struct pw_runlog){0};
 }
 
+/* a: of the parser, for this line alone. */
 static int read_line(struct pw_arena *a, const char *text, size_t bytes, const char *path, struct pw_log_line *line)
 {
     struct pw_value *v = NULL;
@@ -104,8 +105,10 @@ static int read_line(struct pw_arena *a, const char *text, size_t bytes, const c
 int pw_runlog_read(struct pw_arena *a, const char *path, struct pw_log_line **lines, size_t *n)
 {
     struct pw_buf text = {0};
+    struct pw_arena one;
     size_t count = 0;
     int rc = 0;
+    pw_arena_init(&one);
     PW_PASS_OUT(pw_file_read(path, 0, &text));
     for (size_t i = 0; i < text.len; i++)
         count += text.data[i] == '\n';
@@ -114,10 +117,12 @@ int pw_runlog_read(struct pw_arena *a, const char *path, struct pw_log_line **li
     *n = 0;
     for (char *at = text.data, *end; at && *n < count; at = end + 1) {
         end = memchr(at, '\n', text.len - (size_t)(at - text.data));
-        PW_TRY_OUT(read_line(a, at, (size_t)(end - at), path, &(*lines)[*n]), "reading line %zu", *n + 1);
+        pw_arena_reset(&one);
+        PW_TRY_OUT(read_line(&one, at, (size_t)(end - at), path, &(*lines)[*n]), "reading line %zu", *n + 1);
         ++*n;
     }
 out:
+    pw_arena_free(&one);
     pw_buf_free(&text);
     return rc;
 }
