@@ -207,6 +207,7 @@ START_TEST(loss_falls)
 {
     falls("adapter: {r: 8, alpha: 16}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 2e-2, warmup: 5}\n", 60, 0.8);
     falls("adapter: {kind: full}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 1e-2, warmup: 5}\n", 60, 0.5);
+    falls("adapter: {kind: full}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 0.1, warmup: 5, optimizer: sgd, schedule: wsd}\n", 60, 0.7);
 }
 END_TEST
 

@@ -21,7 +21,7 @@ static double number(const struct pw_value *map, const char *key)
     return x;
 }
 
-static void recipe_text(char *text, size_t cap, const struct pw_value *o, const char *quant, const char *output)
+static void recipe_text(char *text, size_t cap, const struct pw_value *o, const char *quant, const char *optimizer, const char *output)
 {
     const char *schedule = NULL;
     ck_ok(pw_get_str(o, "schedule", "golden.json", &schedule));
@@ -29,9 +29,9 @@ static void recipe_text(char *text, size_t cap, const struct pw_value *o, const 
              "model: %s\nquant: %s\nadapter: {r: 4, alpha: 8, dropout: 0.0, targets: all-linear, init_from: %s}\n"
              "data: {train: %s, format: completion, max_length: 40, packing: false, shuffle: false}\n"
              "train: {steps: %d, batch_size: 2, accumulate: 2, lr: %.17g, warmup: %.17g, schedule: %s, weight_decay: %.17g, clip: %.17g, "
-             "betas: [0.9, 0.999], eps: 1.0e-8, save_every: 0, eval_every: 0}\noutput: %s\n",
+             "betas: [0.9, 0.999], eps: 1.0e-8, optimizer: %s, save_every: 0, eval_every: 0}\noutput: %s\n",
              FIXTURES "/model", quant, FIXTURES "/adapter_init", FIXTURES "/rows.jsonl", STEPS, number(o, "lr"), number(o, "warmup"), schedule,
-             number(o, "weight_decay"), number(o, "clip"), output);
+             number(o, "weight_decay"), number(o, "clip"), optimizer, output);
 }
 
 /* |ours - theirs| / |theirs| over all values of a tensor together. */
@@ -109,7 +109,7 @@ static void golden(const char *name, const char *quant, const char *device)
     ck_ok(pw_json_load(&a, FIXTURES "/golden.json", &all));
     const struct pw_value *one = pw_get(all, name);
     ck_assert_ptr_nonnull(one);
-    recipe_text(text, sizeof text, pw_get(one, "recipe"), quant, output);
+    recipe_text(text, sizeof text, pw_get(one, "recipe"), quant, strcmp(name, "sgd") == 0 ? "sgd" : "adamw", output);
     ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "golden", NULL, 0));
     ck_ok(pw_dev_open(&dev, &options));
     const struct pw_run_options opt = {.recipe = &recipe, .dev = dev};
@@ -130,6 +130,8 @@ START_TEST(dense) { golden("dense", "none", "cpu"); }
 END_TEST
 START_TEST(nf4) { golden("nf4", "{type: nf4, double_quant: true}", "cpu"); }
 END_TEST
+START_TEST(sgd) { golden("sgd", "none", "cpu"); }
+END_TEST
 START_TEST(dense_by_definition) { golden("dense", "none", "ref"); }
 END_TEST
 
@@ -140,6 +142,7 @@ int main(void)
     tcase_set_timeout(c, 120);
     tcase_add_test(c, dense);
     tcase_add_test(c, nf4);
+    tcase_add_test(c, sgd);
     tcase_add_test(c, dense_by_definition);
     suite_add_tcase(s, c);
     return test_run(s);

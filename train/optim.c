@@ -75,3 +75,17 @@ int pw_optim_step(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw 
     }
     return 0;
 }
+
+int pw_optim_sgd(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        struct pw_slot *s = &o->slots[i];
+        const double decay = s->decay ? h->weight_decay : 0;
+        PW_TRY(pw_scale(dev, s->m, h->beta1), "updating %s", s->name);
+        PW_TRY(pw_axpy(dev, s->m, s->grad, h->grad_scale), "updating %s", s->name);
+        if (decay > 0)
+            PW_TRY(pw_scale(dev, s->value, 1 - h->lr * decay), "updating %s", s->name);
+        PW_TRY(pw_axpy(dev, s->value, s->m, -h->lr), "updating %s", s->name);
+    }
+    return 0;
+}

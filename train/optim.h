@@ -1,4 +1,4 @@
-/* The optimiser: what is trained, the gradients, and AdamW's two averages, laid out in one pool.
+/* The optimiser: what is trained, the gradients, and AdamW's two averages (the first is SGD's momentum), laid out in one pool.
  *
  * A slot is one trained tensor. Gradients and averages of all slots are contiguous regions (64 bytes apart), so that clearing, the norm
  * and saving are one sweep each. Parameters lie where their owner put them. Knows nothing of models. */
@@ -24,5 +24,7 @@ size_t pw_optim_bytes(const struct pw_slot *slots, size_t n);            /* what
 int pw_optim_place(struct pw_optim *o, struct pw_pool *pool, struct pw_slot *slots, size_t n);
 int pw_optim_clear(struct pw_dev *dev, struct pw_optim *o);              /* gradients = 0 */
 int pw_optim_norm(struct pw_dev *dev, struct pw_optim *o, double *norm); /* of all gradients together, before clipping */
-int pw_optim_step(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h);
+int pw_optim_step(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h); /* AdamW */
+/* SGD with momentum beta1 (0: none), as in PyTorch: m = beta1 m + grad_scale g; p -= lr (m + weight_decay p). v stays as it is. */
+int pw_optim_sgd(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h);
 #endif

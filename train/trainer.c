@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "train/schedule.h"
@@ -209,7 +210,7 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
             .lr = report->lr, .beta1 = r->betas[0], .beta2 = r->betas[1], .eps = r->eps, .weight_decay = r->weight_decay, .step = t->step + 1,
             .grad_scale = r->clip > 0 && report->grad_norm > r->clip ? r->clip / report->grad_norm : 1,
         };
-        PW_PASS(pw_optim_step(dev, &t->optim, &h));
+        PW_PASS(strcmp(r->optimizer, "sgd") == 0 ? pw_optim_sgd(dev, &t->optim, &h) : pw_optim_step(dev, &t->optim, &h));
     }
     t->step++;
     t->at = last;

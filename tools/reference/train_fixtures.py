@@ -3,7 +3,7 @@
 
     train_fixtures.py make OUT      writes OUT/model (a tiny Llama of random weights), OUT/rows.jsonl, OUT/adapter_init, OUT/golden.json
                                     and the adapters that training ends with: OUT/final-dense, OUT/final-nf4 (base quantised by
-                                    bitsandbytes to NF4 with double quantisation, then dequantised to f32)
+                                    bitsandbytes to NF4 with double quantisation, then dequantised to f32), OUT/final-sgd (dense)
 
 The rules are those of docs/recipe.md: completion rows in file order, no packing; a step's loss is the sum over its trained tokens over their
 number; lr i / w in warm-up. Needs torch, transformers, peft, bitsandbytes; not part of make check, which reads the committed results.
@@ -23,7 +23,8 @@ import transformers
 
 STEPS, BATCH, ACCUMULATE, LENGTH = 20, 2, 2, 40
 RUNS = {"dense": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.01, clip=1.0),
-        "nf4": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5)}
+        "nf4": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5),
+        "sgd": dict(lr=2e-2, warmup=2, schedule="linear", weight_decay=0.0, clip=1.5)}
 
 
 def make_rows():
@@ -82,7 +83,8 @@ def train(out, name, o, data):
         quantise(base)
     model = peft.PeftModel.from_pretrained(base, out / "adapter_init", is_trainable=True)
     params = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, lr=o["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=o["weight_decay"], foreach=False)
+    optimizer = (torch.optim.SGD(params, lr=o["lr"], momentum=0.9, foreach=False) if name == "sgd" else
+                 torch.optim.AdamW(params, lr=o["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=o["weight_decay"], foreach=False))
     passes = [data[i:i + BATCH] for i in range(0, len(data), BATCH)]
     steps = [passes[i:i + ACCUMULATE] for i in range(0, len(passes), ACCUMULATE)]
     log = []
@@ -115,6 +117,11 @@ def save(model, folder):
         c.base_model_name_or_path = "tiny-llama"
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    c = json.loads(path.read_text())
+    c["target_modules"] = sorted(c["target_modules"])    # a set, whose order is another each time
+    path.write_text(json.dumps(c, indent=2) + "\n")
+    (folder / "adapter_model.safetensors").chmod(0o644)
 
 
 def make(out):
