@@ -163,7 +163,6 @@ static int plan_adapter(struct pw_run *run)
 static void fill_budget(struct pw_run *run)
 {
     struct pw_budget *b = &run->budget;
-    const struct pw_recipe *r = run->opt.recipe;
     const struct pw_trainer *t = &run->trainer;
     *b = (struct pw_budget){.before = pw_peak_rss_bytes()};
     pw_budget_add(b, PW_BUDGET_PROCESS, "program and data set", pw_rss_bytes());
@@ -172,11 +171,9 @@ static void fill_budget(struct pw_run *run)
         pw_budget_add(b, PW_BUDGET_STATIC, "model file, mapped", pw_checkpoint_bytes(run->model->checkpoint));
     pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
     pw_trainer_budget(t, b);
-    /* A state is written, mapped and hashed; with 16-bit weights the model is converted beside itself. */
+    /* A state is written, mapped and hashed. Weights that are converted for the output come later and are fewer bytes: they have its place. */
     pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", 3 * pw_optim_region(t->slots, t->n_slots));
     pw_budget_add(b, PW_BUDGET_SCRATCH, "writing the curves", (size_t)t->epochs.steps * PW_RUN_LOG_BYTES);
-    if (pw_run_is_full(run) && strcmp(r->dtype, "f32") != 0)
-        pw_budget_add(b, PW_BUDGET_SCRATCH, "converting for the output", (size_t)t->parameters * 2);
     run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() + pw_rss_bytes();
 }
 

@@ -1,0 +1,199 @@
+/* A run as a whole on the tiny model of tests/fixtures/train_golden: killed at any moment and resumed it ends with the same bytes; opening
+ * fails cleanly whichever allocation fails; what cannot be trained is refused before anything is written. */
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/rng.h"
+#include "tests/support.h"
+#include "train/run.h"
+#include "train/runlog.h"
+
+#define FIXTURES "tests/fixtures/train_golden"
+
+static void make_recipe(struct pw_recipe *r, const char *data, const char *train, const char *output)
+{
+    char text[2048];
+    snprintf(text, sizeof text, "model: %s\nadapter: {r: 4, alpha: 8, dropout: 0.1}\ndata: {%s}\ntrain: {lr: 3e-3, %s}\noutput: %s\n", FIXTURES "/model", data, train,
+             output);
+    ck_ok(pw_recipe_parse(r, text, strlen(text), "test", NULL, 0));
+}
+
+/* One process' worth of a run. */
+static int train_once(const struct pw_recipe *r, bool resume)
+{
+    const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
+    struct pw_dev *dev = NULL;
+    struct pw_run run = {0};
+    struct pw_run_result result;
+    int rc = 0;
+    PW_PASS_OUT(pw_dev_open(&dev, &options));
+    const struct pw_run_options opt = {.recipe = r, .dev = dev, .resume = resume};
+    PW_PASS_OUT(pw_run_open(&run, &opt));
+    PW_PASS_OUT(pw_run_train(&run, &result));
+out:
+    pw_run_close(&run);
+    if (dev)
+        pw_dev_close(dev);
+    return rc;
+}
+
+static void same_file(const char *a, const char *b, const char *name)
+{
+    size_t n = 0, m = 0;
+    char *x = test_slurp(test_path(a, name), &n), *y = test_slurp(test_path(b, name), &m);
+    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s differs", name);
+    pw_free(x);
+    pw_free(y);
+}
+
+/* Each step and each evaluation once, in order, with the same numbers but for the times. */
+static void same_log(const char *a, const char *b)
+{
+    struct pw_arena arena;
+    struct pw_log_line *x = NULL, *y = NULL;
+    size_t n = 0, m = 0;
+    pw_arena_init(&arena);
+    ck_ok(pw_runlog_read(&arena, test_path(a, "log.jsonl"), &x, &n));
+    ck_ok(pw_runlog_read(&arena, test_path(b, "log.jsonl"), &y, &m));
+    ck_assert_uint_eq(n, m);
+    for (size_t i = 0; i < n; i++)
+        ck_assert_msg(x[i].is_eval == y[i].is_eval && x[i].s.step == y[i].s.step && x[i].s.loss == y[i].s.loss && x[i].s.grad_norm == y[i].s.grad_norm,
+                      "line %zu of the log differs (steps %lld and %lld)", i + 1, (long long)x[i].s.step, (long long)y[i].s.step);
+    pw_arena_free(&arena);
+}
+
+START_TEST(killed_and_resumed)
+{
+    static const char data[] = "train: " FIXTURES "/rows.jsonl, max_length: 40, eval: 0.2";
+    static const char train[] = "batch_size: 2, accumulate: 2, steps: 150, save_every: 7, eval_every: 20, keep: 2";
+    const char *whole = test_path(test_tmpdir(), "whole"), *cut = test_path(test_tmpdir(), "cut");
+    struct pw_rng rng = pw_rng_make((uint64_t)getpid(), PW_STREAM_TEST);      /* other moments each time */
+    struct pw_recipe a, b;
+    int kills = 0, status = 0;
+    make_recipe(&a, data, train, whole);
+    make_recipe(&b, data, train, cut);
+    const double from = pw_seconds();
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(train_once(&a, false) == 0 ? 0 : 1);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the run without a stop failed");
+    double span = pw_seconds() - from;
+    for (int i = 0; i < 12; i++) {
+        pid = fork();
+        if (pid == 0)
+            _exit(train_once(&b, i > 0) == 0 ? 0 : 1);
+        if (i < 11) {
+            usleep((useconds_t)(1e6 * span * (0.02 + 0.4 * (double)pw_rng_below(&rng, 1000) / 1000)));
+            kill(pid, SIGKILL);
+        }
+        ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+        if (WIFEXITED(status)) {
+            ck_assert_msg(WEXITSTATUS(status) == 0, "resumed after %d kills, the run failed", kills);
+            break;
+        }
+        kills++;
+    }
+    printf("killed %d times in runs of %.2f s\n", kills, span);
+    ck_assert_int_ge(kills, 1);
+    ck_assert(WIFEXITED(status));
+    same_file(whole, cut, "adapter/adapter_model.safetensors");
+    same_file(whole, cut, "best/adapter_model.safetensors");
+    same_log(whole, cut);
+    for (const char *const *name = (const char *const[]){"report.html", "log.csv", "recipe.yaml", "tb/events.out.tfevents.1.pennyweight", NULL}; *name; name++)
+        ck_assert_msg(pw_file_exists(test_path(cut, *name)), "%s is missing", *name);
+    pw_recipe_free(&a);
+    pw_recipe_free(&b);
+}
+END_TEST
+
+static int open_and_close(void *context)
+{
+    struct pw_run_options *opt = context;
+    struct pw_run run = {0};
+    int rc = pw_run_open(&run, opt);
+    pw_run_close(&run);
+    return rc;
+}
+
+START_TEST(opening_without_memory)
+{
+    const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
+    const char *rows = test_path(test_tmpdir(), "rows.jsonl"), *output = test_path(test_tmpdir(), "run");
+    static const char text[] = "{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n{\"prompt\": \"the sky\", \"completion\": \" is blue\"}\n";
+    char data[512];
+    struct pw_recipe r;
+    struct pw_dev *dev;
+    ck_ok(pw_file_write(rows, text, strlen(text), true));
+    snprintf(data, sizeof data, "train: %s, eval: %s, max_length: 40", rows, rows);
+    make_recipe(&r, data, "epochs: 1, accumulate: 1", output);
+    ck_ok(pw_dev_open(&dev, &options));
+    struct pw_run_options opt = {.recipe = &r, .dev = dev};
+    printf("%lld allocations\n", (long long)test_sweep_nomem(open_and_close, &opt));
+    ck_assert(!pw_file_exists(output));
+    pw_dev_close(dev);
+    pw_recipe_free(&r);
+}
+END_TEST
+
+static void refused(const char *rows, const char *data, const char *train, int code, const char *message)
+{
+    const char *dir = test_tmpdir(), *output = test_path(dir, "run"), *path = test_path(dir, "rows.jsonl");
+    char text[512];
+    struct pw_recipe r;
+    ck_ok(pw_file_write(path, rows, strlen(rows), true));
+    snprintf(text, sizeof text, "train: %s, max_length: 40%s", path, data);
+    make_recipe(&r, text, train, output);
+    ck_fails(train_once(&r, false), code, message);
+    ck_assert(!pw_file_exists(output));
+    pw_recipe_free(&r);
+}
+
+START_TEST(refusals)
+{
+    refused("{\"text\": \"blue sky\"}\n{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n", ", format: completion", "epochs: 1", PW_E_FORMAT,
+            "the row has no key");
+    refused("{\"prompt\": \"1+2=\", \"completion\": \"3\"}\n", "", "objective: pretrain", PW_E_REFUSED, "train.objective pretrain takes rows of form text (row of line 1 ");
+    refused("", "", "epochs: 1", PW_E_REFUSED, "rows.jsonl");
+}
+END_TEST
+
+/* Every token but the first counts, and the run ends. */
+START_TEST(pretraining)
+{
+    const char *dir = test_tmpdir(), *output = test_path(dir, "run"), *path = test_path(dir, "rows.jsonl");
+    static const char rows[] = "{\"text\": \"the sky is blue and wide\"}\n{\"text\": \"12+3=15\"}\n";
+    char text[512];
+    struct pw_recipe r;
+    struct pw_arena a;
+    struct pw_log_line *lines = NULL;
+    size_t n = 0;
+    ck_ok(pw_file_write(path, rows, strlen(rows), true));
+    snprintf(text, sizeof text, "train: %s, max_length: 40, format: text", path);
+    make_recipe(&r, text, "objective: pretrain, epochs: 2, batch_size: 2, accumulate: 1", output);
+    ck_ok(train_once(&r, false));
+    pw_arena_init(&a);
+    ck_ok(pw_runlog_read(&a, test_path(output, "log.jsonl"), &lines, &n));
+    ck_assert_uint_ge(n, 2);
+    ck_assert_int_eq(lines[0].s.trained_tokens, lines[0].s.tokens - 2);
+    pw_arena_free(&a);
+    pw_recipe_free(&r);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("run");
+    TCase *c = tcase_create("whole runs");
+    tcase_set_timeout(c, 300);
+    tcase_add_test(c, killed_and_resumed);
+    tcase_add_test(c, opening_without_memory);
+    tcase_add_test(c, refusals);
+    tcase_add_test(c, pretraining);
+    suite_add_tcase(s, c);
+    return test_run(s);
+}
