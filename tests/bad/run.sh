@@ -138,5 +138,20 @@ mutant test_session infer/session.c 's/s->kv_len\[i\] = (int32_t)(t->length + fe
 mutant test_session infer/rope.c 's/return freq \/ c->rope_factor;/return freq;/'
 mutant test_session infer/block.c 's/layout = k->c->rope/layout = !k->c->rope/'
 
+# ---- training: against PyTorch, the curves, resuming ----
+mutant test_train_golden train/trainer.c 's/r->clip > 0 \&\& report/0 \&\& report/'
+mutant test_train_golden train/trainer.c 's/.step = t->step + 1,/.step = t->step + 2,/'
+mutant test_train_golden train/trainer.c 's/.weight_decay = r->weight_decay/.weight_decay = 0/'
+mutant test_train_golden train/trainer.c 's/1.0 \/ (double)report->trained_tokens/1.0 \/ (double)report->tokens/'
+mutant test_train_golden train/schedule.c 's/(double)i \/ (double)w/(double)(i + 1) \/ (double)w/'
+mutant test_train_golden train/optim.c 's/s->m, h->beta1/s->m, 0.5 * h->beta1/'
+mutant test_curves train/tfevents.c 's/(crc >> 15)/(crc >> 16)/'
+mutant test_curves train/report_html.c 's/y > high/false/'
+mutant test_run train/run_train.c 's/run->trainer.at = k->state.pass;//'
+mutant test_run train/run.c 's/if (!d->trained\[i\])/if (0)/'
+mutant test_run train/run_train.c 's/k->state.best_loss = s.best_loss;/k->state.best_loss = 0;/'
+mutant test_run train/run_train.c 's/k->resume_from\[0\] ? k->state.log_bytes : 0/0/'
+mutant test_budget train/trainer.c 's/"gradients", region/"gradients", region \/ 64/'
+
 echo "$ran planted mistakes, $survived not found"
 [ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]
