@@ -69,3 +69,10 @@ cuda cuda-report gpu-pack check-simt bench-peers:
 .PHONY: bench
 bench: pw
 	@tools/bench
+
+# ---- fuzzing: libFuzzer on every target of tests/fuzz_targets.c, FUZZ_SECONDS each ----
+FUZZ_SECONDS ?= 20
+.PHONY: fuzz
+fuzz:
+	@command -v clang-14 > /dev/null || { echo "make fuzz needs clang: apt-get install clang-14 libclang-rt-14-dev" >&2; exit 1; }
+	@tools/fuzz "$(FUZZ_SECONDS)" "$(PKG_CFLAGS)" "$(PKG_LIBS)"

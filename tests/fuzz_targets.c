@@ -1,0 +1,213 @@
+/* The fuzz targets (see the header). Parsers that read files get one in memory-backed storage, rewritten each time. */
+#include "tests/fuzz_targets.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/value.h"
+#include "data/archive.h"
+#include "data/csv.h"
+#include "data/dataset.h"
+#include "data/jinja.h"
+#include "data/model_config.h"
+#include "data/safetensors.h"
+#include "data/tokenizer.h"
+#include "eval/contest.h"
+#include "lora/peft.h"
+#include "train/recipe.h"
+
+static char folder[64];
+
+static void remove_folder(void)
+{
+    pw_dir_remove(folder);
+}
+
+/* The bytes as a file of this name in the target's own folder. */
+static const char *as_file(const char *name, const uint8_t *bytes, size_t n)
+{
+    static char path[128];
+    if (!folder[0]) {
+        strcpy(folder, access("/dev/shm", W_OK) == 0 ? "/dev/shm/pw-fuzz-XXXXXX" : "/tmp/pw-fuzz-XXXXXX");
+        if (!mkdtemp(folder))
+            abort();
+        atexit(remove_folder);
+    }
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (fd < 0 || write(fd, bytes, n) != (ssize_t)n || close(fd) != 0)
+        abort();
+    return path;
+}
+
+static void run_json(const uint8_t *bytes, size_t n)
+{
+    struct pw_arena a;
+    struct pw_value *v;
+    pw_arena_init(&a);
+    if (pw_json_parse(&a, (const char *)bytes, n, "fuzz", &v) == 0) {
+        struct pw_json w = {0};
+        pw_json_value(&w, NULL, v);
+        pw_json_free(&w);
+    }
+    pw_arena_free(&a);
+}
+
+static void run_yaml(const uint8_t *bytes, size_t n)
+{
+    struct pw_arena a;
+    struct pw_value *v;
+    pw_arena_init(&a);
+    pw_yaml_parse(&a, (const char *)bytes, n, "fuzz", &v);
+    pw_arena_free(&a);
+}
+
+static void run_csv(const uint8_t *bytes, size_t n)
+{
+    struct pw_csv c;
+    bool more = true;
+    pw_csv_open(&c, (const char *)bytes, n, "fuzz", ',');
+    if (pw_csv_header(&c) == 0)
+        for (int64_t rows = 0; more && rows <= (int64_t)n; rows++)
+            if (pw_csv_next(&c, &more) < 0)
+                more = true;
+    pw_csv_close(&c);
+}
+
+static void run_safetensors(const uint8_t *bytes, size_t n)
+{
+    struct pw_safetensors s;
+    uint64_t sum = 0;
+    if (pw_safetensors_open(&s, as_file("x.safetensors", bytes, n)) == 0) {
+        for (size_t i = 0; i < s.n; i++)        /* every byte that a tensor claims can be read */
+            for (size_t k = 0; k < s.tensors[i].bytes; k++)
+                sum += s.tensors[i].data[k];
+        pw_safetensors_close(&s);
+    }
+    if (sum == 1)
+        fputc(' ', stderr);
+}
+
+static void run_config(const uint8_t *bytes, size_t n)
+{
+    struct pw_arena a;
+    struct pw_value *v;
+    struct pw_model_config c;
+    pw_arena_init(&a);
+    if (pw_json_parse(&a, (const char *)bytes, n, "config.json", &v) == 0 && pw_model_config_parse(&c, v, "config.json") == 0)
+        pw_model_config_count(&c);
+    pw_arena_free(&a);
+}
+
+static void use_tokenizer(struct pw_tokenizer *t)
+{
+    static const char text[] = "Hello,  world! <|end|> \xE2\x96\x81 123\n";
+    struct pw_tokens tokens = {0};
+    struct pw_buf out = {0};
+    if (pw_tokenizer_encode(t, text, sizeof text - 1, PW_TOK_DEFAULT, &tokens) == 0)
+        pw_tokenizer_decode(t, tokens.ids, tokens.n, 0, &out);
+    pw_tokens_free(&tokens);
+    pw_buf_free(&out);
+}
+
+static void run_tokenizer(const uint8_t *bytes, size_t n)
+{
+    struct pw_tokenizer *t;
+    if (pw_tokenizer_load(&t, as_file("tokenizer.json", bytes, n)) == 0) {
+        use_tokenizer(t);
+        pw_tokenizer_free(t);
+    }
+}
+
+static void run_tokenizer_llama2c(const uint8_t *bytes, size_t n)
+{
+    struct pw_tokenizer *t;
+    if (n > 0 && pw_tokenizer_load_llama2c(&t, as_file("tok.bin", bytes + 1, n - 1), 256 + bytes[0]) == 0) {
+        use_tokenizer(t);
+        pw_tokenizer_free(t);
+    }
+}
+
+static void run_jinja(const uint8_t *bytes, size_t n)
+{
+    static const char context[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\" yes \"}],"
+                                  "\"bos_token\":\"<s>\",\"eos_token\":\"</s>\",\"add_generation_prompt\":true,\"n\":3,\"x\":[1,2.5,\"a\",null,{\"k\":[]}]}";
+    struct pw_jinja_limits limits = {.steps = 20000, .now = 1, .output = 1 << 16, .memory = 1 << 22};
+    struct pw_jinja *t;
+    struct pw_arena a;
+    struct pw_value *vars;
+    struct pw_buf out = {0};
+    struct pw_spans spans = {0};
+    pw_arena_init(&a);
+    if (pw_json_parse(&a, context, sizeof context - 1, "context", &vars) == 0 && pw_jinja_parse(&t, (const char *)bytes, n, "fuzz") == 0) {
+        pw_jinja_render(t, vars, &limits, &out, &spans);
+        pw_jinja_free(t);
+    }
+    pw_buf_free(&out);
+    pw_spans_free(&spans);
+    pw_arena_free(&a);
+}
+
+static void run_archive(const uint8_t *bytes, size_t n)
+{
+    struct pw_arena a;
+    struct pw_archive_file *files;
+    size_t count;
+    pw_arena_init(&a);
+    pw_archive_read(as_file("x.tar.zst", bytes, n), 1 << 22, &a, &files, &count);
+    pw_arena_free(&a);
+}
+
+static void run_recipe(const uint8_t *bytes, size_t n)
+{
+    struct pw_recipe r;
+    struct pw_buf out = {0};
+    if (pw_recipe_parse(&r, (const char *)bytes, n, "fuzz.yaml", NULL, 0) == 0)
+        pw_recipe_write(&r, &out);
+    pw_recipe_free(&r);
+    pw_buf_free(&out);
+}
+
+/* Rows of a data set, in every form; the tokenizer is the repository's own. */
+static void run_rows(const uint8_t *bytes, size_t n)
+{
+    static struct pw_tokenizer *t;
+    struct pw_dataset *d;
+    if (!t && pw_tokenizer_load(&t, "tools/demo/base/tokenizer.json") < 0)
+        return;
+    struct pw_data_file file = {.path = as_file("rows.jsonl", bytes, n)};
+    struct pw_dataset_options o = {.tokenizer = t, .max_length = 64, .keep_going = true, .now = 1,
+                                   .chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"};
+    if (pw_dataset_load(&d, &file, 1, &o) == 0)
+        pw_dataset_free(d);
+}
+
+static void run_adapter(const uint8_t *bytes, size_t n)
+{
+    static const uint8_t empty[] = "\x10\0\0\0\0\0\0\0{              }";
+    struct pw_adapter a = {0};
+    as_file("adapter_model.safetensors", empty, sizeof empty - 1);
+    as_file("adapter_config.json", bytes, n);
+    if (pw_peft_load(&a, folder, NULL) == 0)
+        pw_adapter_free(&a);
+}
+
+static void run_contest(const uint8_t *bytes, size_t n)
+{
+    struct pw_contest c;
+    memset(&c, 0, sizeof c);
+    if (pw_contest_load(&c, as_file("contest.yaml", bytes, n)) == 0)
+        pw_contest_free(&c);
+}
+
+const struct fuzz_target fuzz_targets[] = {
+    {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"config", run_config},
+    {"tokenizer", run_tokenizer}, {"tokenizer_llama2c", run_tokenizer_llama2c}, {"jinja", run_jinja}, {"archive", run_archive},
+    {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"contest", run_contest}, {NULL, NULL},
+};
