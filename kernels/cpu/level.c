@@ -13,7 +13,7 @@ int pw_cpu_choose(struct pw_dev *dev, const char *level)
     int n = 1;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") /* every processor with these has F16C */;
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     levels[n++] = (struct level){ &cpu_isa_avx2, avx2 };
     levels[n++] = (struct level){ &cpu_isa_avx512, avx512 };
