@@ -49,7 +49,7 @@ endif
 # No contraction: the same source gives the same bits under every optimisation level. Kernels ask for FMA by name.
 CFLAGS = -std=c11 -D_GNU_SOURCE -DPW_VERSION='"$(VERSION)"' -I. -g $(OPT) -fopenmp -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror \
          -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-missing-field-initializers $(SANFLAGS) $(PKG_CFLAGS) $(EXTRA_CFLAGS)
-LDFLAGS = -fopenmp $(SANFLAGS)
+LDFLAGS = -rdynamic -fopenmp $(SANFLAGS)
 LIBS = $(PKG_LIBS) -lm -ldl -lpthread
 
 HASH := $(shell echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LIBS)' | sha256sum | cut -c1-12)
@@ -66,10 +66,46 @@ LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o) $(B)/embedded.o
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
 TESTS := $(TEST_SRC:tests/%.c=$(B)/tests/%)
 
+
+# ---- plugins: the same .cu files for a card (nvcc) and for the processor (g++); gemm is cuBLASLt on one, kernels/simt/ on the other -------------
+CXX := g++
+NVCC ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+CUDA_ARCHS ?= 80
+CU_SRC := $(wildcard kernels/cuda/*.cu)
+CUDA_ONLY := kernels/cuda/gemm.cu kernels/cuda/attn_cudnn.cu
+SIMT_OBJ := $(patsubst %.cu,$(B)/simt/%.o,$(filter-out $(CUDA_ONLY),$(CU_SRC))) $(patsubst %.cc,$(B)/simt/%.o,$(wildcard kernels/simt/*.cc))
+CUDA_OBJ := $(patsubst %.cu,$(B)/cuda/%.o,$(CU_SRC))
+# Warnings that C++ has against plain C: designated initialisers in another order, missing ones.
+CXXFLAGS = -std=c++20 -D_GNU_SOURCE -DPW_VERSION='"$(VERSION)"' -I. -g $(OPT) -fopenmp -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
+           -fno-math-errno -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unknown-pragmas $(SANFLAGS)
+GENCODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+NVCCFLAGS = -std=c++20 -O3 -DPW_VERSION='"$(VERSION)"' -D_GNU_SOURCE -I. -lineinfo --fmad=true -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-missing-field-initializers \
+            -Xptxas -v $(GENCODE)
+
 # `make V=1` shows the commands.
 Q := $(if $(V),,@)
 
-all: pw
+all: pw plugins
+
+.PHONY: plugins
+plugins: $(B)/libpw_simt.so $(if $(and $(NVCC),$(if $(SAN)$(DEBUG),,1)),$(B)/libpw_cuda.so)
+
+$(B)/simt/%.o: %.cu | $(B)/.flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c -o $@ -x c++ $<
+$(B)/simt/%.o: %.cc | $(B)/.flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+# No C++ library: the emulation uses the language alone.
+$(B)/libpw_simt.so: $(SIMT_OBJ)
+	$(Q)$(CC) $(LDFLAGS) -shared -o $@ $^ -lm -lpthread
+
+$(B)/cuda/%.o: %.cu | $(B)/.flags
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2> $(@:.o=.log) || { cat $(@:.o=.log) >&2; exit 1; }
+CUDA_LIB = $(patsubst %/bin/nvcc,%/lib64,$(NVCC))
+$(B)/libpw_cuda.so: $(CUDA_OBJ)
+	$(Q)$(CXX) -shared -o $@ $^ -L$(CUDA_LIB) -Wl,-rpath,'$$ORIGIN:$$ORIGIN/lib:/usr/local/cuda/lib64' -lcudart_static $(if $(filter %/gemm.o,$^),-lcublasLt) -ldl -lrt -lpthread -lm
 
 pw: $(B)/pw
 	@ln -sfn $(B)/pw pw
@@ -108,7 +144,7 @@ $(B)/.flags:
 	@mkdir -p $(B)
 	@echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LIBS)' > $@
 
-$(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a
+$(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a | $(B)/libpw_simt.so
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 
 -include $(shell test -d $(B) && find $(B) -name '*.d')

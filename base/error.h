@@ -11,6 +11,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 enum pw_code {
     PW_OK = 0,
     PW_E_FAIL = -1,         /* something went wrong while working: exit 1 */
@@ -49,4 +52,7 @@ int pw_error_exit_status(int code);   /* 0, 1, 2, 3 or 130 */
 #define PW_PASS(call) do { int pw_rc_ = (call); if (pw_rc_ < 0) return pw_rc_; } while (0)
 #define PW_PASS_OUT(call) do { rc = (call); if (rc < 0) goto out; } while (0)
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -10,6 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 /* Checked arithmetic on untrusted sizes: false (and *out untouched) on overflow. */
 bool pw_mul_size(size_t a, size_t b, size_t *out);
 bool pw_add_size(size_t a, size_t b, size_t *out);
@@ -48,4 +51,7 @@ size_t pw_rss_bytes(void);        /* resident now */
 size_t pw_rss_anon_bytes(void);   /* resident now, without file-backed pages */
 size_t pw_memory_available(void); /* what the kernel says could still be taken */
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -4,6 +4,9 @@
 #define PW_BASE_RNG_H
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 void pw_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 struct pw_rng { uint64_t seed, stream, at; };          /* plain data: copy it to save it */
@@ -21,4 +24,7 @@ void pw_rng_shuffle(struct pw_rng *r, uint32_t *items, uint64_t n); /* Fisher-Ya
 /* The element mask of dropout: element i of a tensor keeps iff u32(i) >= threshold(p). One Philox call serves 4 elements:
  * counter = {i/4 low, i/4 high, offset low, offset high}, key = {seed low, seed high}, word i%4. threshold = floor(p * 2^32). */
 uint32_t pw_dropout_threshold(double p);
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,16 +1,43 @@
-/* What op.c and dev.c know of the backends: one op table each, and how the cpu picks its instruction set. */
+/* What a backend is: a row of functions behind a device. op.c and dev.c know backends by these rows alone; a plugin exports one.
+ *
+ * A backend computes and moves bytes. It validates nothing (op.c did), never chooses another device, never reads the environment. */
 #ifndef PW_KERNELS_BACKEND_H
 #define PW_KERNELS_BACKEND_H
 
 #include "kernels/op.h"
 
-extern const struct pw_ops pw_ref_ops;
-extern const struct pw_ops pw_cpu_ops;
+#ifdef __cplusplus
+extern "C" {
+#endif
+struct pw_backend {
+    const char *kind;
+    const struct pw_ops *ops;
+    /* Fills level, host, act and impl. `index`: the number after "cuda:", or -1. PW_E_REFUSED when there is no such device. */
+    int (*open)(struct pw_dev *d, const struct pw_dev_options *opt, int index);
+    void (*close)(struct pw_dev *d);
+    int (*take)(struct pw_dev *d, void **out, size_t bytes);          /* cleared, aligned to 64 bytes; bytes > 0 */
+    void (*give)(struct pw_dev *d, void *p);                          /* NULL is fine */
+    int (*put)(struct pw_dev *d, void *device, const void *host, size_t bytes);
+    int (*get)(struct pw_dev *d, void *host, const void *device, size_t bytes);
+    int (*sync)(struct pw_dev *d);
+    int (*memory)(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);
+    size_t (*scratch_linear)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
+    size_t (*scratch_head)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
+    size_t (*scratch_attn)(const struct pw_dev *d, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
+};
+extern const struct pw_backend pw_ref_backend, pw_cpu_backend; /* kernels/ref/, kernels/cpu/ */
 
-/* Picks the level ("" or NULL: the best this processor has), sets dev->level and dev->impl. A level that the processor lacks is an error. */
-int pw_cpu_choose(struct pw_dev *dev, const char *level);
+/* The symbol a plugin exports. It returns NULL unless `version` and the size of the row are its own (a plugin of another build). */
+typedef const struct pw_backend *pw_plugin_fn(const char *version, size_t row_bytes);
+#define PW_PLUGIN_SYMBOL "pw_plugin_backend"
 
-size_t pw_cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
-size_t pw_cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
-size_t pw_cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
+/* What the host backends share: kernels/dev.c. */
+int pw_host_take(struct pw_dev *d, void **out, size_t bytes);
+void pw_host_give(struct pw_dev *d, void *p);
+int pw_host_move(struct pw_dev *d, void *to, const void *from, size_t bytes);
+int pw_host_sync(struct pw_dev *d);
+int pw_host_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);
+#ifdef __cplusplus
+}
+#endif
 #endif

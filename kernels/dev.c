@@ -1,7 +1,10 @@
 /* Devices and pools: opening a device by name, its scratch, copies to and from it, and pools of its memory.
- * Knows the backends by their op tables only. */
+ * Knows the backends by their rows only: two that are built in, and the plugins. */
 #include "kernels/dev.h"
 
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "base/error.h"
@@ -14,31 +17,104 @@ static int count_processors(void)
     return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
 }
 
+/* ---- host memory, for the backends that compute in it ---- */
+
+int pw_host_take(struct pw_dev *d, void **out, size_t bytes)
+{
+    *out = pw_alloc_zero(bytes, 1);
+    PW_CHECK(*out, PW_E_NOMEM, "device %s: no memory for %zu bytes", d->kind, bytes);
+    return 0;
+}
+void pw_host_give(struct pw_dev *d, void *p) { (void)d; pw_free(p); }
+int pw_host_move(struct pw_dev *d, void *to, const void *from, size_t bytes)
+{
+    (void)d;
+    if (to != from) memmove(to, from, bytes);
+    return 0;
+}
+int pw_host_sync(struct pw_dev *d) { (void)d; return 0; }
+int pw_host_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes)
+{
+    (void)d;
+    *free_bytes = pw_memory_available();
+    *total_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    return 0;
+}
+
+/* ---- plugins ---- */
+
+static const struct { const char *kind, *file; } plugins[] = { { "cuda", "libpw_cuda.so" }, { "simt", "libpw_simt.so" } };
+enum { PLUGINS = sizeof plugins / sizeof *plugins };
+
+/* A library stays loaded until the program ends: its threads and its driver's state outlive a device. */
+static int load_plugin(const char *file, const struct pw_backend **out)
+{
+    static const char *const folders[] = { "", "../", "../lib/pennyweight/" };
+    char program[3072], path[4096], why[256] = "";
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    PW_CHECK(n > 0, PW_E_IO, "cannot find the folder of this program");
+    program[n] = 0;
+    *(strrchr(program, '/') + 1) = 0;
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s%s%s", program, folders[i], file);
+        if (access(path, F_OK) != 0) continue;
+        void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (!library) {
+            snprintf(why, sizeof why, "%s", dlerror());
+            return pw_error(PW_E_REFUSED, "%s does not load: %s", path, why);
+        }
+        void *symbol = dlsym(library, PW_PLUGIN_SYMBOL);
+        pw_plugin_fn *backend = NULL;
+        memcpy(&backend, &symbol, sizeof backend);
+        *out = backend ? backend(PW_VERSION, sizeof(struct pw_backend)) : NULL;
+        PW_CHECK(*out, PW_E_REFUSED, "%s belongs to another build of this program", path);
+        return 0;
+    }
+    return pw_error(PW_E_REFUSED, "%s is not there (looked in %s, its parent, and ../lib/pennyweight)", file, program);
+}
+
+/* ---- open, close ---- */
+
+/* "cuda:1" is kind "cuda", index 1. */
+static int find_backend(const char *kind, const struct pw_backend **out, int *index)
+{
+    size_t n = strcspn(kind, ":");
+    *index = -1;
+    *out = NULL;
+    if (strcmp(kind, "cpu") == 0) *out = &pw_cpu_backend;
+    else if (strcmp(kind, "ref") == 0) *out = &pw_ref_backend;
+    if (*out) return 0;
+    for (int i = 0; i < PLUGINS; i++) {
+        if (strlen(plugins[i].kind) != n || strncmp(kind, plugins[i].kind, n) != 0) continue;
+        if (kind[n]) {
+            char *end;
+            long k = strtol(kind + n + 1, &end, 10);
+            PW_CHECK(strcmp(plugins[i].kind, "cuda") == 0 && kind[n + 1] >= '0' && kind[n + 1] <= '9' && !*end && k < 1024, PW_E_USAGE,
+                     "device \"%s\": expected a number after cuda:", kind);
+            *index = (int)k;
+        }
+        PW_TRY(load_plugin(plugins[i].file, out), "opening device %s", kind);
+        return 0;
+    }
+    return pw_error(PW_E_USAGE, "unknown device \"%s\": expected cpu, ref, cuda, cuda:N or simt", kind);
+}
+
 int pw_dev_open(struct pw_dev **out, const struct pw_dev_options *opt)
 {
     *out = NULL;
-    const char *kind = opt && opt->kind && opt->kind[0] ? opt->kind : "cpu";
-    const char *level = opt && opt->level ? opt->level : "";
-    int threads = opt ? opt->threads : 0;
-    PW_CHECK(threads >= 0 && threads <= 1024, PW_E_USAGE, "threads: expected 0 to 1024, got %d", threads);
-
+    const struct pw_dev_options o = { .kind = opt && opt->kind && opt->kind[0] ? opt->kind : "cpu", .threads = opt ? opt->threads : 0,
+                                      .level = opt && opt->level ? opt->level : "" };
+    int index = -1, rc = 0;
+    PW_CHECK(o.threads >= 0 && o.threads <= 1024, PW_E_USAGE, "threads: expected 0 to 1024, got %d", o.threads);
     struct pw_dev *d = pw_alloc_zero(1, sizeof *d);
     PW_CHECK(d, PW_E_NOMEM, "no memory for a device handle");
-    int rc = 0;
-    d->host = true;
-    d->threads = threads ? threads : count_processors();
+    PW_PASS_OUT(find_backend(o.kind, &d->backend, &index));
+    d->kind = d->backend->kind;
+    d->ops = d->backend->ops;
+    d->threads = o.threads ? o.threads : count_processors();
     d->level = "";
-    if (strcmp(kind, "cpu") == 0) {
-        d->kind = "cpu";
-        d->ops = &pw_cpu_ops;
-        PW_TRY_OUT(pw_cpu_choose(d, level), "opening device cpu");
-    } else if (strcmp(kind, "ref") == 0) {
-        PW_CHECK_OUT(!level[0], PW_E_USAGE, "device ref has no instruction set levels, got \"%s\"", level);
-        d->kind = "ref";
-        d->ops = &pw_ref_ops;
-    } else {
-        PW_CHECK_OUT(false, PW_E_USAGE, "unknown device \"%s\": expected cpu or ref", kind);
-    }
+    d->act = PW_F32;
+    PW_TRY_OUT(d->backend->open(d, &o, index), "opening device %s", o.kind);
 out:
     if (rc < 0) { pw_free(d); return rc; }
     *out = d;
@@ -48,29 +124,28 @@ out:
 void pw_dev_close(struct pw_dev *d)
 {
     if (!d) return;
-    pw_free(d->scratch);
+    d->backend->give(d, d->scratch);
+    d->backend->close(d);
     pw_free(d);
 }
 
 int pw_dev_reserve(struct pw_dev *d, size_t bytes)
 {
     if (bytes <= d->scratch_bytes) return 0;
-    void *p = pw_alloc(bytes);
-    PW_CHECK(p, PW_E_NOMEM, "no memory for %zu bytes of scratch on device %s", bytes, d->kind);
-    pw_free(d->scratch);
+    void *p = NULL;
+    PW_TRY(d->backend->take(d, &p, bytes), "reserving scratch");
+    d->backend->give(d, d->scratch);
     d->scratch = p;
     d->scratch_bytes = bytes;
     return 0;
 }
 
-int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes)
-{
-    PW_CHECK(d->host, PW_E_UNSUPPORTED, "device %s: no copy to it", d->kind);
-    if (bytes && device != host) memmove(device, host, bytes);
-    return 0;
-}
+int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes) { return bytes ? d->backend->put(d, device, host, bytes) : 0; }
+int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return bytes ? d->backend->get(d, host, device, bytes) : 0; }
+int pw_dev_sync(struct pw_dev *d) { return d->backend->sync(d); }
+int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes) { return d->backend->memory(d, free_bytes, total_bytes); }
 
-int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return pw_dev_put(d, host, device, bytes); }
+/* ---- pools ---- */
 
 int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *name)
 {
@@ -78,8 +153,9 @@ int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *
     p->dev = d;
     p->name = name;
     bytes = pw_pool_round(bytes);
-    p->base = pw_alloc_zero(bytes ? bytes : 64, 1);
-    PW_CHECK(p->base, PW_E_NOMEM, "no memory for %zu bytes of %s", bytes, name);
+    void *base = NULL;
+    PW_TRY(d->backend->take(d, &base, bytes ? bytes : 64), "taking %zu bytes for %s", bytes, name);
+    p->base = base;
     p->bytes = bytes;
     return 0;
 }
@@ -99,6 +175,6 @@ void *pw_pool_take(struct pw_pool *p, size_t bytes)
 void pw_pool_close(struct pw_pool *p)
 {
     if (!p) return;
-    pw_free(p->base);
+    if (p->base) p->dev->backend->give(p->dev, p->base);
     memset(p, 0, sizeof *p);
 }

@@ -1,21 +1,32 @@
 /* Devices: an op table, memory and scratch behind one handle. Explicit, never global.
  *
  * Kinds: "cpu" (C with AVX2/AVX-512 chosen at run time, OpenMP, OpenBLAS), "ref" (plain loops in double, the definition of
- * each op), later "cuda[:n]" and "simt". Memory is taken in pools that are sized before the work; ops never allocate.
- * Scratch is one region per device, reserved once to the largest need (the pw_scratch_* functions of kernels/op.h tell);
- * an op that finds too little fails and says how much it wants. */
+ * each op), "cuda[:n]" (card n, from the plugin libpw_cuda.so) and "simt" (the same .cu sources on the processor, from
+ * libpw_simt.so). A plugin lies beside the program, one folder up, or in ../lib/pennyweight; one that is absent or that
+ * finds no card is PW_E_REFUSED, never another device. Device memory of "cuda" and "simt" is not host memory: only
+ * pw_dev_put, pw_dev_get and ops may touch it, and simt enforces that.
+ * Memory is taken in pools that are sized before the work; ops never allocate. Scratch is one region per device, reserved once
+ * to the largest need (the pw_scratch_* functions of kernels/op.h tell); an op that finds too little fails and says how much it wants.
+ * Work on a device that is not the host is queued; what went wrong in it (an id out of range, a failed launch) is reported by the
+ * next pw_dev_get or pw_dev_sync. */
 #ifndef PW_KERNELS_DEV_H
 #define PW_KERNELS_DEV_H
 
 #include <stdbool.h>
 #include "kernels/tensor.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 struct pw_ops;
+struct pw_backend;
 struct pw_dev {
     const struct pw_ops *ops;
-    const char *kind;        /* "cpu" */
-    const char *level;       /* instruction set in use: "generic", "avx2", "avx512"; "" elsewhere */
+    const struct pw_backend *backend;
+    const char *kind;        /* "cpu", "ref", "cuda", "simt" */
+    const char *level;       /* instruction set in use: "generic", "avx2", "avx512"; the card's name; "" elsewhere */
     bool host;               /* device memory is host memory: mapped weights are used where they are */
+    enum pw_dtype act;       /* the type of activations: f32; bf16 on cuda and simt */
     int threads;
     void *scratch; size_t scratch_bytes;
     void *impl;
@@ -24,8 +35,10 @@ struct pw_dev_options { const char *kind; int threads; const char *level; }; /* 
 int pw_dev_open(struct pw_dev **out, const struct pw_dev_options *opt);
 void pw_dev_close(struct pw_dev *d);
 int pw_dev_reserve(struct pw_dev *d, size_t scratch_bytes); /* grows the scratch; never inside a loop */
-int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes);
-int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes);
+int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes); /* host may be reused at once */
+int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes); /* waits for the work queued before */
+int pw_dev_sync(struct pw_dev *d);                                              /* waits and reports */
+int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);   /* of the card; of the machine on host devices and simt */
 
 /* A pool: one allocation, pieces handed out in order, all given back at once. Pieces are 64-byte aligned and cleared. */
 struct pw_pool { struct pw_dev *dev; char *base; size_t bytes, used; const char *name; };
@@ -33,4 +46,7 @@ int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *
 void *pw_pool_take(struct pw_pool *p, size_t bytes); /* NULL + trail when the plan was too small */
 void pw_pool_close(struct pw_pool *p);
 static inline size_t pw_pool_round(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -51,17 +51,37 @@ static int want_like(const char *op, const char *name, struct pw_tensor t, struc
 
 static bool is_float(enum pw_dtype t) { return t == PW_F32 || t == PW_F64 || t == PW_F16 || t == PW_BF16; }
 static bool is_ref(const struct pw_dev *dev) { return strcmp(dev->kind, "ref") == 0; }
+/* The type of parameters, statistics and gradients of parameters beside activations of type `act`. */
+static enum pw_dtype wide_of(enum pw_dtype act) { return act == PW_F64 ? PW_F64 : PW_F32; }
 
-/* The tensor that sets the sizes and the type of a call: present, `ndim` dimensions, f32 (or f64 on ref), contiguous. */
-static int lead(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
+static int lead_shape(const char *op, const char *name, struct pw_tensor t, int ndim)
 {
-    PW_CHECK(t.data, PW_E_FAIL, "%s: %s: expected a tensor, got none", op, name);
-    PW_CHECK(t.dtype == PW_F32 || (t.dtype == PW_F64 && is_ref(dev)), PW_E_FAIL, "%s: %s: expected f32, got %s", op, name, pw_dtype_name(t.dtype));
     PW_CHECK(t.ndim >= 1 && t.ndim <= 4 && (!ndim || t.ndim == ndim), PW_E_FAIL, "%s: %s: expected %d dimensions, got %d", op, name, ndim, t.ndim);
     for (int i = 0; i < t.ndim; i++)
         PW_CHECK(t.shape[i] >= 0, PW_E_FAIL, "%s: %s: dimension %d is negative (%" PRId64 ")", op, name, i, t.shape[i]);
     PW_CHECK(pw_contiguous(t), PW_E_FAIL, "%s: %s: expected contiguous rows, got strides", op, name);
     return 0;
+}
+
+/* The tensor that sets the sizes and the type of a call: present, `ndim` dimensions, contiguous, of the device's type of activations (or f64 on ref). */
+static int lead(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
+{
+    PW_CHECK(t.data, PW_E_FAIL, "%s: %s: expected a tensor, got none", op, name);
+    PW_CHECK(t.dtype == dev->act || (t.dtype == PW_F64 && is_ref(dev)), PW_E_FAIL, "%s: %s: expected %s, got %s", op, name, pw_dtype_name(dev->act),
+             pw_dtype_name(t.dtype));
+    return lead_shape(op, name, t, ndim);
+}
+/* The same for parameters and what goes with them: f32 (or f64 on ref). */
+static int lead_wide(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
+{
+    PW_CHECK(t.data, PW_E_FAIL, "%s: %s: expected a tensor, got none", op, name);
+    PW_CHECK(t.dtype == PW_F32 || (t.dtype == PW_F64 && is_ref(dev)), PW_E_FAIL, "%s: %s: expected f32, got %s", op, name, pw_dtype_name(t.dtype));
+    return lead_shape(op, name, t, ndim);
+}
+/* Either of the two. */
+static int lead_any(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
+{
+    return t.data && t.dtype == PW_F32 ? lead_wide(dev, op, name, t, ndim) : lead(dev, op, name, t, ndim);
 }
 
 /* ---- aliasing ---- */
@@ -129,8 +149,8 @@ static int good_weight(const struct pw_dev *dev, const char *op, const struct pw
     }
     if (w->lora) {
         PW_CHECK(w->lora->r >= 1, PW_E_FAIL, "%s: w: adapter of rank %d", op, w->lora->r);
-        PW_PASS(want2(op, "lora.a", w->lora->a, type, w->lora->r, w->n_in));
-        PW_PASS(want2(op, "lora.b", w->lora->b, type, w->n_out, w->lora->r));
+        PW_PASS(want2(op, "lora.a", w->lora->a, wide_of(type), w->lora->r, w->n_in));
+        PW_PASS(want2(op, "lora.b", w->lora->b, wide_of(type), w->n_out, w->lora->r));
     }
     (void)dev;
     return 0;
@@ -193,7 +213,7 @@ int pw_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 
 int pw_axpy(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor x, double alpha)
 {
-    PW_PASS(lead(dev, "axpy", "y", y, 0));
+    PW_PASS(lead_any(dev, "axpy", "y", y, 0));
     PW_PASS(want_like("axpy", "x", x, y));
     PW_PASS(same_or_apart("axpy", "y", y, "x", x));
     return dev->ops->axpy(dev, y, x, alpha);
@@ -201,7 +221,7 @@ int pw_axpy(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor x, double a
 
 int pw_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
 {
-    PW_PASS(lead(dev, "scale", "x", x, 0));
+    PW_PASS(lead_any(dev, "scale", "x", x, 0));
     return dev->ops->scale(dev, x, alpha);
 }
 
@@ -220,9 +240,9 @@ int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor tabl
 
 int pw_embed_bwd(struct pw_dev *dev, struct pw_tensor dtable, struct pw_tensor dout, struct pw_tensor ids)
 {
-    PW_PASS(lead(dev, "embed_bwd", "dtable", dtable, 2));
-    PW_CHECK(dout.ndim == 2, PW_E_FAIL, "embed_bwd: dout: expected 2 dimensions, got %d", dout.ndim);
-    PW_PASS(want2("embed_bwd", "dout", dout, dtable.dtype, dout.shape[0], dtable.shape[1]));
+    PW_PASS(lead_wide(dev, "embed_bwd", "dtable", dtable, 2));
+    PW_PASS(lead(dev, "embed_bwd", "dout", dout, 2));
+    PW_PASS(want2("embed_bwd", "dout", dout, dtable.dtype == PW_F64 ? PW_F64 : dev->act, dout.shape[0], dtable.shape[1]));
     PW_PASS(want1("embed_bwd", "ids", ids, PW_I32, dout.shape[0]));
     PW_PASS(ids_in(dev, "embed_bwd", "ids", ids, 0, dtable.shape[0]));
     struct named outs[] = { NAMED(dtable) }, ins[] = { NAMED(dout), NAMED(ids) };
@@ -236,8 +256,8 @@ int pw_rmsnorm_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor in
     PW_PASS(lead(dev, op, "x", x, 2));
     PW_CHECK(x.shape[1] >= 1, PW_E_FAIL, "%s: x: rows without elements", op);
     PW_PASS(want_like(op, "out", out, x));
-    PW_PASS(want1(op, "w", w, x.dtype, x.shape[1]));
-    if (inv_rms.data) PW_PASS(want1(op, "inv_rms", inv_rms, x.dtype, x.shape[0]));
+    PW_PASS(want1(op, "w", w, wide_of(x.dtype), x.shape[1]));
+    if (inv_rms.data) PW_PASS(want1(op, "inv_rms", inv_rms, wide_of(x.dtype), x.shape[0]));
     PW_CHECK(eps >= 0 && isfinite(eps), PW_E_FAIL, "%s: eps: expected a number >= 0, got %g", op, eps);
     PW_PASS(same_or_apart(op, "out", out, "x", x));
     struct named outs[] = { NAMED(out), NAMED(inv_rms) }, ins[] = { NAMED(w) };
@@ -252,9 +272,9 @@ int pw_rmsnorm_bwd(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor dw,
     PW_CHECK(dx.shape[1] >= 1, PW_E_FAIL, "%s: dx: rows without elements", op);
     PW_PASS(want_like(op, "dout", dout, dx));
     PW_PASS(want_like(op, "x", x, dx));
-    PW_PASS(want1(op, "w", w, dx.dtype, dx.shape[1]));
-    PW_PASS(want1(op, "inv_rms", inv_rms, dx.dtype, dx.shape[0]));
-    if (dw.data) PW_PASS(want1(op, "dw", dw, dx.dtype, dx.shape[1]));
+    PW_PASS(want1(op, "w", w, wide_of(dx.dtype), dx.shape[1]));
+    PW_PASS(want1(op, "inv_rms", inv_rms, wide_of(dx.dtype), dx.shape[0]));
+    if (dw.data) PW_PASS(want1(op, "dw", dw, wide_of(dx.dtype), dx.shape[1]));
     struct named outs[] = { NAMED(dx), NAMED(dw) }, ins[] = { NAMED(dout), NAMED(x), NAMED(w), NAMED(inv_rms) };
     APART(op, outs, ins);
     return dev->ops->rmsnorm_bwd(dev, dx, dw, dout, x, w, inv_rms, w_offset);
@@ -265,7 +285,7 @@ int pw_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struct
     PW_PASS(lead(dev, "rope", "x", x, 3));
     PW_CHECK(cosines.ndim == 2 && cosines.shape[1] >= 0 && cosines.shape[1] <= x.shape[2] / 2, PW_E_FAIL,
              "rope: cosines: expected (P, at most %" PRId64 "), got %" PRId64 " columns", x.shape[2] / 2, cosines.ndim == 2 ? cosines.shape[1] : -1);
-    PW_PASS(want2("rope", "cosines", cosines, x.dtype, cosines.shape[0], cosines.shape[1]));
+    PW_PASS(want2("rope", "cosines", cosines, wide_of(x.dtype), cosines.shape[0], cosines.shape[1]));
     PW_PASS(want_like("rope", "sines", sines, cosines));
     PW_PASS(want1("rope", "pos", pos, PW_I32, x.shape[0]));
     PW_PASS(ids_in(dev, "rope", "pos", pos, 0, cosines.shape[0]));
@@ -289,6 +309,7 @@ static int good_attn(const struct pw_dev *dev, const char *op, struct pw_tensor 
     PW_PASS(want_like(op, "v", v, k));
     PW_CHECK(attn && isfinite(attn->scale) && attn->softcap >= 0 && isfinite(attn->softcap) && attn->window >= 0, PW_E_FAIL, "%s: attn: scale, window or softcap out of range", op);
     PW_PASS(good_seqs(op, seqs, q.shape[0], k.shape[0], backward));
+    PW_CHECK(dev->host || seqs->n == 0 || seqs->device, PW_E_FAIL, "%s: seqs: the lists are not on device %s (pw_seqs_put)", op, dev->kind);
     return enough(dev, op, pw_scratch_attn(dev, q.shape[0], k.shape[0], (int)q.shape[1], (int)k.shape[1], (int)q.shape[2], backward));
 }
 
@@ -297,7 +318,7 @@ int pw_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, 
     const char *op = "attn_fwd";
     PW_PASS(good_attn(dev, op, q, k, v, seqs, attn, false));
     PW_PASS(want_like(op, "out", out, q));
-    if (lse.data) PW_PASS(want2(op, "lse", lse, q.dtype, q.shape[0], q.shape[1]));
+    if (lse.data) PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v) };
     APART(op, outs, ins);
     return dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn);
@@ -313,7 +334,7 @@ int pw_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, st
     PW_PASS(want_like(op, "dv", dv, k));
     PW_PASS(want_like(op, "dout", dout, q));
     PW_PASS(want_like(op, "out", out, q));
-    PW_PASS(want2(op, "lse", lse, q.dtype, q.shape[0], q.shape[1]));
+    PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(dq), NAMED(dk), NAMED(dv) }, ins[] = { NAMED(dout), NAMED(out), NAMED(lse), NAMED(q), NAMED(k), NAMED(v) };
     APART(op, outs, ins);
     return dev->ops->attn_bwd(dev, dq, dk, dv, dout, out, lse, q, k, v, seqs, attn);
@@ -348,10 +369,7 @@ int pw_glu_bwd(struct pw_dev *dev, struct pw_tensor dgate, struct pw_tensor dup,
 
 static struct pw_tensor weight_view(const struct pw_weight *w)
 {
-    struct pw_tensor t = pw_tensor1((void *)(uintptr_t)w->data, PW_U8, 0);
-    int64_t n = w->n_out * w->n_in;
-    t.shape[0] = w->type == PW_Q_DENSE ? n * (int64_t)pw_dtype_bytes(w->dtype) : w->type == PW_Q_INT8 ? n : (n + 1) / 2;
-    return t;
+    return pw_tensor1((void *)(uintptr_t)w->data, PW_U8, (int64_t)pw_weight_data_bytes(w));
 }
 
 int pw_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop)
@@ -361,7 +379,7 @@ int pw_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, s
     PW_PASS(good_weight(dev, op, w, x.dtype));
     PW_PASS(good_drop(op, drop));
     PW_PASS(want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
-    PW_PASS(want2(op, "y", y, x.dtype, x.shape[0], w->n_out));
+    PW_PASS(want2(op, "y", y, y.data && y.dtype == PW_F32 ? PW_F32 : x.dtype, x.shape[0], w->n_out));
     if (w->lora) PW_PASS(want2(op, "xa", xa, x.dtype, x.shape[0], w->lora->r));
     else xa = pw_none();
     struct named outs[] = { NAMED(y), NAMED(xa) }, ins[] = { NAMED(x), { "w", weight_view(w) } };
@@ -383,12 +401,12 @@ int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw
     if (g->dx.data) PW_PASS(want2(op, "dx", g->dx, type, tokens, w->n_in));
     if (g->dw.data) {
         PW_CHECK(w->type == PW_Q_DENSE, PW_E_FAIL, "%s: dw: a %s weight has no gradient", op, pw_qtype_name(w->type));
-        PW_PASS(want2(op, "dw", g->dw, type, w->n_out, w->n_in));
+        PW_PASS(want2(op, "dw", g->dw, wide_of(type), w->n_out, w->n_in));
     }
-    if (g->dbias.data) PW_PASS(want1(op, "dbias", g->dbias, type, w->n_out));
+    if (g->dbias.data) PW_PASS(want1(op, "dbias", g->dbias, wide_of(type), w->n_out));
     if (g->da.data || g->db.data) PW_CHECK(w->lora, PW_E_FAIL, "%s: da, db: the weight has no adapter", op);
-    if (g->da.data) PW_PASS(want2(op, "da", g->da, type, w->lora->r, w->n_in));
-    if (g->db.data) PW_PASS(want2(op, "db", g->db, type, w->n_out, w->lora->r));
+    if (g->da.data) PW_PASS(want2(op, "da", g->da, wide_of(type), w->lora->r, w->n_in));
+    if (g->db.data) PW_PASS(want2(op, "db", g->db, wide_of(type), w->n_out, w->lora->r));
     if (g->dw.data || g->da.data || x.data) PW_PASS(want2(op, "x", x, type, tokens, w->n_in));
     if (g->db.data || (xa.data && w->lora)) PW_PASS(want2(op, "xa", xa, type, tokens, w->lora->r));
     struct named outs[] = { { "dx", g->dx }, { "dw", g->dw }, { "dbias", g->dbias }, { "da", g->da }, { "db", g->db } };
@@ -407,16 +425,16 @@ int pw_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor arg
     PW_CHECK(!w->lora && !w->bias, PW_E_FAIL, "%s: w: a head with bias or adapter is not supported", op);
     int64_t tokens = h.shape[0];
     PW_PASS(want2(op, "h", h, h.dtype, tokens, w->n_in));
-    PW_PASS(want1(op, "loss", loss, h.dtype, tokens));
+    PW_PASS(want1(op, "loss", loss, wide_of(h.dtype), tokens));
     PW_PASS(want1(op, "targets", targets, PW_I32, tokens));
     PW_PASS(ids_in(dev, op, "targets", targets, INT32_MIN, w->n_out));
     if (argmax.data) PW_PASS(want1(op, "argmax", argmax, PW_I32, tokens));
     if (dh.data) PW_PASS(want_like(op, "dh", dh, h));
     if (dw.data) {
         PW_CHECK(w->type == PW_Q_DENSE, PW_E_FAIL, "%s: dw: a %s weight has no gradient", op, pw_qtype_name(w->type));
-        PW_PASS(want2(op, "dw", dw, h.dtype, w->n_out, w->n_in));
+        PW_PASS(want2(op, "dw", dw, wide_of(h.dtype), w->n_out, w->n_in));
     }
-    if (dh.data || dw.data) PW_PASS(want1(op, "dloss", dloss, h.dtype, tokens));
+    if (dh.data || dw.data) PW_PASS(want1(op, "dloss", dloss, wide_of(h.dtype), tokens));
     PW_CHECK(softcap >= 0 && isfinite(softcap), PW_E_FAIL, "%s: softcap: expected a number >= 0, got %g", op, softcap);
     struct named outs[] = { NAMED(loss), NAMED(argmax), NAMED(dh), NAMED(dw) };
     struct named ins[] = { NAMED(h), { "w", weight_view(w) }, NAMED(targets), NAMED(dloss) };
@@ -429,7 +447,7 @@ int pw_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor arg
 
 static int good_rows(const struct pw_dev *dev, const char *op, struct pw_tensor many, const char *many_name, struct pw_tensor few, const char *few_name, struct pw_tensor rows)
 {
-    PW_PASS(lead(dev, op, many_name, many, 0));
+    PW_PASS(lead_any(dev, op, many_name, many, 0));
     PW_CHECK(few.data && few.ndim == many.ndim, PW_E_FAIL, "%s: %s: expected %d dimensions, got %d", op, few_name, many.ndim, few.ndim);
     int64_t shape[4];
     memcpy(shape, many.shape, sizeof shape);
@@ -455,7 +473,7 @@ int pw_gather_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x,
 
 int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 {
-    PW_PASS(lead(dev, "sumsq", "x", x, 0));
+    PW_PASS(lead_wide(dev, "sumsq", "x", x, 0));
     PW_PASS(want1("sumsq", "out", out, PW_F64, 1));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("sumsq", outs, ins);
@@ -464,7 +482,7 @@ int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 
 int pw_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor v, struct pw_tensor g, const struct pw_adamw *h)
 {
-    PW_PASS(lead(dev, "adamw", "p", p, 0));
+    PW_PASS(lead_wide(dev, "adamw", "p", p, 0));
     PW_PASS(want_like("adamw", "m", m, p));
     PW_PASS(want_like("adamw", "v", v, p));
     PW_PASS(want_like("adamw", "g", g, p));
@@ -493,7 +511,7 @@ int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
 
 int pw_decode(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *w, int64_t first_row)
 {
-    PW_PASS(lead(dev, "decode", "out", out, 2));
+    PW_PASS(lead_any(dev, "decode", "out", out, 2));
     PW_PASS(good_weight(dev, "decode", w, out.dtype));
     PW_PASS(want2("decode", "out", out, out.dtype, out.shape[0], w->n_in));
     PW_CHECK(first_row >= 0 && first_row <= w->n_out && out.shape[0] <= w->n_out - first_row, PW_E_FAIL,
@@ -507,13 +525,34 @@ int pw_decode(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *
 
 size_t pw_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
-    return is_ref(dev) ? 0 : pw_cpu_scratch_linear(dev, tokens, w, backward);
+    return dev->backend->scratch_linear(dev, tokens, w, backward);
 }
 size_t pw_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
-    return is_ref(dev) ? 0 : pw_cpu_scratch_head(dev, tokens, w, backward);
+    return dev->backend->scratch_head(dev, tokens, w, backward);
 }
 size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
 {
-    return is_ref(dev) ? 0 : pw_cpu_scratch_attn(dev, tokens, keys, heads, kv_heads, head_dim, backward);
+    return dev->backend->scratch_attn(dev, tokens, keys, heads, kv_heads, head_dim, backward);
+}
+
+/* ---- sequences on a device ---- */
+
+size_t pw_seqs_bytes(int n) { return pw_pool_round((size_t)(5 * (int64_t)n + 1) * sizeof(int32_t)); }
+
+int pw_seqs_put(struct pw_dev *dev, void *memory, struct pw_seqs *s)
+{
+    int32_t *to = memory;
+    const size_t n = (size_t)s->n, four = sizeof(int32_t);
+    s->device = NULL;
+    if (dev->host || s->n == 0) return 0;
+    PW_PASS(pw_dev_put(dev, to, s->q_start, (n + 1) * four));
+    PW_PASS(pw_dev_put(dev, to + n + 1, s->kv_start, n * four));
+    PW_PASS(pw_dev_put(dev, to + 2 * n + 1, s->kv_len, n * four));
+    if (s->prefix_len) {
+        PW_PASS(pw_dev_put(dev, to + 3 * n + 1, s->prefix_start, n * four));
+        PW_PASS(pw_dev_put(dev, to + 4 * n + 1, s->prefix_len, n * four));
+    }
+    s->device = to;
+    return 0;
 }

@@ -3,8 +3,9 @@
  * Letters: T tokens (rows), D width, H query heads, G key/value heads, d head dimension, F feed-forward, V vocabulary,
  * R rank, K and N inputs and outputs of a linear layer, S rows of a key/value pool.
  * Argument order: device, outputs, saved, inputs, weights, sizes, scalars. Backward ADDS into gradients. Optional tensors may be
- * pw_none(). Activations are f32; on the ref device every float tensor may be f64 as well (all of one type in a call), for
- * gradient checks. Results of a row do not depend on how many other rows are in the call, nor on the number of threads.
+ * pw_none(). Activations and their gradients, (T, ..) and the key/value pools, are of the device's type (dev->act: f32, bf16 on cuda
+ * and simt); parameters, their gradients and statistics (norm weights, adapters, bias, inv_rms, lse, loss, dloss, cosines) are f32. On the ref device
+ * every float tensor may be f64 as well (all of one type in a call), for gradient checks. Results of a row do not depend on how many other rows are in the call, nor on the number of threads.
  * All return 0 or a negative code with a trail that names op, tensor, expected and got. */
 #ifndef PW_KERNELS_OP_H
 #define PW_KERNELS_OP_H
@@ -13,6 +14,9 @@
 #include "kernels/tensor.h"
 #include "kernels/weight.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 enum pw_rope_layout { PW_ROPE_HALF, PW_ROPE_INTERLEAVED }; /* pairs (i, i + d/2) as in HF; (2i, 2i+1) as in llama2.c and GGUF */
 enum pw_act { PW_ACT_SILU, PW_ACT_GELU_TANH };
 
@@ -25,7 +29,10 @@ struct pw_seqs {
     const int32_t *q_start;                   /* (n + 1) */
     const int32_t *kv_start, *kv_len;         /* (n) */
     const int32_t *prefix_start, *prefix_len; /* (n) or NULL */
+    const int32_t *device;                    /* the five lists one after the other where the device sees them: pw_seqs_put; NULL on host devices */
 };
+size_t pw_seqs_bytes(int n);                  /* of device memory that pw_seqs_put wants */
+int pw_seqs_put(struct pw_dev *dev, void *memory, struct pw_seqs *s); /* sets s->device; the host's lists stay the ones that are checked */
 struct pw_attn {
     double scale;      /* 1 / sqrt(d) as a rule */
     int64_t window;    /* keys at distance >= window are not seen; 0 = all */
@@ -60,7 +67,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
 #undef W
 
 /* Contracts
- * fill        every element of x (any float type) = value.
+ * fill        every element of x (any float type) = value. fill, copy, axpy, scale, scatter_rows and gather_rows take activations and f32 alike.
  * copy        out = x, same shape, converting between float types.
  * axpy        y += alpha x.            scale  x *= alpha.
  * embed_fwd   out (T, D) = table[ids]; table (V, D) f32, bf16 or f16; ids (T) i32 in [0, V): others are an error, never a wrong read.
@@ -72,7 +79,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  * attn_fwd    out (T, H, d), lse (T, H) f32 log-sum-exp of the scaled scores (may be none); q (T, H, d); k, v (S, G, d), H % G = 0.
  * attn_bwd    dq, dk, dv +=; dk, dv shaped as k, v.
  * glu_fwd     out (T, F) = act(gate) * up. out may be gate or up.     glu_bwd  dgate, dup +=.
- * linear_fwd  y (T, N) = x W^T + bias + lora; x (T, K). With w->lora, xa (T, R) = dropout(x) A^T is saved (needed).
+ * linear_fwd  y (T, N) = x W^T + bias + lora, an activation or f32 (logits); x (T, K). With w->lora, xa (T, R) = dropout(x) A^T is saved (needed).
  * linear_bwd  the gradients named in g; x, xa as in forward (x may be none when only dx is asked for and there is no lora).
  * head_loss   for each row with target >= 0: loss = logsumexp(logits) - logits[target], logits = softcap(h W^T), in chunks: no more
  *             than one chunk of logits exists. Rows with target < 0 get loss 0 and cost nothing. argmax (T) i32 (may be none) is the
@@ -83,10 +90,13 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  * adamw       p, m, v, g same shape f32; p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p).
  * encode      quantises x (n_out, n_in) f32 into the memory that w points to; w->type says how. NF4/FP4: bitsandbytes' rule, bit for bit,
  *             and a block of zeros encodes to the code of 0. Nested quantisation is quant/'s.
- * decode      out (n, n_in) f32 = rows first_row.. of w. */
+ * decode      out (n, n_in) f32 or activation = rows first_row.. of w. */
 
 /* Scratch bytes an op wants on this device; pw_dev_reserve the largest before the work. */
 size_t pw_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t pw_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 enum pw_dtype { PW_F32, PW_F64, PW_F16, PW_BF16, PW_I32, PW_I64, PW_U8, PW_I8, PW_DTYPES };
 
 struct pw_tensor {
@@ -37,4 +40,7 @@ float pw_bf16_to_f32(uint16_t x);
 uint16_t pw_f32_to_bf16(float x);
 float pw_f16_to_f32(uint16_t x);
 uint16_t pw_f32_to_f16(float x);
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -4,6 +4,8 @@
 
 #include <math.h>
 #include <string.h>
+#include "base/error.h"
+#include "kernels/dev.h"
 
 static const char *const names[PW_QTYPES] = { [PW_Q_DENSE] = "dense", [PW_Q_NF4] = "nf4", [PW_Q_FP4] = "fp4", [PW_Q_INT8] = "int8" };
 
@@ -16,14 +18,63 @@ int64_t pw_weight_blocks(const struct pw_weight *w)
     return (w->n_out * w->n_in + w->block - 1) / w->block;
 }
 
+size_t pw_weight_data_bytes(const struct pw_weight *w)
+{
+    size_t n = (size_t)w->n_out * (size_t)w->n_in;
+    return w->type == PW_Q_DENSE ? n * pw_dtype_bytes(w->dtype) : w->type == PW_Q_INT8 ? n : (n + 1) / 2;
+}
+
 size_t pw_weight_bytes(const struct pw_weight *w)
 {
-    size_t n = (size_t)w->n_out * (size_t)w->n_in, blocks = (size_t)pw_weight_blocks(w);
-    if (w->type == PW_Q_DENSE) return n * pw_dtype_bytes(w->dtype);
-    size_t bytes = w->type == PW_Q_INT8 ? n : (n + 1) / 2;
+    size_t blocks = (size_t)pw_weight_blocks(w), bytes = pw_weight_data_bytes(w);
+    if (w->type == PW_Q_DENSE) return bytes;
     if (!w->absmax_q) return bytes + blocks * sizeof(float);
     size_t nested = w->nested_block > 0 ? (blocks + (size_t)w->nested_block - 1) / (size_t)w->nested_block : 0;
     return bytes + blocks + (nested + 256 + 1) * sizeof(float);
+}
+
+/* Each part of a weight in memory, with its size; absent parts have none. */
+enum { PARTS = 6 };
+struct part { const void *from; size_t bytes; };
+
+static void list_parts(const struct pw_weight *w, struct part part[PARTS])
+{
+    size_t blocks = (size_t)pw_weight_blocks(w), nested = w->absmax_q && w->nested_block > 0 ? (blocks + (size_t)w->nested_block - 1) / (size_t)w->nested_block : 0;
+    part[0] = (struct part){ w->data, pw_weight_data_bytes(w) };
+    part[1] = (struct part){ w->absmax, w->absmax ? blocks * sizeof(float) : 0 };
+    part[2] = (struct part){ w->absmax_q, w->absmax_q ? blocks : 0 };
+    part[3] = (struct part){ w->nested_absmax, nested * sizeof(float) };
+    part[4] = (struct part){ w->nested_code, w->absmax_q ? 256 * sizeof(float) : 0 };
+    part[5] = (struct part){ w->bias, w->bias ? (size_t)w->n_out * sizeof(float) : 0 };
+}
+
+size_t pw_weight_put_bytes(const struct pw_weight *w)
+{
+    struct part part[PARTS];
+    size_t bytes = 0;
+    list_parts(w, part);
+    for (int i = 0; i < PARTS; i++) bytes += pw_pool_round(part[i].bytes);
+    return bytes;
+}
+
+int pw_weight_put(struct pw_dev *dev, void *memory, struct pw_weight *w)
+{
+    struct part part[PARTS];
+    const void *to[PARTS];
+    char *at = memory;
+    list_parts(w, part);
+    for (int i = 0; i < PARTS; i++) {
+        to[i] = part[i].bytes ? at : NULL;
+        PW_PASS(pw_dev_put(dev, at, part[i].from, part[i].bytes));
+        at += pw_pool_round(part[i].bytes);
+    }
+    w->data = to[0];
+    w->absmax = to[1];
+    w->absmax_q = to[2];
+    w->nested_absmax = to[3];
+    w->nested_code = to[4];
+    w->bias = to[5];
+    return 0;
 }
 
 struct pw_weight pw_weight_dense(struct pw_tensor t)

@@ -10,6 +10,9 @@
 
 #include "kernels/tensor.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 enum pw_qtype { PW_Q_DENSE, PW_Q_NF4, PW_Q_FP4, PW_Q_INT8, PW_QTYPES };
 
 struct pw_lora {             /* y += scale * (dropout(x) A^T) B^T */
@@ -35,7 +38,12 @@ struct pw_weight {
 
 const char *pw_qtype_name(enum pw_qtype t);        /* "nf4" */
 int64_t pw_weight_blocks(const struct pw_weight *w);
+size_t pw_weight_data_bytes(const struct pw_weight *w); /* of data alone */
 size_t pw_weight_bytes(const struct pw_weight *w); /* of data and scales, as stored */
+/* Copies data, scales and bias to device memory of pw_weight_put_bytes, and points w at them. An adapter stays as it is. */
+struct pw_dev;
+size_t pw_weight_put_bytes(const struct pw_weight *w);
+int pw_weight_put(struct pw_dev *dev, void *memory, struct pw_weight *w);
 struct pw_weight pw_weight_dense(struct pw_tensor t); /* (n_out, n_in) contiguous */
 
 /* The formats by the element: what backends must agree with, bit for bit. */
@@ -48,4 +56,7 @@ int pw_int8_code(float x, float absmax);                          /* -127..127 *
 extern const float pw_nf4_table[16];      /* kernels/nf4.c: the code values, and the thresholds between them */
 extern const float pw_nf4_threshold[15];
 extern const float pw_fp4_table[16];
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -12,6 +12,8 @@ struct array {
     const char *name;
     enum role role;
     enum pw_dtype type;      /* PW_F64: f32 on devices under test, f64 on ref; others: that type everywhere */
+    bool act;                /* with PW_F64: the device's type of activations instead of f32 */
+    bool f64;                /* with PW_F64: f64 everywhere */
     int ndim;
     int64_t shape[3];
     double low, high;
@@ -40,6 +42,8 @@ struct family {
     int (*forward)(struct problem *p, struct pw_dev *dev, struct pw_tensor *t);
     int (*backward)(struct problem *p, struct pw_dev *dev, struct pw_tensor *t);
     double (*bound)(const struct op_case *c); /* absolute error of every output element, inputs within [-1, 1] */
+    /* What roundings to bf16 on the way add on devices with bf16 activations; largest[i]: of |array i| on ref. NULL: none. */
+    double (*bound16)(const struct op_case *c, const double *largest);
 };
 
 enum { CASE_GRAD = 1, CASE_LORA = 2, CASE_BIAS = 4, CASE_NO_DX = 8, CASE_PREFIX = 16, CASE_CACHE = 32, CASE_NESTED = 64 };
@@ -52,8 +56,10 @@ struct op_case {
     double x[3];             /* scalars */
 };
 
-extern const struct op_case op_cases[];
-extern const int op_cases_n;
+extern const struct op_case op_cases_elements[], op_cases_attention[], op_cases_linear[];
+extern const int op_cases_elements_n, op_cases_attention_n, op_cases_linear_n;
+int op_cases_count(void);
+const struct op_case *op_cases_at(int i);
 
 /* "linear/nf4/f32/5,64,48,8/2/0": what PW_OP_CASE is matched against (a part is enough) */
 void op_case_name(const struct op_case *c, char *out, size_t room);
@@ -62,6 +68,7 @@ void op_case_name(const struct op_case *c, char *out, size_t room);
 int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *dev, char *why, size_t room);
 int op_case_gradient(const struct op_case *c, struct pw_dev *ref, char *why, size_t room);
 
-void problem_setup(struct problem *p, const struct op_case *c);
+/* act: the type of activations of the device that is to be compared; the numbers that both sides start from have that type. */
+void problem_setup(struct problem *p, const struct op_case *c, enum pw_dtype act);
 void problem_free(struct problem *p);
 #endif

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "kernels/backend.h"
 #include "tests/support.h"
 
 enum { GUARD = 64 };
@@ -21,7 +22,7 @@ void op_case_name(const struct op_case *c, char *out, size_t room)
 
 static int64_t count(const struct array *a) { return a->shape[0] * a->shape[1] * a->shape[2]; }
 
-void problem_setup(struct problem *p, const struct op_case *c)
+void problem_setup(struct problem *p, const struct op_case *c, enum pw_dtype act)
 {
     memset(p, 0, sizeof *p);
     p->c = c;
@@ -36,7 +37,7 @@ void problem_setup(struct problem *p, const struct op_case *c)
         for (int64_t j = 0; j < n; j++) {
             double x = a->low + (a->high - a->low) * pw_rng_uniform(&r);
             if (a->type == PW_F32) x = round(x * 64) / 64; /* bias: exact steps for differences */
-            a->start[j] = (float)x;                         /* ref and the device start from the same numbers */
+            a->start[j] = a->act && act == PW_BF16 ? (double)pw_bf16_to_f32(pw_f32_to_bf16((float)x)) : (double)(float)x; /* both sides start from the same numbers */
         }
     }
 }
@@ -68,42 +69,65 @@ static double get(struct pw_tensor t, int64_t i)
     }
 }
 
-struct set { struct pw_tensor t[ARRAYS]; unsigned char *base[ARRAYS]; };
+/* Every array in memory of its own with guards on both sides: on the host, and where the device has its memory. */
+struct set { struct pw_tensor t[ARRAYS], host[ARRAYS]; unsigned char *base[ARRAYS]; void *device[ARRAYS]; struct pw_dev *dev; };
 
-/* Every array in memory of its own, guarded; f64 when `wide`. */
-static void set_make(struct set *s, const struct problem *p, bool wide)
+static enum pw_dtype type_on(const struct array *a, const struct pw_dev *dev, bool wide)
+{
+    return a->type != PW_F64 || wide || a->f64 ? a->type : a->act ? dev->act : PW_F32;
+}
+
+/* Bytes before the data: the guard, and one element more where rows are odd, since views of rows begin anywhere. */
+static size_t lead_of(const struct array *a, enum pw_dtype type) { return GUARD + (a->shape[a->ndim - 1] % 2 ? pw_dtype_bytes(type) : 0); }
+static size_t room_of(const struct array *a, enum pw_dtype type) { return (size_t)count(a) * pw_dtype_bytes(type) + 2 * GUARD + 8; }
+
+static void set_make(struct set *s, const struct problem *p, struct pw_dev *dev, bool wide)
 {
     memset(s, 0, sizeof *s);
+    s->dev = dev;
     for (int i = 0; i < p->n; i++) {
         const struct array *a = &p->a[i];
-        enum pw_dtype type = a->type == PW_F64 && !wide ? PW_F32 : a->type;
-        size_t bytes = (size_t)count(a) * pw_dtype_bytes(type);
-        s->base[i] = malloc(bytes + 2 * GUARD);
+        enum pw_dtype type = type_on(a, dev, wide);
+        size_t room = room_of(a, type);
+        s->base[i] = malloc(room);
         if (!s->base[i]) abort();
-        memset(s->base[i], 0xA5, bytes + 2 * GUARD);
-        void *data = s->base[i] + GUARD;
-        s->t[i] = a->ndim == 1 ? pw_tensor1(data, type, a->shape[0]) : a->ndim == 2 ? pw_tensor2(data, type, a->shape[0], a->shape[1])
-                                                                                   : pw_tensor3(data, type, a->shape[0], a->shape[1], a->shape[2]);
-        for (int64_t j = 0; j < count(a); j++) put(s->t[i], j, a->role == OUT ? NAN : a->start[j]);
+        memset(s->base[i], 0xA5, room);
+        void *data = s->base[i] + lead_of(a, type);
+        s->host[i] = a->ndim == 1 ? pw_tensor1(data, type, a->shape[0]) : a->ndim == 2 ? pw_tensor2(data, type, a->shape[0], a->shape[1])
+                                                                                      : pw_tensor3(data, type, a->shape[0], a->shape[1], a->shape[2]);
+        for (int64_t j = 0; j < count(a); j++) put(s->host[i], j, a->role == OUT ? NAN : a->start[j]);
+        s->t[i] = s->host[i];
+        if (dev->host) continue;
+        if (dev->backend->take(dev, &s->device[i], room) < 0 || pw_dev_put(dev, s->device[i], s->base[i], room) < 0) abort();
+        s->t[i].data = (char *)s->device[i] + lead_of(a, type);
     }
+}
+static int set_fetch(struct set *s, const struct problem *p)
+{
+    for (int i = 0; i < p->n && !s->dev->host; i++) PW_PASS(pw_dev_get(s->dev, s->base[i], s->device[i], room_of(&p->a[i], s->t[i].dtype)));
+    return 0;
 }
 static void set_free(struct set *s)
 {
-    for (int i = 0; i < ARRAYS; i++) free(s->base[i]);
+    for (int i = 0; i < ARRAYS; i++) {
+        free(s->base[i]);
+        if (s->device[i]) s->dev->backend->give(s->dev, s->device[i]);
+    }
 }
 
 static int guards(const struct set *s, const struct problem *p, char *why, size_t room)
 {
     for (int i = 0; i < p->n; i++) {
-        size_t bytes = pw_bytes(s->t[i]);
-        for (size_t j = 0; j < GUARD; j++)
-            if (s->base[i][j] != 0xA5 || s->base[i][GUARD + bytes + j] != 0xA5) {
-                snprintf(why, room, "%s: bytes %s it were written", p->a[i].name, s->base[i][j] != 0xA5 ? "before" : "after");
+        struct pw_tensor t = s->host[i];
+        size_t bytes = pw_bytes(t), lead = lead_of(&p->a[i], t.dtype), all = room_of(&p->a[i], t.dtype);
+        for (size_t j = 0; j < all; j++)
+            if ((j < lead || j >= lead + bytes) && s->base[i][j] != 0xA5) {
+                snprintf(why, room, "%s: bytes %s it were written", p->a[i].name, j < lead ? "before" : "after");
                 return -1;
             }
         for (int64_t j = 0; p->a[i].role == IN && j < count(&p->a[i]); j++) {
-            struct pw_tensor t = s->t[i];
-            double x = t.dtype == PW_F64 || t.dtype == PW_F32 ? p->a[i].start[j] : get(t, j);
+            double x = t.dtype == PW_F16 || t.dtype == PW_BF16 ? get(t, j) : p->a[i].start[j];
+            if (p->a[i].act) x = p->a[i].start[j];
             if (!(get(t, j) == x)) {
                 snprintf(why, room, "%s: an input was written", p->a[i].name);
                 return -1;
@@ -113,11 +137,43 @@ static int guards(const struct set *s, const struct problem *p, char *why, size_
     return 0;
 }
 
-static int run(struct problem *p, struct pw_dev *dev, struct set *s, char *why, size_t room)
+/* The problem with its ids, weight and sequences where the device sees them. Freed with moved_free. */
+struct moved { struct problem p; void *memory[3]; struct pw_dev *dev; };
+
+static int move(struct moved *m, const struct problem *p, struct pw_dev *dev)
 {
-    int rc = p->c->f->forward(p, dev, s->t);
-    if (!rc && p->c->f->backward) rc = p->c->f->backward(p, dev, s->t);
+    *m = (struct moved){ .p = *p, .dev = dev };
+    if (dev->host) return 0;
+    if (p->ids.data) {
+        PW_PASS(dev->backend->take(dev, &m->memory[0], pw_bytes(p->ids) + 1));
+        PW_PASS(pw_dev_put(dev, m->memory[0], p->ids.data, pw_bytes(p->ids)));
+        m->p.ids.data = m->memory[0];
+    }
+    if (p->w.data) {
+        PW_PASS(dev->backend->take(dev, &m->memory[1], pw_weight_put_bytes(&p->w)));
+        PW_PASS(pw_weight_put(dev, m->memory[1], &m->p.w));
+    }
+    if (p->seqs.n) {
+        PW_PASS(dev->backend->take(dev, &m->memory[2], pw_seqs_bytes(p->seqs.n)));
+        PW_PASS(pw_seqs_put(dev, m->memory[2], &m->p.seqs));
+    }
+    return 0;
+}
+static void moved_free(struct moved *m)
+{
+    for (int i = 0; i < 3; i++)
+        if (m->memory[i]) m->dev->backend->give(m->dev, m->memory[i]);
+}
+
+static int run(const struct problem *p, struct pw_dev *dev, struct set *s, char *why, size_t room)
+{
+    struct moved m;
+    int rc = move(&m, p, dev);
+    rc = rc ? rc : p->c->f->forward(&m.p, dev, s->t);
+    if (!rc && p->c->f->backward) rc = p->c->f->backward(&m.p, dev, s->t);
+    rc = rc ? rc : set_fetch(s, p);
     if (rc) snprintf(why, room, "%s", pw_error_text());
+    moved_free(&m);
     return rc;
 }
 
@@ -125,21 +181,29 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
 {
     struct problem p;
     struct set want, got;
-    problem_setup(&p, c);
-    set_make(&want, &p, true);
-    set_make(&got, &p, false);
-    double bound = c->f->bound(c);
+    double largest[ARRAYS] = { 0 };
+    problem_setup(&p, c, dev->act);
+    set_make(&want, &p, ref, true);
+    set_make(&got, &p, dev, false);
     int rc = run(&p, ref, &want, why, room);
     rc = rc ? rc : run(&p, dev, &got, why, room);
     rc = rc ? rc : guards(&want, &p, why, room);
     rc = rc ? rc : guards(&got, &p, why, room);
+    for (int i = 0; !rc && i < p.n; i++)
+        for (int64_t j = 0; j < count(&p.a[i]); j++) {
+            double x = fabs(get(want.host[i], j));
+            largest[i] = x > largest[i] ? x : largest[i];
+        }
+    double bound = c->f->bound(c) + (!rc && dev->act == PW_BF16 && c->f->bound16 ? c->f->bound16(c, largest) : 0);
     for (int i = 0; !rc && i < p.n; i++) {
         if (p.a[i].role == IN) continue;
+        const bool rounded = got.host[i].dtype == PW_BF16 && p.a[i].act;
         for (int64_t j = 0; j < count(&p.a[i]); j++) {
-            double a = get(got.t[i], j), b = get(want.t[i], j);
+            double a = get(got.host[i], j), b = get(want.host[i], j);
             /* an output in 16 bits is rounded from equal numbers; what was added to is rounded once more */
             double allowed = p.a[i].type == PW_I32 ? 0 : bound * (1 + fabs(b)) * (bound > 0);
             if (p.a[i].role == OUT && p.a[i].type == PW_F64 && bound > 0) allowed = bound + 2 * 0x1p-24 * fabs(b);
+            if (rounded) allowed += 0x1p-8 * fabs(b);
             if (!(fabs(a - b) <= allowed)) {
                 snprintf(why, room, "%s[%lld]: %.9g, ref %.9g, off by %.3g, allowed %.3g", p.a[i].name, (long long)j, a, b, fabs(a - b), allowed);
                 rc = -1;
@@ -157,7 +221,7 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
 static int objective(struct problem *p, struct pw_dev *ref, double *out, char *why, size_t room)
 {
     struct set s;
-    set_make(&s, p, true);
+    set_make(&s, p, ref, true);
     int rc = p->c->f->forward(p, ref, s.t);
     if (rc) snprintf(why, room, "%s", pw_error_text());
     *out = 0;
@@ -170,8 +234,8 @@ int op_case_gradient(const struct op_case *c, struct pw_dev *ref, char *why, siz
 {
     struct problem p;
     struct set s;
-    problem_setup(&p, c);
-    set_make(&s, &p, true);
+    problem_setup(&p, c, PW_F32);
+    set_make(&s, &p, ref, true);
     int rc = run(&p, ref, &s, why, room), checked = 0;
     for (int i = 0; !rc && i < p.n; i++) {
         struct array *a = &p.a[i];

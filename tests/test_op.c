@@ -10,6 +10,7 @@
 
 static const struct pw_dev_options devices[] = {
     { .kind = "cpu", .threads = 2, .level = "generic" }, { .kind = "cpu", .threads = 2, .level = "avx2" }, { .kind = "cpu", .threads = 2, .level = "avx512" },
+    { .kind = "simt", .threads = 2, .level = "" },
 };
 
 static bool wanted(const char *name)
@@ -31,10 +32,14 @@ START_TEST(device_agrees_with_ref)
         return;
     }
     ck_assert_int_eq(rc, 0);
-    for (int i = 0; i < op_cases_n; i++) {
+    for (int i = 0; i < op_cases_count(); i++) {
         char name[160], why[512];
-        op_case_name(&op_cases[i], name, sizeof name);
-        if (!wanted(name) || op_case_compare(&op_cases[i], ref, dev, why, sizeof why) == 0) continue;
+        op_case_name(op_cases_at(i), name, sizeof name);
+        if (!wanted(name) || op_case_compare(op_cases_at(i), ref, dev, why, sizeof why) == 0) continue;
+        if (strstr(why, "has no kernel for it yet")) {
+            test_skip("%s: %s", opt->kind, name);
+            continue;
+        }
         printf("%s %s: %s: %s\n  again: PW_OP_CASE='%s'\n", opt->kind, opt->level, name, why, name);
         failed++;
     }
@@ -50,10 +55,10 @@ START_TEST(gradients_agree_with_differences)
     struct pw_dev *ref;
     int failed = 0;
     ck_assert_int_eq(pw_dev_open(&ref, &(struct pw_dev_options){ .kind = "ref" }), 0);
-    for (int i = 0; i < op_cases_n; i++) {
+    for (int i = 0; i < op_cases_count(); i++) {
         char name[160], why[512];
-        op_case_name(&op_cases[i], name, sizeof name);
-        if (!(op_cases[i].flags & CASE_GRAD) || !wanted(name) || op_case_gradient(&op_cases[i], ref, why, sizeof why) == 0) continue;
+        op_case_name(op_cases_at(i), name, sizeof name);
+        if (!(op_cases_at(i)->flags & CASE_GRAD) || !wanted(name) || op_case_gradient(op_cases_at(i), ref, why, sizeof why) == 0) continue;
         printf("gradient: %s: %s\n  again: PW_OP_CASE='%s'\n", name, why, name);
         failed++;
     }

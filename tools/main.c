@@ -64,17 +64,22 @@ int pw_cmd_emit(struct pw_cmd *c)
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out)
 {
     const char *asked = c->common->device;
-    bool automatic = strcmp(asked, "auto") == 0, cuda = strncmp(asked, "cuda", 4) == 0 && (asked[4] == 0 || asked[4] == ':');
-    struct pw_dev_options opt = {automatic ? NULL : asked, (int)c->common->threads, strcmp(asked, "ref") == 0 ? NULL : getenv("PW_CPU")};
-    if (cuda || strcmp(asked, "simt") == 0) {
-        int rc = pw_error(PW_E_REFUSED, "while opening device %s: this program was built without the CUDA backend", asked);
-        pw_error_hint("--device cpu runs on the processor");
-        return rc;
+    bool automatic = strcmp(asked, "auto") == 0, cpu = automatic || strcmp(asked, "cpu") == 0;
+    const char *level = cpu ? getenv("PW_CPU") : strcmp(asked, "simt") == 0 ? getenv("PW_SIMT") : NULL;
+    struct pw_dev_options opt = {cpu ? NULL : asked, (int)c->common->threads, level};
+    if (automatic) {
+        struct pw_dev_options card = {"cuda", (int)c->common->threads, NULL};
+        if (pw_dev_open(out, &card) == 0) {
+            pw_progress_say(c->progress, "running on %s", (*out)->level);
+            return 0;
+        }
+        pw_progress_say(c->progress, "no GPU is used (%s): running on the CPU", pw_error_text());
+        pw_error_clear();
     }
-    PW_PASS(pw_dev_open(out, &opt));
-    if (automatic)
-        pw_progress_say(c->progress, "no GPU is used: running on the CPU (%s, %d threads)", (*out)->level, (*out)->threads);
-    return 0;
+    int rc = pw_dev_open(out, &opt);
+    if (rc == PW_E_REFUSED)
+        pw_error_hint("--device cpu runs on the processor");
+    return rc;
 }
 
 void pw_json_begin(struct pw_json *w)

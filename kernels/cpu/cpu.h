@@ -15,6 +15,12 @@
 #undef T
 #undef W
 
+/* Picks the level ("" : the best this processor has), sets dev->level and dev->impl. A level that the processor lacks is an error. */
+int cpu_choose_level(struct pw_dev *dev, const char *level);
+size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
+size_t cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
+size_t cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
+
 static inline const struct cpu_isa *cpu_isa_of(const struct pw_dev *dev) { return dev->impl; }
 static inline size_t cpu_round(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 static inline int64_t cpu_min(int64_t a, int64_t b) { return a < b ? a : b; }

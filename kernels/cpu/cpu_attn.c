@@ -32,7 +32,7 @@ static size_t thread_floats(int64_t d, bool backward)
     size_t wide = (size_t)(d + 15) & ~(size_t)15;
     return QB * KB * (backward ? 2 : 1) + 2 * KB * wide + QB * wide + 4 * QB;
 }
-size_t pw_cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
+size_t cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
 {
     (void)tokens; (void)keys; (void)heads; (void)kv_heads;
     return (size_t)dev->threads * thread_floats(head_dim, backward) * sizeof(float);

@@ -15,7 +15,7 @@ static int64_t chunk_rows(int64_t tokens, int64_t words)
     return tokens < rows ? (tokens > 0 ? tokens : 1) : rows;
 }
 
-size_t pw_cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
+size_t cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
     size_t rows = (size_t)chunk_rows(tokens, w->n_out), wide = (size_t)w->n_in * sizeof(float);
     size_t bytes = cpu_round(cpu_matmul_scratch(dev)) + cpu_round(rows * (size_t)w->n_out * sizeof(float)) + cpu_round(rows * wide);

@@ -94,7 +94,7 @@ static float *low_rank(struct pw_dev *dev, int which, int64_t tokens, int rank)
     return (float *)((char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev))) + which * (int64_t)(cpu_round((size_t)(tokens * rank) * 4) / 4);
 }
 
-size_t pw_cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
+size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
     (void)backward;
     size_t bytes = cpu_round(cpu_matmul_scratch(dev));

@@ -6,10 +6,23 @@
 #include "kernels/backend.h"
 
 #define PW_OP(name, params, args) .name = cpu_##name,
-const struct pw_ops pw_cpu_ops = {
+static const struct pw_ops ops = {
 #include "kernels/ops.def"
 };
 #undef PW_OP
+
+static int open_cpu(struct pw_dev *d, const struct pw_dev_options *opt, int index)
+{
+    (void)index;
+    d->host = true;
+    return cpu_choose_level(d, opt->level);
+}
+static void close_cpu(struct pw_dev *d) { (void)d; }
+
+const struct pw_backend pw_cpu_backend = {
+    .kind = "cpu", .ops = &ops, .open = open_cpu, .close = close_cpu, .take = pw_host_take, .give = pw_host_give, .put = pw_host_move, .get = pw_host_move,
+    .sync = pw_host_sync, .memory = pw_host_memory, .scratch_linear = cpu_scratch_linear, .scratch_head = cpu_scratch_head, .scratch_attn = cpu_scratch_attn,
+};
 
 enum { PIECE = 8192 }; /* elements a task */
 

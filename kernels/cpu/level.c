@@ -7,7 +7,7 @@
 
 struct level { const struct cpu_isa *isa; bool here; };
 
-int pw_cpu_choose(struct pw_dev *dev, const char *level)
+int cpu_choose_level(struct pw_dev *dev, const char *level)
 {
     struct level levels[3] = { { &cpu_isa_generic, true } };
     int n = 1;

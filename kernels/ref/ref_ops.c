@@ -2,14 +2,39 @@
 #include "kernels/ref/ref.h"
 
 #include <math.h>
+#include "base/error.h"
 #include "base/rng.h"
 #include "kernels/backend.h"
 
 #define PW_OP(name, params, args) .name = ref_##name,
-const struct pw_ops pw_ref_ops = {
+static const struct pw_ops ops = {
 #include "kernels/ops.def"
 };
 #undef PW_OP
+
+static int open_ref(struct pw_dev *d, const struct pw_dev_options *opt, int index)
+{
+    (void)index;
+    PW_CHECK(!opt->level[0], PW_E_USAGE, "device ref has no instruction set levels, got \"%s\"", opt->level);
+    d->host = true;
+    return 0;
+}
+static void close_ref(struct pw_dev *d) { (void)d; }
+static size_t none_linear(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward)
+{
+    (void)d, (void)tokens, (void)w, (void)backward;
+    return 0;
+}
+static size_t none_attn(const struct pw_dev *d, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
+{
+    (void)d, (void)tokens, (void)keys, (void)heads, (void)kv_heads, (void)head_dim, (void)backward;
+    return 0;
+}
+
+const struct pw_backend pw_ref_backend = {
+    .kind = "ref", .ops = &ops, .open = open_ref, .close = close_ref, .take = pw_host_take, .give = pw_host_give, .put = pw_host_move, .get = pw_host_move,
+    .sync = pw_host_sync, .memory = pw_host_memory, .scratch_linear = none_linear, .scratch_head = none_linear, .scratch_attn = none_attn,
+};
 
 double ref_get(struct pw_tensor t, int64_t i)
 {

@@ -1,0 +1,157 @@
+/* The plugin: opening a card (or the emulation), its memory, its errors, and the row that the program asks for. Computes nothing. */
+#include "kernels/cuda/cuda.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "base/memory.h"
+#include "kernels/cuda/runtime.h"
+
+#define PW_OP(name, params, args) .name = cuda_##name,
+static const struct pw_ops ops = {
+#include "kernels/ops.def"
+};
+#undef PW_OP
+
+/* ---- errors ---- */
+
+int cuda_launched(struct pw_dev *dev, const char *op, simt_error e)
+{
+    if (e == 0) return 0;
+    return pw_error(PW_E_FAIL, "%s: launch on device %s failed: %s", op, dev->kind, rt_error_text(e));
+}
+
+static int failed(struct pw_dev *dev, const char *what, simt_error e)
+{
+    if (e == 0) return 0;
+    return pw_error(PW_E_FAIL, "device %s: %s: %s", dev->kind, what, rt_error_text(e));
+}
+
+/* What a kernel reported, as an error; the report is taken back. */
+static int look_at_status(struct pw_dev *dev)
+{
+    static const char *const what[] = {
+        "", "embed: ids", "rope: pos", "head_loss: targets", "scatter_rows, gather_rows: rows", "encode: x",
+    };
+    struct cuda_status s = *cuda_of(dev)->status;
+    if (s.fault == CUDA_FAULT_NONE) return 0;
+    memset(cuda_of(dev)->status, 0, sizeof s);
+    if (s.fault == CUDA_FAULT_NOT_FINITE) return pw_error(PW_E_NUMERIC, "encode: x: element %lld is not finite", (long long)s.index);
+    return pw_error(PW_E_FAIL, "%s[%lld]: expected 0 to %lld, got %d", what[s.fault], (long long)s.index, (long long)s.limit - 1, s.value);
+}
+
+/* ---- memory ---- */
+
+static int take(struct pw_dev *dev, void **out, size_t bytes)
+{
+    *out = NULL;
+    simt_error e = rt_malloc(out, bytes);
+    if (e != 0) return pw_error(PW_E_NOMEM, "device %s: no memory for %zu bytes: %s", dev->kind, bytes, rt_error_text(e));
+    return failed(dev, "clearing memory", rt_clear(*out, bytes, cuda_of(dev)->stream));
+}
+static void give(struct pw_dev *dev, void *p)
+{
+    (void)dev;
+    if (p) (void)rt_free(p);
+}
+static int put(struct pw_dev *dev, void *device, const void *host, size_t bytes)
+{
+    return failed(dev, "copy to the device", rt_put(device, host, bytes, cuda_of(dev)->stream));
+}
+static int sync(struct pw_dev *dev)
+{
+    PW_PASS(failed(dev, "work on the device", rt_sync(cuda_of(dev)->stream)));
+    return look_at_status(dev);
+}
+static int get(struct pw_dev *dev, void *host, const void *device, size_t bytes)
+{
+    PW_PASS(failed(dev, "copy from the device", rt_get(host, device, bytes, cuda_of(dev)->stream)));
+    return sync(dev);
+}
+static int memory(struct pw_dev *dev, size_t *free_bytes, size_t *total) { return failed(dev, "asking for its memory", rt_memory(free_bytes, total)); }
+
+/* ---- open, close ---- */
+
+#if defined(__CUDACC__)
+static int open_card(struct pw_dev *dev, struct cuda_impl *impl, const struct pw_dev_options *opt, int index)
+{
+    int n = 0, driver = 0;
+    (void)opt;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaErrorInsufficientDriver) {
+        (void)cudaDriverGetVersion(&driver);
+        PW_CHECK(driver > 0, PW_E_REFUSED, "there is no NVIDIA driver on this machine");
+        return pw_error(PW_E_REFUSED, "the driver is too old: it serves CUDA %d.%d, this program needs %d.%d", driver / 1000, driver % 1000 / 10,
+                        CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    }
+    PW_CHECK(e == cudaSuccess && n > 0, PW_E_REFUSED, "no card was found: %s", e == cudaSuccess ? "the driver lists none" : cudaGetErrorString(e));
+    impl->card = index < 0 ? 0 : index;
+    PW_CHECK(impl->card < n, PW_E_REFUSED, "there is no card %d: the driver lists %d", impl->card, n);
+    struct cudaDeviceProp prop;
+    PW_PASS(failed(dev, "choosing the card", cudaSetDevice(impl->card)));
+    PW_PASS(failed(dev, "asking for its properties", cudaGetDeviceProperties(&prop, impl->card)));
+    PW_CHECK(prop.major >= 8, PW_E_REFUSED, "%s has compute capability %d.%d, expected 8.0 or more (bf16 on tensor cores)", prop.name, prop.major, prop.minor);
+    snprintf(impl->name, sizeof impl->name, "%s", prop.name);
+    impl->processors = prop.multiProcessorCount;
+    impl->shared_limit = prop.sharedMemPerBlockOptin;
+    PW_PASS(failed(dev, "making a stream", cudaStreamCreateWithFlags(&impl->stream, cudaStreamNonBlocking)));
+    return 0;
+}
+static void close_card(struct cuda_impl *impl)
+{
+    if (impl->stream) (void)cudaStreamDestroy(impl->stream);
+}
+#define KIND "cuda"
+#else
+static int open_card(struct pw_dev *dev, struct cuda_impl *impl, const struct pw_dev_options *opt, int index)
+{
+    (void)index;
+    PW_CHECK(simt_schedule(opt->level), PW_E_USAGE, "simt has no schedule \"%s\": expected forward, reverse or random:SEED", opt->level);
+    simt_threads(dev->threads);
+    snprintf(impl->name, sizeof impl->name, "%s", opt->level);
+    impl->card = -1;
+    impl->processors = 4;
+    impl->shared_limit = SIMT_SMEM_MAX;
+    return 0;
+}
+static void close_card(struct cuda_impl *impl) { (void)impl; }
+#define KIND "simt"
+#endif
+
+static void close_device(struct pw_dev *dev)
+{
+    struct cuda_impl *impl = cuda_of(dev);
+    if (!impl) return;
+    close_card(impl);
+    if (impl->status) (void)rt_pinned_free(impl->status);
+    pw_free(impl);
+    dev->impl = NULL;
+}
+
+static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int index)
+{
+    struct cuda_impl *impl = (struct cuda_impl *)pw_alloc_zero(1, sizeof *impl);
+    int rc = 0;
+    void *status = NULL;
+    PW_CHECK(impl, PW_E_NOMEM, "no memory for a device handle");
+    dev->impl = impl;
+    dev->host = false;
+    dev->act = PW_BF16;
+    dev->level = impl->name;
+    PW_PASS_OUT(open_card(dev, impl, opt, index));
+    PW_PASS_OUT(failed(dev, "pinned memory", rt_pinned(&status, sizeof *impl->status)));
+    impl->status = (struct cuda_status *)status;
+    memset(status, 0, sizeof *impl->status);
+out:
+    if (rc < 0) close_device(dev);
+    return rc;
+}
+
+static const struct pw_backend backend = {
+    .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory,
+    .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_attn = cuda_scratch_attn,
+};
+
+extern "C" __attribute__((visibility("default"))) const struct pw_backend *pw_plugin_backend(const char *version, size_t row_bytes)
+{
+    return strcmp(version, PW_VERSION) == 0 && row_bytes == sizeof backend ? &backend : NULL;
+}

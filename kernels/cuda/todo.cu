@@ -1,0 +1,29 @@
+/* Ops that have no kernel yet: each says so. A file that brings one takes its line away here; the file goes with the last. */
+#include "kernels/cuda/cuda.h"
+
+#define DEV struct pw_dev *dev
+#define T struct pw_tensor
+#define W const struct pw_weight *
+#define NOT_YET(name, ...) extern "C" int cuda_##name(__VA_ARGS__) { return pw_error(PW_E_UNSUPPORTED, #name ": device %s has no kernel for it yet", dev->kind); }
+NOT_YET(embed_fwd, DEV, T, T, T)
+NOT_YET(embed_bwd, DEV, T, T, T)
+NOT_YET(rmsnorm_fwd, DEV, T, T, T, T, double, double)
+NOT_YET(rmsnorm_bwd, DEV, T, T, T, T, T, T, double)
+NOT_YET(rope, DEV, T, T, T, T, enum pw_rope_layout, int)
+NOT_YET(glu_fwd, DEV, T, T, T, enum pw_act)
+NOT_YET(glu_bwd, DEV, T, T, T, T, T, enum pw_act)
+NOT_YET(scatter_rows, DEV, T, T, T)
+NOT_YET(gather_rows, DEV, T, T, T)
+NOT_YET(sumsq, DEV, T, T)
+NOT_YET(adamw, DEV, T, T, T, T, const struct pw_adamw *)
+NOT_YET(attn_fwd, DEV, T, T, T, T, T, const struct pw_seqs *, const struct pw_attn *)
+NOT_YET(attn_bwd, DEV, T, T, T, T, T, T, T, T, T, const struct pw_seqs *, const struct pw_attn *)
+NOT_YET(linear_fwd, DEV, T, T, T, W, struct pw_drop)
+NOT_YET(linear_bwd, DEV, const struct pw_linear_grads *, T, T, T, W, struct pw_drop)
+NOT_YET(head_loss, DEV, T, T, T, T, T, W, T, T, double)
+NOT_YET(encode, DEV, struct pw_weight *, T)
+NOT_YET(decode, DEV, T, W, int64_t)
+
+extern "C" size_t cuda_scratch_linear(const struct pw_dev *, int64_t, const struct pw_weight *, bool) { return 0; }
+extern "C" size_t cuda_scratch_head(const struct pw_dev *, int64_t, const struct pw_weight *, bool) { return 0; }
+extern "C" size_t cuda_scratch_attn(const struct pw_dev *, int64_t, int64_t, int, int, int, bool) { return 0; }

@@ -1,0 +1,178 @@
+/* Cases of linear layers, the loss head and decoding: arrays, calls and bounds (rules: op_parts.h). */
+#include "tests/op_parts.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- linear; p: T, K, N, R; x: dropout. A sum of K, plus the adapter: xa errs by sum_bound(K) / (1-p) and R of them are added with scale 0.5.
+ * Gradients are sums of N (dx), T (dw, dbias), and twofold sums for da, db ---- */
+enum { L_X, L_W, L_BIAS, L_A, L_B, L_Y, L_XA, L_DY, L_DX, L_DW, L_DBIAS, L_DA, L_DB };
+
+/* A quantised or 16-bit weight with values within [-1, 1], made by ref's encode. */
+static void quantise(struct problem *p, enum pw_qtype q, enum pw_dtype type, int64_t n_out, int64_t n_in, bool nested)
+{
+    struct pw_rng r = pw_rng_make(13, PW_STREAM_TEST);
+    int64_t n = n_out * n_in;
+    float *value = hold(p, (size_t)n * 4);
+    for (int64_t i = 0; i < n; i++) value[i] = (float)(2 * pw_rng_uniform(&r) - 1);
+    p->w = (struct pw_weight){ .n_out = n_out, .n_in = n_in, .type = q, .dtype = type, .block = 64, .nested_block = 256 };
+    if (q == PW_Q_DENSE) {
+        uint16_t *half = hold(p, (size_t)n * 2);
+        for (int64_t i = 0; i < n; i++) half[i] = type == PW_BF16 ? pw_f32_to_bf16(value[i]) : pw_f32_to_f16(value[i]);
+        p->w.data = half;
+        return;
+    }
+    int64_t blocks = pw_weight_blocks(&p->w);
+    float *absmax = hold(p, (size_t)blocks * 4);
+    p->w.absmax = absmax;
+    p->w.data = hold(p, (size_t)n);
+    struct pw_dev *ref;
+    if (pw_dev_open(&ref, &(struct pw_dev_options){ .kind = "ref" }) < 0 || pw_encode(ref, &p->w, pw_tensor2(value, PW_F32, n_out, n_in)) < 0) abort();
+    pw_dev_close(ref);
+    if (!nested) return;
+    uint8_t *code = hold(p, (size_t)blocks);
+    float *table = hold(p, (256 + 64) * 4);
+    for (int i = 0; i < 256; i++) table[i] = (float)(i - 127) / 129;
+    for (int i = 0; i < 64; i++) table[256 + i] = 0.1f + 0.01f * (float)i;
+    for (int64_t i = 0; i < blocks; i++) code[i] = (uint8_t)pw_rng_below(&r, 256);
+    p->w.absmax = NULL;
+    p->w.absmax_q = code;
+    p->w.nested_code = table;
+    p->w.nested_absmax = table + 256;
+    p->w.nested_offset = 0.5f;
+}
+
+static void linear_setup(struct problem *p)
+{
+    const struct op_case *c = p->c;
+    int64_t tokens = c->p[0], k = c->p[1], n = c->p[2], r = c->flags & CASE_LORA ? c->p[3] : 0;
+    bool dense = c->q == PW_Q_DENSE && c->type == PW_F32;
+    act2(p, "x", IN, tokens, k);
+    add2(p, "w", IN, dense ? n : 0, k);
+    add(p, "bias", IN, PW_F32, 1, c->flags & CASE_BIAS ? n : 0, 1, 1);
+    add2(p, "a", IN, r, k);
+    add2(p, "b", IN, n, r);
+    p->output = act2(p, "y", OUT, tokens, n);
+    act2(p, "xa", OUT, tokens, r);
+    p->upstream = act2(p, "dy", IN, tokens, n);
+    p->a[L_X].gradient = act2(p, "dx", ADD, c->flags & CASE_NO_DX ? 0 : tokens, k);
+    p->a[L_W].gradient = add2(p, "dw", ADD, dense ? n : 0, k);
+    p->a[L_BIAS].gradient = add1(p, "dbias", ADD, c->flags & CASE_BIAS ? n : 0);
+    p->a[L_A].gradient = add2(p, "da", ADD, r, k);
+    p->a[L_B].gradient = add2(p, "db", ADD, n, r);
+    if (c->flags & CASE_NO_DX) p->a[L_X].gradient = -1;
+    if (!dense) quantise(p, c->q, c->type, n, k, c->flags & CASE_NESTED);
+    p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7 };
+}
+static struct pw_tensor some(struct pw_tensor t) { return pw_count(t) ? t : pw_none(); }
+static struct pw_weight linear_weight(struct problem *p, struct pw_tensor *t)
+{
+    struct pw_weight w = pw_count(t[L_W]) ? pw_weight_dense(t[L_W]) : p->w;
+    w.bias = pw_count(t[L_BIAS]) ? t[L_BIAS].data : NULL;
+    if (p->c->flags & CASE_LORA) {
+        p->lora = (struct pw_lora){ .r = (int)p->c->p[3], .scale = 0.5, .a = t[L_A], .b = t[L_B] };
+        w.lora = &p->lora;
+    }
+    return w;
+}
+static int linear_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    struct pw_weight w = linear_weight(p, t);
+    int rc = pw_dev_reserve(dev, pw_scratch_linear(dev, p->c->p[0], &w, false));
+    return rc ? rc : pw_linear_fwd(dev, t[L_Y], some(t[L_XA]), t[L_X], &w, p->drop);
+}
+static int linear_backward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    struct pw_weight w = linear_weight(p, t);
+    struct pw_linear_grads g = { some(t[L_DX]), some(t[L_DW]), some(t[L_DBIAS]), some(t[L_DA]), some(t[L_DB]) };
+    int rc = pw_dev_reserve(dev, pw_scratch_linear(dev, p->c->p[0], &w, true));
+    return rc ? rc : pw_linear_bwd(dev, &g, t[L_DY], t[L_X], some(t[L_XA]), &w, p->drop);
+}
+static double linear_bound(const struct op_case *c)
+{
+    double tokens = (double)c->p[0], k = (double)c->p[1], n = (double)c->p[2], r = c->flags & CASE_LORA ? (double)c->p[3] : 0;
+    double largest = tokens > k ? tokens : k, inner = n > k ? n : k, plain = sum_bound(largest > n ? largest : n);
+    if (r == 0) return plain;
+    double terms = r > tokens ? r : tokens; /* products of an inner sum, up to inner in size */
+    return plain + 0.5 / (1 - c->x[0]) * terms * (sum_bound(inner) + (depth(terms) + 4) * u * inner);
+}
+static const struct family linear = { "linear", linear_setup, linear_forward, linear_backward, linear_bound, NULL };
+
+/* ---- head_loss; p: T, D, V, masked every n-th; x: softcap. Logits err by e = sum_bound(D); loss by 2e and its own size (log V + 2D) times u;
+ * gradients: weights err relatively by 2e + 8u, and V of them (adding up to 2) times |w| <= 1, or T of them for dw ---- */
+enum { H_H, H_W, H_LOSS, H_DLOSS, H_DH, H_DW, H_BEST };
+static void head_setup(struct problem *p)
+{
+    const struct op_case *c = p->c;
+    struct pw_rng r = pw_rng_make(14, PW_STREAM_TEST);
+    bool dense = c->q == PW_Q_DENSE && c->type == PW_F32;
+    act2(p, "h", IN, c->p[0], c->p[1]);
+    add2(p, "w", IN, dense ? c->p[2] : 0, c->p[1]);
+    p->output = add1(p, "loss", OUT, c->p[0]);
+    p->upstream = add1(p, "dloss", IN, c->p[0]);
+    p->a[H_H].gradient = act2(p, "dh", ADD, c->p[0], c->p[1]);
+    p->a[H_W].gradient = add2(p, "dw", ADD, dense ? c->p[2] : 0, c->p[1]);
+    add(p, "argmax", OUT, PW_I32, 1, c->p[0], 1, 1);
+    int32_t *target = ids(p, c->p[0], 0, c->p[2], &r);
+    for (int64_t t = 0; c->p[3] && t < c->p[0]; t++)
+        if (t % c->p[3] == 1) target[t] = -100;
+    if (!dense) quantise(p, c->q, c->type, c->p[2], c->p[1], false);
+}
+static int head_run(struct problem *p, struct pw_dev *dev, struct pw_tensor *t, bool backward)
+{
+    struct pw_weight w = pw_count(t[H_W]) ? pw_weight_dense(t[H_W]) : p->w;
+    int rc = pw_dev_reserve(dev, pw_scratch_head(dev, p->c->p[0], &w, backward));
+    struct pw_tensor dh = backward ? t[H_DH] : pw_none(), dw = backward ? some(t[H_DW]) : pw_none();
+    return rc ? rc : pw_head_loss(dev, t[H_LOSS], t[H_BEST], dh, dw, t[H_H], &w, p->ids, backward ? t[H_DLOSS] : pw_none(), p->c->x[0]);
+}
+static int head_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t) { return head_run(p, dev, t, false); }
+static int head_backward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t) { return head_run(p, dev, t, true); }
+static double head_bound(const struct op_case *c)
+{
+    double tokens = (double)c->p[0], d = (double)c->p[1], v = (double)c->p[2], e = sum_bound(d) + u * 2 * d;
+    double loss = 2 * e + u * 4 * (log(v) + 2 * d), weight = 2 * e + 16 * u;
+    return loss + 2 * weight * tokens + sum_bound(tokens) + depth(v) * u * 2;
+}
+static const struct family head = { "head", head_setup, head_forward, head_backward, head_bound, NULL };
+
+/* ---- decode; p: K, N. Exact: the same f32 operations. A row range that begins inside a block and on an odd element ---- */
+enum { D_ALL, D_PART };
+static void decode_setup(struct problem *p)
+{
+    const int64_t *s = p->c->p;
+    quantise(p, p->c->q, p->c->type, s[1], s[0], p->c->flags & CASE_NESTED);
+    add2(p, "all", OUT, s[1], s[0]);
+    act2(p, "part", OUT, s[1] / 2, s[0]);
+}
+static int decode_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    int rc = pw_decode(dev, t[D_ALL], &p->w, 0);
+    return rc ? rc : pw_decode(dev, t[D_PART], &p->w, p->c->p[1] / 3);
+}
+static double decode_bound(const struct op_case *c) { (void)c; return 0; }
+static const struct family decode = { "decode", decode_setup, decode_forward, NULL, decode_bound, NULL };
+
+const struct op_case op_cases_linear[] = {
+    /* T, K, N, R; dropout */
+    { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_BIAS, { 0 } }, { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_LORA | CASE_BIAS, { 0 } },
+    { &linear, { 4, 9, 6, 3 }, F32, CASE_GRAD | CASE_LORA, { 0.4 } }, { &linear, { 3, 9, 7, 2 }, NF4, CASE_GRAD | CASE_LORA, { 0.25 } },
+    { &linear, { 2, 8, 5, 2 }, I8, CASE_GRAD, { 0 } }, { &linear, { 2, 8, 5, 2 }, BF, CASE_GRAD | CASE_BIAS, { 0 } },
+    { &linear, { 1, 64, 48, 8 }, F32, 0, { 0 } }, { &linear, { 65, 130, 97, 8 }, F32, CASE_LORA | CASE_BIAS, { 0 } },
+    { &linear, { 37, 520, 49, 4 }, F32, CASE_LORA, { 0.1 } }, { &linear, { 2, 1100, 51, 4 }, F32, 0, { 0 } },
+    { &linear, { 1, 64, 50, 16 }, NF4, CASE_LORA, { 0 } }, { &linear, { 2, 640, 50, 16 }, NF4, CASE_LORA, { 0 } },
+    { &linear, { 3, 640, 50, 16 }, NF4, CASE_LORA | CASE_NESTED, { 0 } }, { &linear, { 1, 576, 130, 16 }, NF4, CASE_NESTED, { 0 } },
+    { &linear, { 1, 576, 130, 16 }, FP4, CASE_BIAS, { 0 } }, { &linear, { 9, 65, 51, 3 }, NF4, CASE_LORA | CASE_BIAS, { 0.1 } },
+    { &linear, { 70, 129, 133, 17 }, NF4, CASE_LORA, { 0.05 } }, { &linear, { 9, 65, 51, 3 }, FP4, 0, { 0 } },
+    { &linear, { 9, 65, 51, 3 }, I8, CASE_LORA, { 0 } }, { &linear, { 130, 96, 40, 130 }, BF, CASE_LORA, { 0 } },
+    { &linear, { 6, 70, 30, 4 }, HF, 0, { 0 } }, { &linear, { 33, 64, 40, 8 }, NF4, CASE_LORA | CASE_NO_DX, { 0.1 } },
+    { &linear, { 300, 24, 20, 8 }, F32, CASE_LORA | CASE_BIAS, { 0 } }, { &linear, { 140, 33, 12, 3 }, NF4, CASE_LORA, { 0.2 } },
+    /* T, D, V, masked; softcap */
+    { &head, { 4, 5, 7, 3 }, F32, CASE_GRAD, { 0 } }, { &head, { 4, 5, 7, 0 }, F32, CASE_GRAD, { 2 } },
+    { &head, { 3, 6, 9, 2 }, NF4, CASE_GRAD, { 0 } }, { &head, { 2, 4, 1, 0 }, F32, CASE_GRAD, { 0 } }, { &head, { 150, 32, 101, 4 }, F32, 0, { 0 } },
+    { &head, { 33, 16, 1500, 2 }, F32, 0, { 3 } }, { &head, { 20, 64, 200, 3 }, BF, 0, { 0 } }, { &head, { 1, 64, 200, 0 }, NF4, 0, { 0 } },
+    { &decode, { 64, 6 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, FP4, 0, { 0 } },
+    { &decode, { 200, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 7, 3 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, I8, 0, { 0 } },
+    { &decode, { 65, 9 }, BF, 0, { 0 } }, { &decode, { 65, 9 }, HF, 0, { 0 } },
+};
+const int op_cases_linear_n = (int)(sizeof op_cases_linear / sizeof *op_cases_linear);
