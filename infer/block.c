@@ -11,9 +11,9 @@
 
 struct taker { struct pw_pool *pool; enum pw_dtype type; int64_t tokens; size_t bytes; int rc; };
 
-static void take(struct taker *k, struct pw_tensor *t, int64_t columns, bool vector)
+static void take_as(struct taker *k, struct pw_tensor *t, enum pw_dtype type, int64_t columns, bool vector)
 {
-    const size_t bytes = (size_t)k->tokens * (size_t)columns * pw_dtype_bytes(k->type);
+    const size_t bytes = (size_t)k->tokens * (size_t)columns * pw_dtype_bytes(type);
     void *data = NULL;
     k->bytes += pw_pool_round(bytes);
     *t = pw_none();
@@ -26,88 +26,88 @@ static void take(struct taker *k, struct pw_tensor *t, int64_t columns, bool vec
             return;
         }
     }
-    *t = vector ? pw_tensor1(data, k->type, k->tokens) : pw_tensor2(data, k->type, k->tokens, columns);
+    *t = vector ? pw_tensor1(data, type, k->tokens) : pw_tensor2(data, type, k->tokens, columns);
 }
 
-static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_model_config *c, const int ranks[PW_LIN_COUNT])
+static void take(struct taker *k, struct pw_tensor *t, int64_t columns)
 {
+    take_as(k, t, k->type, columns, false);
+}
+
+static void take_statistics(struct taker *k, struct pw_tensor *t, int64_t columns, bool vector)
+{
+    take_as(k, t, k->type == PW_F64 ? PW_F64 : PW_F32, columns, vector);
+}
+
+static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_block_shape *shape)
+{
+    const struct pw_model_config *c = shape->config;
     const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, F = c->ffn;
-    take(k, &s->x_in, D, false);
-    take(k, &s->inv_attn, 1, true);
-    take(k, &s->q, q, false);
-    take(k, &s->k, kv, false);
-    take(k, &s->v, kv, false);
-    take(k, &s->attn, q, false);
-    take(k, &s->lse, c->heads, false);
-    take(k, &s->x_mid, D, false);
-    take(k, &s->inv_mlp, 1, true);
-    take(k, &s->gate, F, false);
-    take(k, &s->up, F, false);
+    take(k, &s->x_in, D);
+    take_statistics(k, &s->inv_attn, 1, true);
+    take(k, &s->q, q);
+    take(k, &s->k, kv);
+    take(k, &s->v, kv);
+    take(k, &s->attn, q);
+    take_statistics(k, &s->lse, c->heads, false);
+    take(k, &s->x_mid, D);
+    take_statistics(k, &s->inv_mlp, 1, true);
+    take(k, &s->gate, F);
+    take(k, &s->up, F);
     for (int l = 0; l < PW_LIN_COUNT; l++)
-        take(k, &s->xa[l], ranks[l], false);
+        take(k, &s->xa[l], shape->ranks[l]);
 }
 
-static void walk_work(struct taker *k, struct pw_work *w, const struct pw_model_config *c, const int ranks[PW_LIN_COUNT], bool backward)
+static void walk_work(struct taker *k, struct pw_work *w, const struct pw_block_shape *shape)
 {
+    const struct pw_model_config *c = shape->config;
     const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, F = c->ffn;
     *w = (struct pw_work){0};
-    take(k, &w->h, D, false);
-    take(k, &w->q, q, false);
-    take(k, &w->k, kv, false);
-    take(k, &w->v, kv, false);
-    take(k, &w->attn, q, false);
-    take(k, &w->lse, c->heads, false);
-    take(k, &w->gate, F, false);
-    take(k, &w->up, F, false);
+    take(k, &w->h, D);
+    take(k, &w->q, q);
+    take(k, &w->k, kv);
+    take(k, &w->v, kv);
+    take(k, &w->attn, q);
+    take_statistics(k, &w->lse, c->heads, false);
+    take(k, &w->gate, F);
+    take(k, &w->up, F);
     for (int l = 0; l < PW_LIN_COUNT; l++)
-        take(k, &w->xa[l], ranks[l], false);
-    if (backward) {
-        take(k, &w->dh, D, false);
-        take(k, &w->glu, F, false);
+        take(k, &w->xa[l], shape->ranks[l]);
+    if (shape->backward) {
+        take(k, &w->dh, D);
+        take(k, &w->glu, F);
         w->dq = w->q, w->dk = w->k, w->dv = w->v, w->dattn = w->attn, w->dgate = w->gate, w->dup = w->up;
     }
 }
 
-size_t pw_saved_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT])
+size_t pw_saved_bytes(const struct pw_block_shape *shape)
 {
     struct pw_saved s;
-    struct taker k = {.type = PW_F32, .tokens = tokens};
-    walk_saved(&k, &s, c, ranks);
+    struct taker k = {.type = shape->type, .tokens = shape->tokens};
+    walk_saved(&k, &s, shape);
     return k.bytes;
 }
 
-int pw_saved_place_as(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT],
-                      enum pw_dtype type)
+int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_block_shape *shape)
 {
-    struct taker k = {.pool = pool, .type = type, .tokens = tokens};
-    walk_saved(&k, s, c, ranks);
+    struct taker k = {.pool = pool, .type = shape->type, .tokens = shape->tokens};
+    walk_saved(&k, s, shape);
     return k.rc;
 }
 
-int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT])
-{
-    return pw_saved_place_as(s, pool, c, tokens, ranks, PW_F32);
-}
-
-size_t pw_work_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward)
+size_t pw_work_bytes(const struct pw_block_shape *shape)
 {
     struct pw_work w;
-    struct taker k = {.type = PW_F32, .tokens = tokens};
-    walk_work(&k, &w, c, ranks, backward);
+    struct taker k = {.type = shape->type, .tokens = shape->tokens};
+    walk_work(&k, &w, shape);
     return k.bytes;
 }
 
-int pw_work_place_as(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT],
-                     bool backward, enum pw_dtype type)
+int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_block_shape *shape)
 {
-    struct taker k = {.pool = pool, .type = type, .tokens = tokens};
-    walk_work(&k, w, c, ranks, backward);
+    struct taker k = {.pool = pool, .type = shape->type, .tokens = shape->tokens};
+    walk_work(&k, w, shape);
     return k.rc;
-}
-
-int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward)
-{
-    return pw_work_place_as(w, pool, c, tokens, ranks, backward, PW_F32);
 }
 
 void pw_model_ranks(const struct pw_model *m, int ranks[PW_LIN_COUNT])

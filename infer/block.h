@@ -1,6 +1,6 @@
 /* One transformer block, forward and backward: the mathematics of the project exists here once, for inference, evaluation and training.
  *
- * x is the residual stream (T, D) f32, updated in place:
+ * x is the residual stream (T, D) of activations, updated in place:
  *     h = rmsnorm(x); q, k, v = linears(h); rope; [k, v go to the KV pool]; a = attention; x += o(a)
  *     h = rmsnorm(x); f = act(gate(h)) * up(h); x += down(f)
  * With `saved` the activations that backward needs are kept there; NULL in inference. Gradient checkpointing is: keep only the block's
@@ -10,7 +10,7 @@
 
 #include "infer/model.h"
 
-struct pw_saved {              /* what one block keeps for backward, (T, .) each, f32 */
+struct pw_saved {              /* what one block keeps for backward, (T, .) each: activations, but for inv and lse in f32 */
     struct pw_tensor x_in, inv_attn, q, k, v, attn, lse, x_mid, inv_mlp, gate, up;
     struct pw_tensor xa[PW_LIN_COUNT];   /* (T, R) of linears with an adapter */
 };
@@ -31,14 +31,17 @@ struct pw_block_batch {        /* the rows of this pass */
 };
 /* Bytes, and placing in a pool; the same functions serve the plan (pool NULL: only counts) and the run. r = largest adapter rank per
  * linear, taken from the weights attached to layer 0..L-1 (ranks[PW_LIN_COUNT], 0 = none). */
-size_t pw_saved_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT]);
-int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT]);
-size_t pw_work_bytes(const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward);
-int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward);
-
-/* The same in another type: f64 on the ref device, for gradient checks. */
-int pw_saved_place_as(struct pw_saved *s, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], enum pw_dtype type);
-int pw_work_place_as(struct pw_work *w, struct pw_pool *pool, const struct pw_model_config *c, int64_t tokens, const int ranks[PW_LIN_COUNT], bool backward, enum pw_dtype type);
+struct pw_block_shape {
+    const struct pw_model_config *config;
+    int64_t tokens;
+    int ranks[PW_LIN_COUNT];
+    bool backward;             /* of work: room for it */
+    enum pw_dtype type;        /* of activations: the device's; f64 on ref, for gradient checks */
+};
+size_t pw_saved_bytes(const struct pw_block_shape *shape);
+int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_block_shape *shape);
+size_t pw_work_bytes(const struct pw_block_shape *shape);
+int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_block_shape *shape);
 /* Largest adapter rank per linear over the layers, as attached now. */
 void pw_model_ranks(const struct pw_model *m, int ranks[PW_LIN_COUNT]);
 

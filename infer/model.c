@@ -17,12 +17,15 @@
 
 /* ---- what to do with stored weights --------------------------------------------------------------------------------- */
 
-struct plan {                  /* --type, resolved */
+struct plan {                  /* --type, resolved, and where weights are made */
     bool quantise;             /* block linears */
     bool convert;              /* all weights to `type` */
     bool copy;                 /* even those that have the type already: they will be written to */
     enum pw_dtype type;
     struct pw_quant_options quant;
+    bool device;               /* the model's device is not the host: everything is made in `stage`, then moved to the pool */
+    struct pw_dev *maker;      /* a host device */
+    struct pw_pool stage;
 };
 
 static int resolve(struct plan *p, const struct pw_model_options *opt)
@@ -59,7 +62,7 @@ static bool aligned(const void *data, enum pw_dtype t)
 static size_t dense_bytes(const struct plan *p, const void *data, enum pw_dtype type, int64_t count)
 {
     const enum pw_dtype to = p->convert ? p->type : type;
-    if (to == type && !p->copy && aligned(data, type))
+    if (to == type && !p->copy && !p->device && aligned(data, type))
         return 0;
     return pw_pool_round((size_t)count * pw_dtype_bytes(to));
 }
@@ -67,6 +70,11 @@ static size_t dense_bytes(const struct plan *p, const void *data, enum pw_dtype 
 static size_t weight_need(const struct plan *p, const struct pw_weight *w, bool block_linear)
 {
     size_t bytes = w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0;
+    if (w->type != PW_Q_DENSE && !p->convert && p->device) {
+        struct pw_weight bare = *w;
+        bare.bias = NULL;
+        return bytes + pw_weight_put_bytes(&bare);
+    }
     if (w->type != PW_Q_DENSE)
         return bytes + (p->convert ? pw_pool_round((size_t)(w->n_out * w->n_in) * pw_dtype_bytes(p->type)) : 0);
     if (p->quantise && block_linear)
@@ -76,23 +84,28 @@ static size_t weight_need(const struct plan *p, const struct pw_weight *w, bool 
 
 /* ---- making ---------------------------------------------------------------------------------------------------------- */
 
+static void *take(struct pw_model *m, struct plan *p, size_t bytes)
+{
+    return pw_pool_take(p->device ? &p->stage : &m->pool, bytes);
+}
+
 /* A copy in the pool, converted. Source rows that are not aligned for their type are moved to an aligned place first. */
-static int convert(struct pw_model *m, struct pw_tensor *t, enum pw_dtype to)
+static int convert(struct pw_model *m, struct plan *p, struct pw_tensor *t, enum pw_dtype to)
 {
     struct pw_tensor src = *t, dst = *t;
     dst.dtype = to;
-    dst.data = pw_pool_take(&m->pool, (size_t)pw_count(src) * pw_dtype_bytes(to));
+    dst.data = take(m, p, (size_t)pw_count(src) * pw_dtype_bytes(to));
     PW_CHECK(dst.data, PW_E_NOMEM, "no room for a copy of %lld elements", (long long)pw_count(src));
     if (src.dtype == to)
         memcpy(dst.data, src.data, pw_bytes(src));
     else if (aligned(src.data, src.dtype))
-        PW_PASS(pw_copy(m->dev, dst, src));
+        PW_PASS(pw_copy(p->maker, dst, src));
     else {
         void *moved = pw_alloc(pw_bytes(src));
         PW_CHECK(moved, PW_E_NOMEM, "out of memory for %zu bytes", pw_bytes(src));
         memcpy(moved, src.data, pw_bytes(src));
         src.data = moved;
-        const int rc = pw_copy(m->dev, dst, src);
+        const int rc = pw_copy(p->maker, dst, src);
         pw_free(moved);
         PW_PASS(rc);
     }
@@ -101,10 +114,10 @@ static int convert(struct pw_model *m, struct pw_tensor *t, enum pw_dtype to)
 }
 
 /* A 4-bit or 8-bit weight made dense, a tile of rows at a time. */
-static int widen(struct pw_model *m, struct pw_weight *w, enum pw_dtype to)
+static int widen(struct pw_model *m, struct plan *p, struct pw_weight *w, enum pw_dtype to)
 {
     const int64_t tile = to == PW_F32 ? w->n_out : 64;
-    struct pw_tensor dst = pw_tensor2(pw_pool_take(&m->pool, (size_t)(w->n_out * w->n_in) * pw_dtype_bytes(to)), to, w->n_out, w->n_in);
+    struct pw_tensor dst = pw_tensor2(take(m, p, (size_t)(w->n_out * w->n_in) * pw_dtype_bytes(to)), to, w->n_out, w->n_in);
     float *rows = NULL;
     int rc = 0;
     PW_CHECK_OUT(dst.data, PW_E_NOMEM, "no room for a dense copy");
@@ -115,9 +128,9 @@ static int widen(struct pw_model *m, struct pw_weight *w, enum pw_dtype to)
     for (int64_t at = 0; at < w->n_out; at += tile) {
         const int64_t n = w->n_out - at < tile ? w->n_out - at : tile;
         struct pw_tensor out = pw_rows(dst, at, n), wide = rows ? pw_tensor2(rows, PW_F32, n, w->n_in) : out;
-        PW_PASS_OUT(pw_decode(m->dev, wide, w, at));
+        PW_PASS_OUT(pw_decode(p->maker, wide, w, at));
         if (rows)
-            PW_PASS_OUT(pw_copy(m->dev, out, wide));
+            PW_PASS_OUT(pw_copy(p->maker, out, wide));
     }
     {
         const float *bias = w->bias;
@@ -129,11 +142,11 @@ out:
     return rc;
 }
 
-static int place_weight(struct pw_model *m, const struct plan *p, struct pw_weight *w, bool block_linear)
+static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, bool block_linear)
 {
     if (w->type != PW_Q_DENSE) {
         if (p->convert)
-            return widen(m, w, p->type);
+            return widen(m, p, w, p->type);
         if (p->quantise && block_linear && w->type != p->quant.type) {
             const int rc = pw_error(PW_E_UNSUPPORTED, "the weight is stored as %s and cannot be quantised again to %s", pw_qtype_name(w->type),
                                     pw_qtype_name(p->quant.type));
@@ -146,25 +159,47 @@ static int place_weight(struct pw_model *m, const struct plan *p, struct pw_weig
     if (p->quantise && block_linear) {
         struct pw_weight made = {0};
         const size_t bytes = pw_quant_bytes(w->n_out, w->n_in, &p->quant);
-        void *memory = pw_pool_take(&m->pool, bytes);
+        void *memory = take(m, p, bytes);
         PW_CHECK(memory, PW_E_NOMEM, "no room for the quantised weight");
         PW_PASS(pw_quant_place(&made, w->n_out, w->n_in, &p->quant, memory, bytes));
-        PW_PASS(pw_quant_encode(m->dev, &made, t, &p->quant));
+        PW_PASS(pw_quant_encode(p->maker, &made, t, &p->quant));
         made.bias = w->bias;
         *w = made;
         return 0;
     }
     if (dense_bytes(p, w->data, w->dtype, pw_count(t)) > 0) {
-        PW_PASS(convert(m, &t, p->convert ? p->type : w->dtype));
+        PW_PASS(convert(m, p, &t, p->convert ? p->type : w->dtype));
         w->data = t.data;
         w->dtype = t.dtype;
     }
     return 0;
 }
 
-static int place_vector(struct pw_model *m, struct pw_tensor *t, enum pw_dtype type)
+/* A made weight where it stays. On a device: its parts from the stage, or from the mapping, to the pool; the stage is free again. */
+static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, bool block_linear)
 {
-    return convert(m, t, type);
+    PW_PASS(make_weight(m, p, w, block_linear));
+    if (!p->device)
+        return 0;
+    void *memory = pw_pool_take(&m->pool, pw_weight_put_bytes(w));
+    PW_CHECK(memory, PW_E_NOMEM, "no room for a weight on device %s", m->dev->kind);
+    PW_PASS(pw_weight_put(m->dev, memory, w));
+    p->stage.used = 0;
+    return 0;
+}
+
+static int place_tensor(struct pw_model *m, struct plan *p, struct pw_tensor *t, enum pw_dtype type)
+{
+    if (!p->device)
+        return convert(m, p, t, type);
+    if (t->dtype != type || !aligned(t->data, type))
+        PW_PASS(convert(m, p, t, type));
+    void *memory = pw_pool_take(&m->pool, pw_bytes(*t));
+    PW_CHECK(memory, PW_E_NOMEM, "no room for a tensor on device %s", m->dev->kind);
+    PW_PASS(pw_dev_put(m->dev, memory, t->data, pw_bytes(*t)));
+    t->data = memory;
+    p->stage.used = 0;
+    return 0;
 }
 
 /* ---- collecting ----------------------------------------------------------------------------------------------------- */
@@ -194,14 +229,15 @@ static int collect_layer(struct pw_model *m, int i)
     return 0;
 }
 
-static int place_bias(struct pw_model *m, int i, int l)
+/* The stored bias as f32 that place_weight takes along; on a device it is made in the stage. */
+static int make_bias(struct pw_model *m, struct plan *p, int i, int l)
 {
     struct pw_weight *w = &m->layers[i].linear[l];
     struct pw_tensor bias;
     char name[160];
     snprintf(name, sizeof name, "model.layers.%d.%s.bias", i, pw_linear_suffix(l));
     PW_PASS(pw_checkpoint_tensor(m->checkpoint, name, w->n_out, 0, &bias));
-    PW_PASS(place_vector(m, &bias, PW_F32));
+    PW_PASS(convert(m, p, &bias, PW_F32));
     w->bias = bias.data;
     return 0;
 }
@@ -237,23 +273,36 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     return bytes;
 }
 
-static int place(struct pw_model *m, const struct plan *p)
+/* The most that is in the stage at once: one tensor, or one weight with its bias. */
+static size_t largest(const struct pw_model *m, const struct plan *p)
+{
+    size_t most = dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)), n;
+    if (!m->config.tied && (n = weight_need(p, &m->head, false)) > most)
+        most = n;
+    for (int i = 0; i < m->config.layers; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            if ((n = weight_need(p, &m->layers[i].linear[l], true)) > most)
+                most = n;
+    return most + pw_pool_round((size_t)m->config.hidden * sizeof(float));
+}
+
+static int place(struct pw_model *m, struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
     if (dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)) > 0)
-        PW_PASS(convert(m, &m->embed, p->convert ? p->type : m->embed.dtype));
+        PW_PASS(place_tensor(m, p, &m->embed, p->convert ? p->type : m->embed.dtype));
     if (k->tied)
         m->head = pw_weight_dense(m->embed);
     else
         PW_TRY(place_weight(m, p, &m->head, false), "head");
-    PW_PASS(place_vector(m, &m->norm_final, PW_F32));
+    PW_PASS(place_tensor(m, p, &m->norm_final, PW_F32));
     for (int i = 0; i < k->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
-        PW_PASS(place_vector(m, &layer->norm_attn, PW_F32));
-        PW_PASS(place_vector(m, &layer->norm_mlp, PW_F32));
+        PW_PASS(place_tensor(m, p, &layer->norm_attn, PW_F32));
+        PW_PASS(place_tensor(m, p, &layer->norm_mlp, PW_F32));
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             if (layer->linear[l].bias)
-                PW_PASS(place_bias(m, i, l));
+                PW_PASS(make_bias(m, p, i, l));
             PW_TRY(place_weight(m, p, &layer->linear[l], true), "layer %d: %s", i, pw_linear_suffix(l));
         }
     }
@@ -268,7 +317,19 @@ int pw_model_make_rope(struct pw_model *m, enum pw_dtype type)
     PW_CHECK(cosines && sines, PW_E_NOMEM, "no room for the rotary tables");
     m->rope_cos = pw_tensor2(cosines, type, m->config.context, columns);
     m->rope_sin = pw_tensor2(sines, type, m->config.context, columns);
-    return pw_rope_tables(&m->config, m->rope_cos, m->rope_sin);
+    if (m->dev->host)
+        return pw_rope_tables(&m->config, m->rope_cos, m->rope_sin);
+    struct pw_tensor c = m->rope_cos, s = m->rope_sin;
+    int rc = 0;
+    c.data = pw_alloc(2 * bytes);
+    PW_CHECK(c.data, PW_E_NOMEM, "out of memory for the rotary tables");
+    s.data = (char *)c.data + bytes;
+    PW_PASS_OUT(pw_rope_tables(&m->config, c, s));
+    PW_PASS_OUT(pw_dev_put(m->dev, cosines, c.data, bytes));
+    PW_PASS_OUT(pw_dev_put(m->dev, sines, s.data, bytes));
+out:
+    pw_free(c.data);
+    return rc;
 }
 
 void pw_model_count_bytes(struct pw_model *m)
@@ -333,8 +394,9 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     struct plan plan;
     int rc = 0;
     opt = opt ? opt : &none;
-    PW_CHECK(dev->host, PW_E_UNSUPPORTED, "device %s: models are loaded on host devices only", dev->kind);
     PW_PASS(resolve(&plan, opt));
+    plan.device = !dev->host;
+    plan.maker = dev;
     PW_PASS(pw_model_new(&m, dev, NULL));
     PW_PASS_OUT(pw_checkpoint_open(&m->checkpoint, path, &copt));
     m->config = *pw_checkpoint_config(m->checkpoint);
@@ -352,11 +414,21 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
         shape(m, &plan);
         goto out;
     }
+    if (plan.device) {
+        const struct pw_dev_options host = {.threads = dev->threads};
+        plan.maker = NULL;
+        PW_PASS_OUT(pw_dev_open(&plan.maker, &host));
+        PW_PASS_OUT(pw_pool_open(&plan.stage, plan.maker, largest(m, &plan), "staging of weights"));
+    }
     PW_PASS_OUT(pw_pool_open(&m->pool, dev, need(m, &plan), "weights"));
     PW_TRY_OUT(place(m, &plan), "loading %s", path);
     PW_TRY_OUT(pw_model_make_rope(m, PW_F32), "loading %s", path);
     pw_model_count_bytes(m);
 out:
+    if (plan.device) {
+        pw_pool_close(&plan.stage);
+        pw_dev_close(plan.maker);
+    }
     if (rc < 0) {
         pw_model_free(m);
         m = NULL;

@@ -59,16 +59,24 @@ int pw_model_params(struct pw_model *m, struct pw_param **params, size_t *n)
 /* Takes the next piece of the pool; random unless deviation is 0, then all `value`. */
 static int fresh(struct pw_model *m, void **data, int64_t count, enum pw_dtype type, double value, double deviation, struct pw_rng rng)
 {
-    *data = pw_pool_take(&m->pool, (size_t)count * pw_dtype_bytes(type));
+    const size_t bytes = (size_t)count * pw_dtype_bytes(type);
+    int rc = 0;
+    *data = pw_pool_take(&m->pool, bytes);
     PW_CHECK(*data, PW_E_NOMEM, "no room for a tensor of %lld elements", (long long)count);
+    void *host = m->dev->host ? *data : pw_alloc(bytes);
+    PW_CHECK(host, PW_E_NOMEM, "out of memory for a tensor of %lld elements", (long long)count);
     for (int64_t i = 0; i < count; i++) {
         const double x = deviation > 0 ? value + deviation * pw_rng_normal(&rng) : value;
         if (type == PW_F64)
-            ((double *)*data)[i] = x;
+            ((double *)host)[i] = x;
         else
-            ((float *)*data)[i] = (float)x;
+            ((float *)host)[i] = (float)x;
     }
-    return 0;
+    if (host != *data) {
+        rc = pw_dev_put(m->dev, *data, host, bytes);
+        pw_free(host);
+    }
+    return rc;
 }
 
 static size_t bytes_of(const struct pw_model_config *config, size_t size)
@@ -123,7 +131,6 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
     uint64_t tensor = 0;
     void *data;
     int rc = 0;
-    PW_CHECK(dev->host, PW_E_UNSUPPORTED, "device %s: models are created on host devices only", dev->kind);
     PW_CHECK(!config->qkv_bias && !config->o_bias && !config->mlp_bias, PW_E_UNSUPPORTED, "training from scratch of a model with biases");
     PW_PASS(pw_model_new(&m, dev, config));
     m->trainable = true;
@@ -202,19 +209,28 @@ static int save_weights(struct pw_model *m, const char *dir, enum pw_dtype type,
     struct pw_param *params;
     size_t n;
     int rc = 0;
+    struct pw_dev *maker = m->dev->host ? m->dev : NULL;   /* a host device: what is written is converted there */
     pw_arena_init(&arena);
+    if (!maker)
+        PW_PASS_OUT(pw_dev_open(&maker, NULL));
     PW_PASS_OUT(list_params(m, &arena, &params, &n));
     struct pw_st_write *list = pw_arena_array(&arena, n, sizeof *list);
     const char *path = pw_path_join(&arena, dir, "model.safetensors");
     PW_CHECK_OUT(list && path, PW_E_NOMEM, "out of memory");
     for (size_t i = 0; i < n; i++) {
         struct pw_tensor t = params[i].value;
+        if (!m->dev->host) {
+            void *here = pw_arena_alloc(&arena, pw_bytes(t));
+            PW_CHECK_OUT(here, PW_E_NOMEM, "out of memory for %s", params[i].name);
+            PW_PASS_OUT(pw_dev_get(m->dev, here, t.data, pw_bytes(t)));
+            t.data = here;
+        }
         if (t.dtype != type) {
             struct pw_tensor to = t;
             to.dtype = type;
             to.data = pw_arena_alloc(&arena, (size_t)pw_count(t) * pw_dtype_bytes(type));
             PW_CHECK_OUT(to.data, PW_E_NOMEM, "out of memory for %s", params[i].name);
-            PW_PASS_OUT(pw_copy(m->dev, to, t));
+            PW_PASS_OUT(pw_copy(maker, to, t));
             t = to;
         }
         list[i] = (struct pw_st_write){.name = params[i].name, .dtype = type_name, .ndim = t.ndim, .shape = {t.shape[0], t.ndim > 1 ? t.shape[1] : 0},
@@ -222,6 +238,8 @@ static int save_weights(struct pw_model *m, const char *dir, enum pw_dtype type,
     }
     PW_PASS_OUT(pw_safetensors_write(path, list, n, metadata, false));
 out:
+    if (maker != m->dev)
+        pw_dev_close(maker);
     pw_arena_free(&arena);
     return rc;
 }

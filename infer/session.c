@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "base/memory.h"
 
+enum list { IDS, POS, KV_ROWS, TARGETS, BEST, LISTS };
+
 struct timeline { bool used; int64_t start, capacity, length; int prefix, shared; };
 
 struct pw_session {
@@ -30,49 +32,88 @@ struct pw_session {
     /* host side of a pass */
     int32_t *ids, *pos, *kv_rows, *targets, *best;                   /* (batch_tokens) */
     int32_t *q_start, *kv_start, *kv_len, *prefix_start, *prefix_len; /* (max_seqs + 1) */
+    /* device side, where that is not host memory */
+    void *lists[LISTS], *seqs, *logits;
     struct pw_arena arena;
 };
 
 /* ---- opening -------------------------------------------------------------------------------------------------------- */
 
-static size_t kv_bytes(const struct pw_model_config *c, int64_t rows)
+enum { LOGIT_ROWS = 8 };   /* rows of logits that exist on a device at a time */
+
+static size_t act_bytes(const struct pw_model *m, int64_t rows, int64_t columns)
 {
-    return 2 * (size_t)c->layers * pw_pool_round((size_t)rows * (size_t)c->kv_heads * (size_t)c->head_dim * sizeof(float));
+    return (size_t)rows * (size_t)columns * pw_dtype_bytes(m->dev->act);
 }
 
-static size_t scratch_bytes(const struct pw_model_config *c, int64_t tokens)
+static size_t kv_bytes(const struct pw_model *m, int64_t rows)
 {
-    static const int none[PW_LIN_COUNT];
-    return pw_work_bytes(c, tokens, none, false) + 3 * pw_pool_round((size_t)tokens * (size_t)c->hidden * sizeof(float)) +
-           pw_pool_round((size_t)tokens * sizeof(float));
+    const struct pw_model_config *c = &m->config;
+    return 2 * (size_t)c->layers * pw_pool_round(act_bytes(m, rows, (int64_t)c->kv_heads * c->head_dim));
 }
 
-size_t pw_session_bytes(const struct pw_model_config *c, int64_t rows, int64_t batch_tokens)
+static struct pw_block_shape shape_of(const struct pw_model *m, int64_t tokens)
 {
-    return kv_bytes(c, rows) + scratch_bytes(c, batch_tokens);
+    return (struct pw_block_shape){.config = &m->config, .tokens = tokens, .type = m->dev->act};
+}
+
+static int64_t logit_rows(int64_t tokens)
+{
+    return tokens < LOGIT_ROWS ? tokens : LOGIT_ROWS;
+}
+
+/* The lists and the logits of a pass, where they are not host memory. */
+static size_t device_bytes(const struct pw_model *m, int64_t tokens, int max_seqs)
+{
+    if (m->dev->host)
+        return 0;
+    return 5 * pw_pool_round((size_t)tokens * sizeof(int32_t)) + pw_seqs_bytes(max_seqs) +
+           pw_pool_round((size_t)logit_rows(tokens) * (size_t)m->config.vocab * sizeof(float));
+}
+
+static size_t scratch_bytes(const struct pw_model *m, int64_t tokens, int max_seqs)
+{
+    const struct pw_block_shape shape = shape_of(m, tokens);
+    return pw_work_bytes(&shape) + 3 * pw_pool_round(act_bytes(m, tokens, m->config.hidden)) + pw_pool_round((size_t)tokens * sizeof(float)) +
+           device_bytes(m, tokens, max_seqs);
+}
+
+size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
+{
+    return kv_bytes(m, rows) + scratch_bytes(m, batch_tokens, max_seqs);
 }
 
 static int open_pools(struct pw_session *s)
 {
-    static const int none[PW_LIN_COUNT];
     struct pw_model *m = s->m;
     const struct pw_model_config *c = &m->config;
-    PW_PASS(pw_pool_open(&s->kv, m->dev, kv_bytes(c, s->rows), "KV cache"));
-    PW_PASS(pw_pool_open(&s->scratch, m->dev, scratch_bytes(c, s->batch_tokens), "activations"));
+    const struct pw_block_shape shape = shape_of(m, s->batch_tokens);
+    const enum pw_dtype act = m->dev->act;
+    PW_PASS(pw_pool_open(&s->kv, m->dev, kv_bytes(m, s->rows), "KV cache"));
+    PW_PASS(pw_pool_open(&s->scratch, m->dev, scratch_bytes(m, s->batch_tokens, s->max_seqs), "activations"));
     for (int i = 0; i < c->layers; i++) {
-        const size_t bytes = (size_t)s->rows * (size_t)c->kv_heads * (size_t)c->head_dim * sizeof(float);
-        s->k_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), PW_F32, s->rows, c->kv_heads, c->head_dim);
-        s->v_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), PW_F32, s->rows, c->kv_heads, c->head_dim);
+        const size_t bytes = act_bytes(m, s->rows, (int64_t)c->kv_heads * c->head_dim);
+        s->k_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), act, s->rows, c->kv_heads, c->head_dim);
+        s->v_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), act, s->rows, c->kv_heads, c->head_dim);
         PW_CHECK(s->k_pool[i].data && s->v_pool[i].data, PW_E_NOMEM, "no room for the KV cache of layer %d", i);
     }
-    PW_PASS(pw_work_place(&s->work, &s->scratch, c, s->batch_tokens, none, false));
+    PW_PASS(pw_work_place(&s->work, &s->scratch, &shape));
     struct pw_tensor *wide[] = {&s->x, &s->h, &s->picked};
     for (int i = 0; i < 3; i++) {
-        *wide[i] = pw_tensor2(pw_pool_take(&s->scratch, (size_t)s->batch_tokens * (size_t)c->hidden * sizeof(float)), PW_F32, s->batch_tokens, c->hidden);
+        *wide[i] = pw_tensor2(pw_pool_take(&s->scratch, act_bytes(m, s->batch_tokens, c->hidden)), act, s->batch_tokens, c->hidden);
         PW_CHECK(wide[i]->data, PW_E_NOMEM, "no room for activations");
     }
     s->loss = pw_tensor1(pw_pool_take(&s->scratch, (size_t)s->batch_tokens * sizeof(float)), PW_F32, s->batch_tokens);
     PW_CHECK(s->loss.data, PW_E_NOMEM, "no room for activations");
+    if (m->dev->host)
+        return 0;
+    for (int i = 0; i < LISTS; i++) {
+        s->lists[i] = pw_pool_take(&s->scratch, (size_t)s->batch_tokens * sizeof(int32_t));
+        PW_CHECK(s->lists[i], PW_E_NOMEM, "no room for the lists of a pass");
+    }
+    s->seqs = pw_pool_take(&s->scratch, pw_seqs_bytes(s->max_seqs));
+    s->logits = pw_pool_take(&s->scratch, (size_t)logit_rows(s->batch_tokens) * (size_t)c->vocab * sizeof(float));
+    PW_CHECK(s->seqs && s->logits, PW_E_NOMEM, "no room for logits");
     return 0;
 }
 
@@ -109,7 +150,6 @@ int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, i
 {
     struct pw_session *s = NULL;
     int rc = 0;
-    PW_CHECK(m->dev->host, PW_E_UNSUPPORTED, "device %s: sessions run on host devices only", m->dev->kind);
     PW_CHECK(rows > 0 && rows <= INT32_MAX && batch_tokens > 0 && batch_tokens <= INT32_MAX && max_seqs > 0 && max_seqs < INT32_MAX, PW_E_FAIL,
              "opening a session: %lld rows, %lld tokens a pass, %d timelines", (long long)rows, (long long)batch_tokens, max_seqs);
     s = pw_alloc_zero(1, sizeof *s);
@@ -271,11 +311,11 @@ static int follow_adapter(struct pw_session *s)
         pw_pool_close(&s->adapter);
         s->adapter = (struct pw_pool){0};
         s->xa_rank = 0;
-        PW_PASS(pw_pool_open(&s->adapter, s->m->dev, pw_pool_round((size_t)s->batch_tokens * (size_t)most * sizeof(float)), "adapter activations"));
-        void *data = pw_pool_take(&s->adapter, (size_t)s->batch_tokens * (size_t)most * sizeof(float));
+        PW_PASS(pw_pool_open(&s->adapter, s->m->dev, pw_pool_round(act_bytes(s->m, s->batch_tokens, most)), "adapter activations"));
+        void *data = pw_pool_take(&s->adapter, act_bytes(s->m, s->batch_tokens, most));
         PW_CHECK(data, PW_E_NOMEM, "no room for the adapter's activations");
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            s->work.xa[l] = pw_tensor2(data, PW_F32, s->batch_tokens, most);
+            s->work.xa[l] = pw_tensor2(data, s->m->dev->act, s->batch_tokens, most);
         s->xa_rank = most;
         PW_PASS(reserve(s));
     }
@@ -305,6 +345,13 @@ static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     return any_prefix;
 }
 
+/* A list of the pass as the device sees it. */
+static int list_of(struct pw_session *s, enum list which, int32_t *host, int64_t n, struct pw_tensor *out)
+{
+    *out = pw_tensor1(s->m->dev->host ? (void *)host : s->lists[which], PW_I32, n);
+    return s->m->dev->host ? 0 : pw_dev_put(s->m->dev, out->data, host, (size_t)n * sizeof *host);
+}
+
 int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
 {
     struct pw_model *m = s->m;
@@ -314,11 +361,17 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     PW_PASS(follow_adapter(s));
     s->fed = 0;
     const bool any_prefix = lay_out(s, feeds, n_feeds);
-    const struct pw_seqs seqs = {n_feeds, s->q_start, s->kv_start, s->kv_len, any_prefix ? s->prefix_start : NULL, any_prefix ? s->prefix_len : NULL};
-    struct pw_block_batch b = {.tokens = n, .pos = pw_tensor1(s->pos, PW_I32, n), .seqs = &seqs, .kv_rows = pw_tensor1(s->kv_rows, PW_I32, n)};
+    struct pw_seqs seqs = {.n = n_feeds, .q_start = s->q_start, .kv_start = s->kv_start, .kv_len = s->kv_len,
+                           .prefix_start = any_prefix ? s->prefix_start : NULL, .prefix_len = any_prefix ? s->prefix_len : NULL};
+    struct pw_block_batch b = {.tokens = n, .seqs = &seqs};
+    struct pw_tensor ids;
     const struct pw_tensor x = pw_rows(s->x, 0, n), h = pw_rows(s->h, 0, n);
+    PW_PASS(list_of(s, IDS, s->ids, n, &ids));
+    PW_PASS(list_of(s, POS, s->pos, n, &b.pos));
+    PW_PASS(list_of(s, KV_ROWS, s->kv_rows, n, &b.kv_rows));
+    PW_PASS(pw_seqs_put(m->dev, s->seqs, &seqs));
 
-    PW_PASS(pw_embed_fwd(m->dev, x, m->embed, pw_tensor1(s->ids, PW_I32, n)));
+    PW_PASS(pw_embed_fwd(m->dev, x, m->embed, ids));
     if (c->embed_scale != 1.0)
         PW_PASS(pw_scale(m->dev, x, c->embed_scale));
     for (int i = 0; i < c->layers; i++) {
@@ -333,19 +386,36 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     return 0;
 }
 
+/* Logits of some rows to host memory: at once where the device computes there, else a few rows at a time. */
+static int head(struct pw_session *s, struct pw_tensor picked, float *logits)
+{
+    struct pw_model *m = s->m;
+    const int64_t n = picked.shape[0], V = m->config.vocab, step = m->dev->host ? n : logit_rows(s->batch_tokens);
+    for (int64_t at = 0; at < n; at += step) {
+        const int64_t some = n - at < step ? n - at : step;
+        const struct pw_tensor y = pw_tensor2(m->dev->host ? (void *)logits : s->logits, PW_F32, some, V);
+        PW_TRY(pw_linear_fwd(m->dev, y, pw_none(), pw_rows(picked, at, some), &m->head, (struct pw_drop){0}), "head");
+        if (!m->dev->host)
+            PW_PASS(pw_dev_get(m->dev, logits + at * V, y.data, pw_bytes(y)));
+    }
+    return 0;
+}
+
 int pw_session_logits(struct pw_session *s, const int32_t *rows, int n, float *logits)
 {
     struct pw_model *m = s->m;
     const int64_t V = m->config.vocab;
     const double cap = m->config.logit_softcap;
+    struct pw_tensor list;
     PW_CHECK(s->fed > 0, PW_E_FAIL, "logits are asked for before a pass");
     PW_CHECK(n > 0 && n <= s->batch_tokens, PW_E_FAIL, "logits of %d rows, but the session is open for %lld", n, (long long)s->batch_tokens);
     for (int i = 0; i < n; i++)
         PW_CHECK(rows[i] >= 0 && rows[i] < s->fed, PW_E_FAIL, "logits of row %d, but the pass had %lld", rows[i], (long long)s->fed);
     memcpy(s->targets, rows, (size_t)n * sizeof *rows);
     const struct pw_tensor picked = pw_rows(s->picked, 0, n);
-    PW_PASS(pw_gather_rows(m->dev, picked, pw_rows(s->h, 0, s->fed), pw_tensor1(s->targets, PW_I32, n)));
-    PW_TRY(pw_linear_fwd(m->dev, pw_tensor2(logits, PW_F32, n, V), pw_none(), picked, &m->head, (struct pw_drop){0}), "head");
+    PW_PASS(list_of(s, TARGETS, s->targets, n, &list));
+    PW_PASS(pw_gather_rows(m->dev, picked, pw_rows(s->h, 0, s->fed), list));
+    PW_PASS(head(s, picked, logits));
     for (int64_t i = 0; cap > 0 && i < (int64_t)n * V; i++)
         logits[i] = (float)(cap * tanh((double)logits[i] / cap));
     return 0;
@@ -355,15 +425,18 @@ int pw_session_logprobs(struct pw_session *s, const int32_t *targets, float *log
 {
     struct pw_model *m = s->m;
     const int64_t n = s->fed;
+    struct pw_tensor list, best = pw_none();
     PW_CHECK(n > 0, PW_E_FAIL, "log-probabilities are asked for before a pass");
     memcpy(s->targets, targets, (size_t)n * sizeof *targets);
-    const struct pw_tensor loss = pw_rows(s->loss, 0, n), best = argmax ? pw_tensor1(s->best, PW_I32, n) : pw_none();
-    PW_TRY(pw_head_loss(m->dev, loss, best, pw_none(), pw_none(), pw_rows(s->h, 0, n), &m->head, pw_tensor1(s->targets, PW_I32, n), pw_none(),
-                        m->config.logit_softcap), "head");
-    const float *nll = loss.data;
-    for (int64_t i = 0; i < n; i++)
-        logprobs[i] = targets[i] >= 0 ? -nll[i] : 0;
+    PW_PASS(list_of(s, TARGETS, s->targets, n, &list));
     if (argmax)
-        memcpy(argmax, s->best, (size_t)n * sizeof *argmax);
+        best = pw_tensor1(m->dev->host ? (void *)s->best : s->lists[BEST], PW_I32, n);
+    const struct pw_tensor loss = pw_rows(s->loss, 0, n);
+    PW_TRY(pw_head_loss(m->dev, loss, best, pw_none(), pw_none(), pw_rows(s->h, 0, n), &m->head, list, pw_none(), m->config.logit_softcap), "head");
+    PW_PASS(pw_dev_get(m->dev, logprobs, loss.data, pw_bytes(loss)));
+    for (int64_t i = 0; i < n; i++)
+        logprobs[i] = targets[i] >= 0 ? -logprobs[i] : 0;
+    if (argmax)
+        PW_PASS(pw_dev_get(m->dev, argmax, best.data, pw_bytes(best)));
     return 0;
 }

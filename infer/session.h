@@ -11,7 +11,8 @@ struct pw_session;
 /* rows: KV rows per layer; batch_tokens: most tokens of one pass; max_seqs: most timelines. Everything is allocated here. */
 int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 void pw_session_close(struct pw_session *s);
-size_t pw_session_bytes(const struct pw_model_config *c, int64_t rows, int64_t batch_tokens); /* for plans */
+/* Device memory a session takes, for plans: cache, activations and, where they are not host memory, the lists and some rows of logits. */
+size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 
 const struct pw_model *pw_session_model(const struct pw_session *s);
 int64_t pw_session_batch_tokens(const struct pw_session *s);

@@ -165,6 +165,67 @@ void pw_adapter_init(struct pw_adapter *a, uint64_t seed)
     }
 }
 
+static int copy_tensors(struct pw_adapter *to, const struct pw_adapter *from, struct pw_dev *dev, int (*move)(struct pw_dev *, void *, const void *, size_t))
+{
+    for (size_t i = 0; i < to->n; i++) {
+        PW_PASS(move(dev, to->modules[i].lora.a.data, from->modules[i].lora.a.data, pw_bytes(from->modules[i].lora.a)));
+        PW_PASS(move(dev, to->modules[i].lora.b.data, from->modules[i].lora.b.data, pw_bytes(from->modules[i].lora.b)));
+    }
+    return 0;
+}
+
+static int copy_modules(struct pw_adapter *out, const struct pw_adapter *a)
+{
+    out->modules = pw_arena_array(&out->arena, a->n, sizeof *out->modules);
+    PW_CHECK(out->modules, PW_E_NOMEM, "no memory for the adapter's modules");
+    out->n = a->n;
+    for (size_t i = 0; i < a->n; i++) {
+        out->modules[i] = a->modules[i];
+        out->modules[i].name = pw_arena_strndup(&out->arena, a->modules[i].name, strlen(a->modules[i].name));
+        PW_CHECK(out->modules[i].name, PW_E_NOMEM, "no memory for the adapter's modules");
+    }
+    if (a->config.targets && !(out->config.targets = pw_arena_strndup(&out->arena, a->config.targets, strlen(a->config.targets))))
+        return pw_error(PW_E_NOMEM, "no memory for the adapter");
+    void *memory = pw_arena_alloc(&out->arena, pw_adapter_bytes(a));
+    PW_CHECK(memory, PW_E_NOMEM, "no memory for the adapter's tensors");
+    return pw_adapter_place(out, memory, pw_adapter_bytes(a));
+}
+
+int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw_dev *dev)
+{
+    *out = (struct pw_adapter){.config = a->config};
+    pw_arena_init(&out->arena);
+    int rc = copy_modules(out, a);
+    if (rc == 0)
+        rc = copy_tensors(out, a, dev, pw_dev_get);
+    if (rc < 0)
+        pw_adapter_free(out);
+    return rc;
+}
+
+int pw_adapter_put(struct pw_adapter *a, struct pw_dev *dev)
+{
+    if (dev->host)
+        return 0;
+    struct pw_adapter there = *a;
+    int rc = 0;
+    there.modules = NULL;
+    PW_PASS(pw_pool_open(&there.device, dev, pw_adapter_bytes(a), "adapter"));
+    there.modules = pw_arena_array(&a->arena, a->n, sizeof *there.modules);
+    PW_CHECK_OUT(there.modules, PW_E_NOMEM, "no memory for the adapter's modules");
+    memcpy(there.modules, a->modules, a->n * sizeof *there.modules);
+    PW_PASS_OUT(pw_adapter_place(&there, pw_pool_take(&there.device, pw_adapter_bytes(a)), pw_adapter_bytes(a)));
+    PW_PASS_OUT(copy_tensors(&there, a, dev, pw_dev_put));
+    for (size_t i = 0; i < a->n; i++)
+        a->modules[i] = there.modules[i];
+    pw_pool_close(&a->device);
+    a->device = there.device;
+    return 0;
+out:
+    pw_pool_close(&there.device);
+    return rc;
+}
+
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module)
 {
     for (size_t i = 0; i < a->n; i++)
@@ -177,6 +238,7 @@ void pw_adapter_free(struct pw_adapter *a)
 {
     if (!a)
         return;
+    pw_pool_close(&a->device);
     pw_arena_free(&a->arena);
     *a = (struct pw_adapter){0};
 }

@@ -9,6 +9,7 @@
 #include "base/progress.h"
 #include "base/rng.h"
 #include "data/checkpoint.h"
+#include "kernels/dev.h"
 #include "kernels/weight.h"
 
 struct pw_adapter_config {
@@ -30,6 +31,7 @@ struct pw_adapter {
     struct pw_adapter_config config;
     struct pw_adapter_module *modules; size_t n;
     struct pw_arena arena;        /* names, and tensors when loaded from disk */
+    struct pw_pool device;        /* tensors after pw_adapter_put */
 };
 
 /* Lists the modules that `config->targets` selects in a model of this shape, in forward order (layer by layer: q k v o gate up down);
@@ -40,6 +42,10 @@ int64_t pw_adapter_parameters(const struct pw_adapter *a);
 int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes); /* lays all tensors out in one region, in module order */
 /* A = uniform(-1/sqrt(n_in), 1/sqrt(n_in)) (Kaiming with a = sqrt 5, as PEFT), B = 0. One Philox stream per module. Host memory. */
 void pw_adapter_init(struct pw_adapter *a, uint64_t seed);
+/* Moves the tensors from host memory to the device, into memory that the adapter owns from then on; nothing happens on host devices. */
+int pw_adapter_put(struct pw_adapter *a, struct pw_dev *dev);
+/* A copy whose tensors are in host memory: for writing one that lives on a device. To be freed. */
+int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw_dev *dev);
 double pw_adapter_scale(const struct pw_adapter_config *c);
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module);
 void pw_adapter_free(struct pw_adapter *a);

@@ -156,24 +156,24 @@ END_TEST
 START_TEST(sizes_are_what_is_taken)
 {
     const struct pw_model_config c = whole_config(false);
-    const int ranks[PW_LIN_COUNT] = {3, 0, 3, 0, 5, 5, 1};
+    const struct pw_block_shape shape = {.config = &c, .tokens = 9, .ranks = {3, 0, 3, 0, 5, 5, 1}, .backward = true, .type = PW_F32};
     struct pw_dev *dev;
     struct pw_pool pool;
     struct pw_saved saved;
     struct pw_work work;
     const struct pw_dev_options opt = {.kind = "cpu", .threads = 1};
     ck_assert_int_eq(pw_dev_open(&dev, &opt), 0);
-    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_saved_bytes(&c, 9, ranks), "saved"), 0);
-    ck_assert_int_eq(pw_saved_place(&saved, &pool, &c, 9, ranks), 0);
+    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_saved_bytes(&shape), "saved"), 0);
+    ck_assert_int_eq(pw_saved_place(&saved, &pool, &shape), 0);
     ck_assert_uint_eq(pool.used, pool.bytes);
     ck_assert(!saved.xa[PW_LIN_K].data && saved.xa[PW_LIN_GATE].shape[1] == 5);
     pw_pool_close(&pool);
-    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_work_bytes(&c, 9, ranks, true), "work"), 0);
-    ck_assert_int_eq(pw_work_place(&work, &pool, &c, 9, ranks, true), 0);
+    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_work_bytes(&shape), "work"), 0);
+    ck_assert_int_eq(pw_work_place(&work, &pool, &shape), 0);
     ck_assert_uint_eq(pool.used, pool.bytes);
     pw_pool_close(&pool);
-    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_work_bytes(&c, 9, ranks, true) - 64, "work"), 0);
-    ck_assert_int_lt(pw_work_place(&work, &pool, &c, 9, ranks, true), 0);    /* a plan that is too small is an error */
+    ck_assert_int_eq(pw_pool_open(&pool, dev, pw_work_bytes(&shape) - 64, "work"), 0);
+    ck_assert_int_lt(pw_work_place(&work, &pool, &shape), 0);    /* a plan that is too small is an error */
     pw_pool_close(&pool);
     pw_dev_close(dev);
 }

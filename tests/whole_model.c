@@ -106,7 +106,6 @@ static void open_rows(struct whole *w, const int *lens, uint64_t seed)
 void whole_open(struct whole *w, const char *device, const struct pw_model_config *c, enum pw_dtype type, int rank, const int *lens, uint64_t seed)
 {
     const struct pw_dev_options opt = {.kind = device, .threads = 2, .level = getenv("PW_CPU")};
-    int ranks[PW_LIN_COUNT];
     *w = (struct whole){0};
     MUST(pw_dev_open(&w->dev, &opt));
     MUST(pw_model_create_as(&w->m, w->dev, c, seed, type));
@@ -115,12 +114,14 @@ void whole_open(struct whole *w, const char *device, const struct pw_model_confi
         open_layer(w, i, type, rank, seed);
     open_rows(w, lens, seed);
     const int64_t T = w->tokens, D = c->hidden;
-    pw_model_ranks(w->m, ranks);
+    struct pw_block_shape shape = {.config = c, .tokens = T, .backward = true, .type = type};
+    pw_model_ranks(w->m, shape.ranks);
     for (int i = 0; i < c->layers; i++) {
-        MUST(pw_saved_place_as(&w->saved[i], &w->pool, c, T, ranks, type));
+        MUST(pw_saved_place(&w->saved[i], &w->pool, &shape));
         w->inputs[i] = piece(w, type, T, D);
     }
-    MUST(pw_work_place_as(&w->work, &w->pool, c, T + 3, ranks, true, type)); /* larger than the pass on purpose */
+    shape.tokens = T + 3;
+    MUST(pw_work_place(&w->work, &w->pool, &shape)); /* larger than the pass on purpose */
     w->dembed = piece(w, type, c->vocab, D);
     w->dhead = c->tied ? w->dembed : piece(w, type, c->vocab, D);
     w->dnorm_final = piece(w, type, D, 0);

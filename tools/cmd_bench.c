@@ -186,7 +186,7 @@ static int connect(struct pw_pass *pass, struct pw_optim *optim, const struct pw
 /* Forward and backward of one row through a fresh adapter of rank 16 on all linears, nothing recomputed. */
 static int train(struct bench *b)
 {
-    const struct pw_pass_shape shape = {.tokens = b->train, .sequence = b->train, .train = true};
+    const struct pw_pass_shape shape = {.tokens = b->train, .sequences = 1, .train = true};
     struct pw_adapter adapter = {0};
     struct pw_arena a;
     struct pw_pool pool = {0}, gradients = {0};
@@ -393,7 +393,7 @@ static int run(struct pw_cmd *c)
     const bool synthetic = strncmp(name, "synthetic:", 10) == 0;
     int rc = 0;
     if (synthetic) {
-        PW_PASS_OUT(pw_cmd_device(c, &l.dev));
+        PW_PASS_OUT(pw_cmd_host_device(c, &l.dev));
         PW_TRY_OUT(make_synthetic(&b, name, l.dev), "making %s", name);
     } else {
         PW_CHECK_OUT(c->common->adapters.n == 0, PW_E_USAGE, "pw bench takes no --adapter: it makes its own");

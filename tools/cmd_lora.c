@@ -208,7 +208,7 @@ static int lora_merge(struct pw_cmd *c)
     for (size_t i = 0; i < a.n; i++)
         a.modules[i].lora.scale *= scale;
     PW_PASS_OUT(merge_dtype(c, base, &dtype));
-    PW_PASS_OUT(pw_cmd_device(c, &dev));
+    PW_PASS_OUT(pw_cmd_host_device(c, &dev));
     PW_PASS_OUT(pw_lora_merge(dev, base, &a, dtype, o->out, c->common->force, &r, c->progress));
     pw_json_begin(&w);
     pw_json_str(&w, "output", o->out);

@@ -45,7 +45,7 @@ static int quant(struct pw_cmd *c)
     PW_PASS(pw_quant_parse(c->common->type, &to));
     to.double_quant = c->common->double_quant;
     PW_CHECK(!to.double_quant || to.type == PW_Q_NF4 || to.type == PW_Q_FP4, PW_E_USAGE, "--double-quant is for nf4 and fp4, not %s", c->common->type);
-    PW_PASS_OUT(pw_cmd_device(c, &dev));
+    PW_PASS_OUT(pw_cmd_host_device(c, &dev));
     pw_json_begin(&s.json);
     pw_json_open(&s.json, "tensors", '[');
     PW_PASS_OUT(pw_quant_folder(dev, c->args.items[0], &copt, o->out, c->common->force, &to, each, &s, c->progress));

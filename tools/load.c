@@ -47,6 +47,7 @@ static int read_adapter(struct pw_adapter *a, const char *given, const struct pw
     PW_TRY_OUT(pw_adapter_check_base(a, m->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress), "loading the adapter %s", path);
     for (size_t i = 0; i < a->n; i++)
         a->modules[i].lora.scale *= scale;
+    PW_TRY_OUT(pw_adapter_put(a, m->dev), "loading the adapter %s", path);
 out:
     pw_free(path);
     return rc;

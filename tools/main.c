@@ -82,6 +82,19 @@ int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out)
     return rc;
 }
 
+int pw_cmd_host_device(const struct pw_cmd *c, struct pw_dev **out)
+{
+    const char *asked = c->common->device;
+    bool automatic = strcmp(asked, "auto") == 0, ref = strcmp(asked, "ref") == 0;
+    struct pw_dev_options opt = {automatic ? NULL : asked, (int)c->common->threads, ref ? NULL : getenv("PW_CPU")};
+    if (!automatic && !ref && strcmp(asked, "cpu") != 0) {
+        int rc = pw_error(PW_E_REFUSED, "this command computes on the processor, not on device %s", asked);
+        pw_error_hint("leave --device away");
+        return rc;
+    }
+    return pw_dev_open(out, &opt);
+}
+
 void pw_json_begin(struct pw_json *w)
 {
     pw_json_open(w, NULL, '{');

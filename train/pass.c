@@ -24,9 +24,9 @@ static struct pw_tensor vector(struct walk *k, enum pw_dtype t, int64_t n)
     return pw_tensor1(take(k, (size_t)n * pw_dtype_bytes(t)), t, n);
 }
 
-static struct pw_tensor matrix(struct walk *k, int64_t rows, int64_t columns)
+static struct pw_tensor matrix(struct walk *k, enum pw_dtype t, int64_t rows, int64_t columns)
 {
-    return pw_tensor2(take(k, (size_t)rows * (size_t)columns * sizeof(float)), PW_F32, rows, columns);
+    return pw_tensor2(take(k, (size_t)rows * (size_t)columns * pw_dtype_bytes(t)), t, rows, columns);
 }
 
 static int64_t slots_of(const struct pw_model *m, const struct pw_pass_shape *s)
@@ -34,40 +34,48 @@ static int64_t slots_of(const struct pw_model *m, const struct pw_pass_shape *s)
     return !s->train ? 0 : s->checkpointing ? 1 : m->config.layers;
 }
 
+static struct pw_block_shape shape_of(const struct pw_model *m, const struct pw_pass_shape *s)
+{
+    struct pw_block_shape shape = {.config = &m->config, .tokens = s->tokens, .backward = s->train, .type = m->dev->act};
+    pw_model_ranks(m, shape.ranks);
+    return shape;
+}
+
 /* What is kept between forward and backward. */
 static void walk_saved(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s)
 {
-    int ranks[PW_LIN_COUNT];
-    pw_model_ranks(m, ranks);
+    const struct pw_block_shape block = shape_of(m, s);
     if (s->train && s->checkpointing)
-        p->inputs = matrix(k, (int64_t)m->config.layers * s->tokens, m->config.hidden);
+        p->inputs = matrix(k, m->dev->act, (int64_t)m->config.layers * s->tokens, m->config.hidden);
     for (int64_t i = 0; i < slots_of(m, s); i++) {
-        k->bytes += pw_saved_bytes(&m->config, s->tokens, ranks);
+        k->bytes += pw_saved_bytes(&block);
         if (k->pool && k->rc == 0)
-            k->rc = pw_saved_place(&p->saved[i], k->pool, &m->config, s->tokens, ranks);
+            k->rc = pw_saved_place(&p->saved[i], k->pool, &block);
     }
 }
 
 static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s)
 {
     int64_t T = s->tokens, D = m->config.hidden;
-    int ranks[PW_LIN_COUNT];
-    pw_model_ranks(m, ranks);
+    const struct pw_block_shape block = shape_of(m, s);
+    const enum pw_dtype act = m->dev->act;
     p->ids = vector(k, PW_I32, T);
     p->pos = vector(k, PW_I32, T);
     p->targets = vector(k, PW_I32, T);
     p->loss = vector(k, PW_F32, T);
-    p->x = matrix(k, T, D);
-    p->h = matrix(k, T, D);
+    p->x = matrix(k, act, T, D);
+    p->h = matrix(k, act, T, D);
     if (s->train) {
         p->dloss = vector(k, PW_F32, T);
         p->inv_final = vector(k, PW_F32, T);
-        p->dh = matrix(k, T, D);
-        p->dx = matrix(k, T, D);
+        p->dh = matrix(k, act, T, D);
+        p->dx = matrix(k, act, T, D);
     }
-    k->bytes += pw_work_bytes(&m->config, T, ranks, s->train);
+    if (!m->dev->host)
+        p->seqs = take(k, pw_seqs_bytes((int)s->sequences));
+    k->bytes += pw_work_bytes(&block);
     if (k->pool && k->rc == 0)
-        k->rc = pw_work_place(&p->work, k->pool, &m->config, T, ranks, s->train);
+        k->rc = pw_work_place(&p->work, k->pool, &block);
 }
 
 void pw_pass_size(const struct pw_model *m, const struct pw_pass_shape *s, struct pw_pass_bytes *bytes)
@@ -218,7 +226,9 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     PW_PASS(pw_dev_put(dev, r.ids.data, batch->ids, bytes));
     PW_PASS(pw_dev_put(dev, r.pos.data, batch->positions, bytes));
     PW_PASS(pw_dev_put(dev, r.targets.data, batch->targets, bytes));
-    const struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len};
+    PW_CHECK(batch->n_seqs <= p->shape.sequences, PW_E_FAIL, "a pass of %d sequences (planned for %lld)", (int)batch->n_seqs, (long long)p->shape.sequences);
+    struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len};
+    PW_PASS(pw_seqs_put(dev, p->seqs, &seqs));
     const struct pw_block_batch b = {
         .tokens = n, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(), .k_pool = pw_none(), .v_pool = pw_none(),
         .train = o->dropout && o->drop_p > 0, .drop_seed = o->drop_seed, .drop_offset = o->drop_offset, .drop_p = o->drop_p,

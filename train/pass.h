@@ -12,7 +12,7 @@
 
 struct pw_pass_shape {
     int64_t tokens;            /* of the largest pass */
-    int64_t sequence;          /* tokens of the longest sequence */
+    int64_t sequences;         /* most sequences in a pass */
     bool train;                /* backward too */
     bool checkpointing;
 };
@@ -21,7 +21,8 @@ struct pw_pass {
     struct pw_pass_shape shape;
     struct pw_tensor ids, pos, targets;          /* (T) i32 */
     struct pw_tensor loss, dloss, inv_final;     /* (T) f32 */
-    struct pw_tensor x, h, dh, dx;               /* (T, D) f32 */
+    struct pw_tensor x, h, dh, dx;               /* (T, D) activations */
+    void *seqs;                                  /* pw_seqs_put; NULL on host devices */
     struct pw_tensor inputs;                     /* (L * T, D): the blocks' inputs, with checkpointing */
     struct pw_saved *saved;                      /* (L), or one with checkpointing */
     struct pw_work work;

@@ -160,10 +160,20 @@ static int plan_adapter(struct pw_run *run)
     return 0;
 }
 
-static void fill_budget(struct pw_run *run)
+static int fill_budget(struct pw_run *run)
 {
     struct pw_budget *b = &run->budget;
     const struct pw_trainer *t = &run->trainer;
+    struct pw_dev *dev = run->opt.dev;
+    if (!dev->host) {          /* a card's memory holds weights and training alone; what the program itself takes is the host's */
+        size_t free_bytes, total_bytes;
+        *b = (struct pw_budget){0};
+        pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
+        pw_trainer_budget(t, b);
+        PW_PASS(pw_dev_memory(dev, &free_bytes, &total_bytes));
+        run->limit = run->opt.memory ? run->opt.memory : free_bytes;
+        return 0;
+    }
     *b = (struct pw_budget){.before = pw_peak_rss_bytes()};
     pw_budget_add(b, PW_BUDGET_PROCESS, "program and data set", pw_rss_bytes());
     pw_budget_add(b, PW_BUDGET_PROCESS, "libraries", PW_RUN_LIBRARY_BYTES);
@@ -175,6 +185,7 @@ static void fill_budget(struct pw_run *run)
     pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", 3 * pw_optim_region(t->slots, t->n_slots));
     pw_budget_add(b, PW_BUDGET_SCRATCH, "writing the curves", (size_t)t->epochs.steps * PW_RUN_LOG_BYTES);
     run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() + pw_rss_bytes();
+    return 0;
 }
 
 int pw_run_open(struct pw_run *run, const struct pw_run_options *opt)
@@ -190,8 +201,7 @@ int pw_run_open(struct pw_run *run, const struct pw_run_options *opt)
     PW_PASS(open_data(run));
     PW_PASS(plan_adapter(run));
     PW_PASS(pw_run_trainer(run));
-    fill_budget(run);
-    return 0;
+    return fill_budget(run);
 }
 
 void pw_run_close(struct pw_run *run)
@@ -244,17 +254,21 @@ static int gemm_rate(struct pw_dev *dev, double *rate)
     enum { N = 512, ROWS = 256 };
     struct pw_pool pool = {0};
     int rc = 0;
-    PW_PASS_OUT(pw_pool_open(&pool, dev, (size_t)(N * N + 2 * ROWS * N) * sizeof(float) + 256, "measuring"));
-    struct pw_weight w = pw_weight_dense(pw_tensor2(pw_pool_take(&pool, N * N * sizeof(float)), PW_F32, N, N));
-    struct pw_tensor x = pw_tensor2(pw_pool_take(&pool, ROWS * N * sizeof(float)), PW_F32, ROWS, N);
-    struct pw_tensor y = pw_tensor2(pw_pool_take(&pool, ROWS * N * sizeof(float)), PW_F32, ROWS, N);
+    const enum pw_dtype act = dev->act;
+    const size_t one = pw_dtype_bytes(act);
+    PW_PASS_OUT(pw_pool_open(&pool, dev, (size_t)(N * N + 2 * ROWS * N) * one + 256, "measuring"));
+    struct pw_weight w = pw_weight_dense(pw_tensor2(pw_pool_take(&pool, N * N * one), act, N, N));
+    struct pw_tensor x = pw_tensor2(pw_pool_take(&pool, ROWS * N * one), act, ROWS, N);
+    struct pw_tensor y = pw_tensor2(pw_pool_take(&pool, ROWS * N * one), act, ROWS, N);
     PW_PASS_OUT(pw_dev_reserve(dev, pw_scratch_linear(dev, ROWS, &w, false)));
     const struct pw_drop none = {0};
     PW_PASS_OUT(pw_linear_fwd(dev, y, pw_none(), x, &w, none));
+    PW_PASS_OUT(pw_dev_sync(dev));
     double from = pw_seconds(), seconds = 0;
     int runs = 0;
     for (; seconds < 0.03; runs++) {
         PW_PASS_OUT(pw_linear_fwd(dev, y, pw_none(), x, &w, none));
+        PW_PASS_OUT(pw_dev_sync(dev));
         seconds = pw_seconds() - from;
     }
     *rate = 2.0 * N * N * ROWS * runs / seconds;

@@ -59,9 +59,13 @@ int pw_run_outputs(struct pw_run *run, const char *folder, const char *name)
     int rc = 0;
     PW_CHECK(path, PW_E_NOMEM, "out of memory");
     PW_PASS_OUT(pw_outdir_open(&dir, path, true));
-    if (run->has_adapter)
-        PW_PASS_OUT(pw_peft_write(&run->adapter, dir.temp));
-    else {
+    if (run->has_adapter) {
+        struct pw_adapter host = {0};
+        PW_PASS_OUT(pw_adapter_get(&host, &run->adapter, run->opt.dev));
+        rc = pw_peft_write(&host, dir.temp);
+        pw_adapter_free(&host);
+        PW_PASS_OUT(rc);
+    } else {
         PW_PASS_OUT(pw_model_save(run->model, dir.temp, run->opt.recipe->dtype));
         if (run->opt.recipe->fresh)
             PW_PASS_OUT(copy_tokenizer(run, dir.temp));
@@ -203,12 +207,34 @@ static int init_from(struct pw_run *run, const char *dir)
         PW_CHECK_OUT(f->lora.r == m->lora.r && f->lora.scale == m->lora.scale, PW_E_FAIL,
                      "adapter.init_from: %s: %s: rank and scale differ (expected %d and %g, got %d and %g)", dir, m->name, m->lora.r, m->lora.scale,
                      f->lora.r, f->lora.scale);
-        memcpy(m->lora.a.data, f->lora.a.data, pw_bytes(m->lora.a));
-        memcpy(m->lora.b.data, f->lora.b.data, pw_bytes(m->lora.b));
+        PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.a.data, f->lora.a.data, pw_bytes(m->lora.a)));
+        PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.b.data, f->lora.b.data, pw_bytes(m->lora.b)));
     }
     PW_CHECK_OUT(from.n == run->adapter.n, PW_E_FAIL, "adapter.init_from: %s has %zu modules (expected %zu)", dir, from.n, run->adapter.n);
 out:
     pw_adapter_free(&from);
+    return rc;
+}
+
+/* Initial values are drawn on the host and brought to where the adapter lives. */
+static int fresh_adapter(struct pw_run *run, uint64_t seed)
+{
+    struct pw_dev *dev = run->opt.dev;
+    struct pw_adapter host = {0};
+    int rc = 0;
+    if (dev->host) {
+        pw_adapter_init(&run->adapter, seed);
+        return 0;
+    }
+    PW_PASS(pw_adapter_get(&host, &run->adapter, dev));
+    pw_adapter_init(&host, seed);
+    for (size_t i = 0; i < host.n && rc == 0; i++) {
+        const struct pw_lora *from = &host.modules[i].lora, *to = &run->adapter.modules[i].lora;
+        rc = pw_dev_put(dev, to->a.data, from->a.data, pw_bytes(from->a));
+        if (rc == 0)
+            rc = pw_dev_put(dev, to->b.data, from->b.data, pw_bytes(from->b));
+    }
+    pw_adapter_free(&host);
     return rc;
 }
 
@@ -219,8 +245,7 @@ static int take_memory(struct training *k)
     PW_PASS(pw_run_trainer(run));
     PW_PASS(pw_trainer_start(&run->trainer));
     if (run->has_adapter && !k->resume_from[0]) {
-        PW_CHECK(run->opt.dev->host, PW_E_UNSUPPORTED, "device %s: adapters are initialised on host devices only", run->opt.dev->kind);
-        pw_adapter_init(&run->adapter, (uint64_t)k->r->seed);
+        PW_PASS(fresh_adapter(run, (uint64_t)k->r->seed));
         if (k->r->init_from)
             PW_PASS(init_from(run, k->r->init_from));
     }

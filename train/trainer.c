@@ -55,6 +55,12 @@ static int plan_eval(struct pw_trainer *t)
     return 0;
 }
 
+static int64_t most_rows(const struct pw_trainer *t)
+{
+    int64_t eval = t->eval_plan ? t->eval_plan->max_rows : 0;
+    return eval > t->epochs.max_rows ? eval : t->epochs.max_rows;
+}
+
 int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
 {
     const struct pw_recipe *r = set->recipe;
@@ -69,16 +75,11 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     t->shape = (struct pw_pass_shape){.tokens = t->epochs.max_tokens, .train = true, .checkpointing = r->checkpointing};
     if (t->eval_plan && t->eval_plan->max_tokens > t->shape.tokens)
         t->shape.tokens = t->eval_plan->max_tokens;
+    t->shape.sequences = most_rows(t);
     PW_PASS(set->adapter ? slots_of_adapter(t) : slots_of_model(t));
     for (size_t i = 0; i < t->n_slots; i++)
         t->parameters += pw_count(t->slots[i].value);
     return 0;
-}
-
-static int64_t most_rows(const struct pw_trainer *t)
-{
-    int64_t eval = t->eval_plan ? t->eval_plan->max_rows : 0;
-    return eval > t->epochs.max_rows ? eval : t->epochs.max_rows;
 }
 
 void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
@@ -93,7 +94,8 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     pw_budget_add(b, PW_BUDGET_SAVED, t->shape.checkpointing ? "block inputs and one block" : "activations of all blocks", bytes.saved);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "pass", bytes.scratch);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "operations", bytes.device);
-    pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (3 * sizeof(int32_t) + sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
+    if (t->set.model->dev->host)
+        pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (3 * sizeof(int32_t) + sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
 }
 
 int pw_trainer_start(struct pw_trainer *t)
