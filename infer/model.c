@@ -427,7 +427,8 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
 out:
     if (plan.device) {
         pw_pool_close(&plan.stage);
-        pw_dev_close(plan.maker);
+        if (plan.maker != dev)
+            pw_dev_close(plan.maker);
     }
     if (rc < 0) {
         pw_model_free(m);
