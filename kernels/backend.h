@@ -21,6 +21,11 @@ struct pw_backend {
     int (*get)(struct pw_dev *d, void *host, const void *device, size_t bytes);
     int (*sync)(struct pw_dev *d);
     int (*memory)(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);
+    int (*take_pinned)(struct pw_dev *d, void **out, size_t bytes);   /* host memory that transfers and kernels reach; cleared */
+    void (*give_pinned)(struct pw_dev *d, void *p);
+    int (*send)(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes);
+    int (*bring)(struct pw_dev *d, int lane, void *device, const void *host, size_t bytes);
+    int (*wait)(struct pw_dev *d, int lane);
     size_t (*scratch_linear)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_head)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_attn)(const struct pw_dev *d, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
@@ -35,6 +40,8 @@ typedef const struct pw_backend *pw_plugin_fn(const char *version, size_t row_by
 int pw_host_take(struct pw_dev *d, void **out, size_t bytes);
 void pw_host_give(struct pw_dev *d, void *p);
 int pw_host_move(struct pw_dev *d, void *to, const void *from, size_t bytes);
+int pw_host_transfer(struct pw_dev *d, int lane, void *to, const void *from, size_t bytes);
+int pw_host_wait(struct pw_dev *d, int lane);
 int pw_host_sync(struct pw_dev *d);
 int pw_host_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);
 #ifdef __cplusplus

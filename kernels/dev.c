@@ -32,6 +32,12 @@ int pw_host_move(struct pw_dev *d, void *to, const void *from, size_t bytes)
     if (to != from) memmove(to, from, bytes);
     return 0;
 }
+int pw_host_transfer(struct pw_dev *d, int lane, void *to, const void *from, size_t bytes)
+{
+    (void)lane;
+    return pw_host_move(d, to, from, bytes);
+}
+int pw_host_wait(struct pw_dev *d, int lane) { (void)d, (void)lane; return 0; }
 int pw_host_sync(struct pw_dev *d) { (void)d; return 0; }
 int pw_host_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes)
 {
@@ -144,6 +150,12 @@ int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes) {
 int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return bytes ? d->backend->get(d, host, device, bytes) : 0; }
 int pw_dev_sync(struct pw_dev *d) { return d->backend->sync(d); }
 int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes) { return d->backend->memory(d, free_bytes, total_bytes); }
+
+int pw_dev_send(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes) { return d->backend->send(d, lane, host, device, bytes); }
+int pw_dev_bring(struct pw_dev *d, int lane, void *device, const void *host, size_t bytes) { return d->backend->bring(d, lane, device, host, bytes); }
+int pw_dev_wait(struct pw_dev *d, int lane) { return d->backend->wait(d, lane); }
+int pw_dev_pinned(struct pw_dev *d, void **out, size_t bytes) { return d->backend->take_pinned(d, out, bytes ? bytes : 64); }
+void pw_dev_pinned_free(struct pw_dev *d, void *p) { if (p) d->backend->give_pinned(d, p); }
 
 /* ---- pools ---- */
 

@@ -40,6 +40,15 @@ int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes); 
 int pw_dev_sync(struct pw_dev *d);                                              /* waits and reports */
 int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);   /* of the card; of the machine on host devices and simt */
 
+/* Transfers that run beside the ops, on PW_LANES lanes. `host` is pinned memory (ordinary memory on host devices). A transfer begins when the ops
+ * queued before it are done, and returns at once; ops queued after pw_dev_wait run when the lane's last transfer is done. */
+enum { PW_LANES = 2 };
+int pw_dev_send(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes);
+int pw_dev_bring(struct pw_dev *d, int lane, void *device, const void *host, size_t bytes);
+int pw_dev_wait(struct pw_dev *d, int lane);
+int pw_dev_pinned(struct pw_dev *d, void **out, size_t bytes); /* cleared; kernels may read it as if it were device memory, only slower */
+void pw_dev_pinned_free(struct pw_dev *d, void *p);            /* NULL is fine */
+
 /* A pool: one allocation, pieces handed out in order, all given back at once. Pieces are 64-byte aligned and cleared. */
 struct pw_pool { struct pw_dev *dev; char *base; size_t bytes, used; const char *name; };
 int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *name);

@@ -186,7 +186,7 @@ static int connect(struct pw_pass *pass, struct pw_optim *optim, const struct pw
 /* Forward and backward of one row through a fresh adapter of rank 16 on all linears, nothing recomputed. */
 static int train(struct bench *b)
 {
-    const struct pw_pass_shape shape = {.tokens = b->train, .sequences = 1, .train = true};
+    const struct pw_pass_shape shape = {.tokens = b->train, .sequences = 1, .train = true, .kept = b->m->config.layers};
     struct pw_adapter adapter = {0};
     struct pw_arena a;
     struct pw_pool pool = {0}, gradients = {0};

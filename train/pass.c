@@ -31,7 +31,7 @@ static struct pw_tensor matrix(struct walk *k, enum pw_dtype t, int64_t rows, in
 
 static int64_t slots_of(const struct pw_model *m, const struct pw_pass_shape *s)
 {
-    return !s->train ? 0 : s->checkpointing ? 1 : m->config.layers;
+    return !s->train ? 0 : s->kept < m->config.layers ? s->kept : m->config.layers;
 }
 
 static struct pw_block_shape shape_of(const struct pw_model *m, const struct pw_pass_shape *s)
@@ -41,12 +41,19 @@ static struct pw_block_shape shape_of(const struct pw_model *m, const struct pw_
     return shape;
 }
 
+/* Blocks that are computed again. */
+static int64_t again_of(const struct pw_model *m, const struct pw_pass_shape *s)
+{
+    return s->train ? m->config.layers - slots_of(m, s) : 0;
+}
+
 /* What is kept between forward and backward. */
 static void walk_saved(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s)
 {
     const struct pw_block_shape block = shape_of(m, s);
-    if (s->train && s->checkpointing)
-        p->inputs = matrix(k, m->dev->act, (int64_t)m->config.layers * s->tokens, m->config.hidden);
+    const int64_t again = again_of(m, s);
+    if (again > 0)
+        p->inputs = matrix(k, m->dev->act, (s->offload && again > PW_LANES ? PW_LANES : again) * s->tokens, m->config.hidden);
     for (int64_t i = 0; i < slots_of(m, s); i++) {
         k->bytes += pw_saved_bytes(&block);
         if (k->pool && k->rc == 0)
@@ -95,7 +102,7 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
     *p = (struct pw_pass){.m = m, .shape = *s, .dembed = pw_none(), .dhead = pw_none(), .dnorm_final = pw_none(),
                           .dloss = pw_none(), .dh = pw_none(), .inv_final = pw_none()};
     p->host_loss = pw_arena_array(arena, (size_t)s->tokens, sizeof *p->host_loss);
-    p->saved = pw_arena_array(arena, L, sizeof *p->saved);
+    p->saved = pw_arena_array(arena, (size_t)(slots_of(m, s) > 0 ? slots_of(m, s) : 1), sizeof *p->saved);
     p->grads = pw_arena_array(arena, L, sizeof *p->grads);
     PW_CHECK(p->host_loss && p->saved && p->grads, PW_E_NOMEM, "placing a pass");
     for (size_t i = 0; i < L; i++) {
@@ -107,7 +114,24 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
     walk_saved(&k, p, m, s);
     walk_scratch(&k, p, m, s);
     PW_TRY(k.rc, "placing a pass of %lld tokens", (long long)s->tokens);
+    if (pw_pass_host_bytes(m, s) > 0) {
+        void *host = NULL;
+        PW_TRY(pw_dev_pinned(m->dev, &host, pw_pass_host_bytes(m, s)), "taking host memory for the inputs of blocks");
+        p->host_inputs = host;
+    }
     return 0;
+}
+
+size_t pw_pass_host_bytes(const struct pw_model *m, const struct pw_pass_shape *s)
+{
+    return s->offload ? (size_t)again_of(m, s) * (size_t)s->tokens * (size_t)m->config.hidden * pw_dtype_bytes(m->dev->act) : 0;
+}
+
+void pw_pass_close(struct pw_pass *p)
+{
+    if (p->m)
+        pw_dev_pinned_free(p->m->dev, p->host_inputs);
+    p->host_inputs = NULL;
 }
 
 /* The place of the gradient of the parameter that lies at `data`, or NULL. */
@@ -162,29 +186,55 @@ static struct rows narrow(const struct pw_pass *p, int64_t n)
                          pw_rows(p->x, 0, n), pw_rows(p->h, 0, n)};
 }
 
+/* Where the input of a block that is computed again lies on the device, and where it waits on the host. */
 static struct pw_tensor input_of(const struct pw_pass *p, int layer, int64_t n)
 {
-    return pw_rows(p->inputs, (int64_t)layer * p->shape.tokens, n);
+    return pw_rows(p->inputs, (p->host_inputs ? layer % PW_LANES : layer) * p->shape.tokens, n);
+}
+static char *host_input(const struct pw_pass *p, int layer)
+{
+    return p->host_inputs + (size_t)layer * (size_t)p->shape.tokens * (size_t)p->m->config.hidden * pw_dtype_bytes(p->m->dev->act);
+}
+
+static int keep_input(struct pw_pass *p, int layer, struct pw_tensor x)
+{
+    struct pw_dev *dev = p->m->dev;
+    const struct pw_tensor to = input_of(p, layer, x.shape[0]);
+    if (p->host_inputs)
+        PW_PASS(pw_dev_wait(dev, layer % PW_LANES));     /* what was there two blocks ago has left */
+    PW_PASS(pw_copy(dev, to, x));
+    return p->host_inputs ? pw_dev_send(dev, layer % PW_LANES, host_input(p, layer), to.data, pw_bytes(to)) : 0;
+}
+
+static int bring_input(struct pw_pass *p, int layer, int64_t n)
+{
+    const struct pw_tensor to = input_of(p, layer, n);
+    return p->host_inputs && layer >= 0 ? pw_dev_bring(p->m->dev, layer % PW_LANES, to.data, host_input(p, layer), pw_bytes(to)) : 0;
+}
+
+/* x = input of the block; the one before it is on its way from then on. */
+static int take_input(struct pw_pass *p, int layer, struct pw_tensor x)
+{
+    if (p->host_inputs)
+        PW_PASS(pw_dev_wait(p->m->dev, layer % PW_LANES));
+    PW_PASS(pw_copy(p->m->dev, x, input_of(p, layer, x.shape[0])));
+    return bring_input(p, layer - 1, x.shape[0]);
 }
 
 static int forward(struct pw_pass *p, const struct rows *r, const struct pw_block_batch *b, bool backward)
 {
     struct pw_model *m = p->m;
     struct pw_dev *dev = m->dev;
-    int last = m->config.layers - 1;
+    const int last = m->config.layers - 1, again = (int)again_of(m, &p->shape);
     PW_PASS(pw_embed_fwd(dev, r->x, m->embed, r->ids));
     if (m->config.embed_scale != 1)
         PW_PASS(pw_scale(dev, r->x, m->config.embed_scale));
     for (int i = 0; i <= last; i++) {
         struct pw_saved *saved = NULL;
-        if (backward && p->shape.checkpointing) {
-            /* The last block's backward comes next: its slot is filled at once and not computed twice. */
-            if (i == last)
-                saved = &p->saved[0];
-            else
-                PW_PASS(pw_copy(dev, input_of(p, i, b->tokens), r->x));
-        } else if (backward)
-            saved = &p->saved[i];
+        if (backward && i < again)
+            PW_PASS(keep_input(p, i, r->x));
+        else if (backward)
+            saved = &p->saved[i - again];
         PW_PASS(pw_block_forward(m, i, r->x, b, &p->work, saved));
     }
     struct pw_tensor inv = backward ? pw_rows(p->inv_final, 0, b->tokens) : pw_none();
@@ -196,12 +246,14 @@ static int backward(struct pw_pass *p, const struct rows *r, const struct pw_blo
     struct pw_model *m = p->m;
     struct pw_dev *dev = m->dev;
     struct pw_tensor dh = pw_rows(p->dh, 0, b->tokens), dx = pw_rows(p->dx, 0, b->tokens);
+    const int again = (int)again_of(m, &p->shape);
+    PW_PASS(bring_input(p, again - 1, b->tokens));
     PW_PASS(pw_fill(dev, dx, 0));
     PW_PASS(pw_rmsnorm_bwd(dev, dx, p->dnorm_final, dh, r->x, m->norm_final, pw_rows(p->inv_final, 0, b->tokens), m->config.norm_offset));
     for (int i = m->config.layers - 1; i >= 0; i--) {
-        struct pw_saved *saved = &p->saved[p->shape.checkpointing ? 0 : i];
-        if (p->shape.checkpointing && i < m->config.layers - 1) {
-            PW_PASS(pw_copy(dev, r->x, input_of(p, i, b->tokens)));
+        struct pw_saved *saved = &p->saved[i < again ? 0 : i - again];
+        if (i < again) {
+            PW_PASS(take_input(p, i, r->x));
             PW_TRY(pw_block_forward(m, i, r->x, b, &p->work, saved), "computing layer %d again", i);
         }
         PW_PASS(pw_block_backward(m, i, dx, b, &p->work, saved, &p->grads[i]));

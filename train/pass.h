@@ -1,7 +1,7 @@
 /* One pass of training or evaluation: a packed batch through the model, its loss, and the gradients of what is trained.
  *
- * Owns the activations: the residual stream, what backward needs of each block (or, with checkpointing, the blocks' inputs and one slot
- * that is filled again block by block), and scratch. All of it is placed once for the largest pass; running allocates nothing.
+ * Owns the activations: the residual stream, what backward needs of the last `kept` blocks, the inputs of the others (which are computed again,
+ * block by block, in a slot that is free by then), and scratch. The bytes of the result are the same whatever is kept and wherever inputs wait. All of it is placed once for the largest pass; running allocates nothing.
  * Knows nothing of steps, schedules or files. */
 #ifndef PW_TRAIN_PASS_H
 #define PW_TRAIN_PASS_H
@@ -14,7 +14,8 @@ struct pw_pass_shape {
     int64_t tokens;            /* of the largest pass */
     int64_t sequences;         /* most sequences in a pass */
     bool train;                /* backward too */
-    bool checkpointing;
+    int kept;                  /* last blocks whose activations are all kept: from 1 (checkpointing) to all */
+    bool offload;              /* the inputs of the others wait in host memory, moved while blocks compute */
 };
 struct pw_pass {
     struct pw_model *m;
@@ -23,8 +24,9 @@ struct pw_pass {
     struct pw_tensor loss, dloss, inv_final;     /* (T) f32 */
     struct pw_tensor x, h, dh, dx;               /* (T, D) activations */
     void *seqs;                                  /* pw_seqs_put; NULL on host devices */
-    struct pw_tensor inputs;                     /* (L * T, D): the blocks' inputs, with checkpointing */
-    struct pw_saved *saved;                      /* (L), or one with checkpointing */
+    struct pw_tensor inputs;                     /* ((L - kept) * T, D): inputs of blocks; with offload two of them, block i at i % 2 */
+    char *host_inputs;                           /* ((L - kept), T, D) pinned, with offload: pw_pass_close */
+    struct pw_saved *saved;                      /* (kept) */
     struct pw_work work;
     struct pw_block_grads *grads;                /* (L) */
     struct pw_tensor dembed, dhead, dnorm_final; /* full training; none otherwise */
@@ -35,6 +37,8 @@ struct pw_pass_bytes { size_t saved, scratch, device; }; /* device: the scratch 
 void pw_pass_size(const struct pw_model *m, const struct pw_pass_shape *shape, struct pw_pass_bytes *bytes);
 /* pool: at least saved + scratch bytes. arena: small host structures. The device's scratch must be reserved. */
 int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_shape *shape, struct pw_pool *pool, struct pw_arena *arena);
+void pw_pass_close(struct pw_pass *p); /* gives pinned memory back; fine on a zeroed pass */
+size_t pw_pass_host_bytes(const struct pw_model *m, const struct pw_pass_shape *shape); /* of pinned memory */
 /* Connects gradients: each slot is the tensor of one trained parameter of the model. A slot that is none of them is an error. */
 int pw_pass_connect(struct pw_pass *p, const struct pw_optim *o);
 

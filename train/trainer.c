@@ -72,7 +72,7 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     };
     PW_PASS(pw_epochs_count(&t->epochs, &t->arena, set->train, set->rows, set->n_rows, &t->packing, r->accumulate, r->epochs, r->steps));
     PW_PASS(plan_eval(t));
-    t->shape = (struct pw_pass_shape){.tokens = t->epochs.max_tokens, .train = true, .checkpointing = r->checkpointing};
+    t->shape = (struct pw_pass_shape){.tokens = t->epochs.max_tokens, .train = true, .kept = r->checkpointing ? 1 : set->model->config.layers};
     if (t->eval_plan && t->eval_plan->max_tokens > t->shape.tokens)
         t->shape.tokens = t->eval_plan->max_tokens;
     t->shape.sequences = most_rows(t);
@@ -80,6 +80,15 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     for (size_t i = 0; i < t->n_slots; i++)
         t->parameters += pw_count(t->slots[i].value);
     return 0;
+}
+
+static const char *saved_name(const struct pw_trainer *t)
+{
+    if (t->shape.kept >= t->set.model->config.layers)
+        return "activations of all blocks";
+    if (t->shape.offload)
+        return t->shape.kept == 1 ? "one block, inputs on the host" : "some blocks, inputs of others on the host";
+    return t->shape.kept == 1 ? "block inputs and one block" : "some blocks, inputs of the others";
 }
 
 void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
@@ -91,7 +100,7 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
         pw_budget_add(b, PW_BUDGET_STATIC, "adapter", pw_pool_round(pw_adapter_bytes(t->set.adapter)));
     pw_budget_add(b, PW_BUDGET_STATIC, "gradients", region);
     pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->slots, t->n_slots) - region);
-    pw_budget_add(b, PW_BUDGET_SAVED, t->shape.checkpointing ? "block inputs and one block" : "activations of all blocks", bytes.saved);
+    pw_budget_add(b, PW_BUDGET_SAVED, saved_name(t), bytes.saved);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "pass", bytes.scratch);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "operations", bytes.device);
     if (t->set.model->dev->host)
@@ -127,6 +136,7 @@ void pw_trainer_close(struct pw_trainer *t)
 {
     pw_packing_free(t->plan);
     pw_packing_free(t->eval_plan);
+    pw_pass_close(&t->pass);
     pw_pool_close(&t->pool);
     pw_arena_free(&t->arena);
     t->plan = t->eval_plan = NULL;

@@ -45,6 +45,7 @@ struct cuda_impl {
     int processors;           /* streaming multiprocessors */
     size_t shared_limit;      /* bytes of shared memory a block may ask for */
     void *gemm;               /* kernels/cuda/gemm.h */
+    void *lanes;              /* of transfers: plugin.cu */
     char name[256];
 };
 static inline struct cuda_impl *cuda_of(const struct pw_dev *dev) { return (struct cuda_impl *)dev->impl; }

@@ -69,6 +69,26 @@ static int get(struct pw_dev *dev, void *host, const void *device, size_t bytes)
 }
 static int memory(struct pw_dev *dev, size_t *free_bytes, size_t *total) { return failed(dev, "asking for its memory", rt_memory(free_bytes, total)); }
 
+/* ---- transfers beside the ops ---- */
+
+static struct rt_lanes *lanes_of(struct pw_dev *dev) { return (struct rt_lanes *)cuda_of(dev)->lanes; }
+static int take_pinned(struct pw_dev *dev, void **out, size_t bytes)
+{
+    PW_PASS(failed(dev, "pinned memory", rt_pinned(out, bytes)));
+    memset(*out, 0, bytes);
+    return 0;
+}
+static void give_pinned(struct pw_dev *dev, void *p) { (void)dev, (void)rt_pinned_free(p); }
+static int send(struct pw_dev *dev, int lane, void *host, const void *device, size_t bytes)
+{
+    return failed(dev, "transfer to the host", rt_transfer(lanes_of(dev), lane, host, device, bytes, true, cuda_of(dev)->stream));
+}
+static int bring(struct pw_dev *dev, int lane, void *device, const void *host, size_t bytes)
+{
+    return failed(dev, "transfer from the host", rt_transfer(lanes_of(dev), lane, device, host, bytes, false, cuda_of(dev)->stream));
+}
+static int wait(struct pw_dev *dev, int lane) { return failed(dev, "transfer", rt_wait(lanes_of(dev), lane, cuda_of(dev)->stream)); }
+
 /* ---- open, close ---- */
 
 #if defined(__CUDACC__)
@@ -121,6 +141,8 @@ static void close_device(struct pw_dev *dev)
 {
     struct cuda_impl *impl = cuda_of(dev);
     if (!impl) return;
+    if (impl->lanes) rt_lanes_close(lanes_of(dev));
+    pw_free(impl->lanes);
     close_card(impl);
     if (impl->status) (void)rt_pinned_free(impl->status);
     pw_free(impl);
@@ -139,6 +161,9 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     dev->level = impl->name;
     PW_PASS_OUT(open_card(dev, impl, opt, index));
     PW_PASS_OUT(failed(dev, "pinned memory", rt_pinned(&status, sizeof *impl->status)));
+    impl->lanes = pw_alloc_zero(1, sizeof(struct rt_lanes));
+    PW_CHECK_OUT(impl->lanes, PW_E_NOMEM, "no memory for a device handle");
+    PW_PASS_OUT(failed(dev, "opening lanes for transfers", rt_lanes_open(lanes_of(dev))));
     impl->status = (struct cuda_status *)status;
     memset(status, 0, sizeof *impl->status);
 out:
@@ -148,6 +173,7 @@ out:
 
 static const struct pw_backend backend = {
     .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory,
+    .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait,
     .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_attn = cuda_scratch_attn,
 };
 

@@ -17,6 +17,31 @@ static inline simt_error rt_sync(simt_stream s) { return cudaStreamSynchronize(s
 static inline simt_error rt_pinned(void **p, size_t bytes) { return cudaHostAlloc(p, bytes, cudaHostAllocMapped | cudaHostAllocPortable); }
 static inline simt_error rt_pinned_free(void *p) { return cudaFreeHost(p); }
 static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return cudaMemGetInfo(free_bytes, total); }
+
+/* A second stream for transfers, and an event for each lane: transfers wait for the ops queued before them, ops for the lane they ask for. */
+struct rt_lanes { cudaStream_t stream; cudaEvent_t ops, lane[2]; };
+static inline simt_error rt_lanes_open(struct rt_lanes *l)
+{
+    simt_error e = cudaStreamCreateWithFlags(&l->stream, cudaStreamNonBlocking);
+    if (e == 0) e = cudaEventCreateWithFlags(&l->ops, cudaEventDisableTiming);
+    for (int i = 0; i < 2 && e == 0; i++) e = cudaEventCreateWithFlags(&l->lane[i], cudaEventDisableTiming);
+    return e;
+}
+static inline void rt_lanes_close(struct rt_lanes *l)
+{
+    for (int i = 0; i < 2; i++)
+        if (l->lane[i]) (void)cudaEventDestroy(l->lane[i]);
+    if (l->ops) (void)cudaEventDestroy(l->ops);
+    if (l->stream) (void)cudaStreamDestroy(l->stream);
+}
+static inline simt_error rt_transfer(struct rt_lanes *l, int lane, void *to, const void *from, size_t bytes, bool to_host, simt_stream s)
+{
+    simt_error e = cudaEventRecord(l->ops, s);
+    if (e == 0) e = cudaStreamWaitEvent(l->stream, l->ops, 0);
+    if (e == 0) e = cudaMemcpyAsync(to, from, bytes, to_host ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice, l->stream);
+    return e == 0 ? cudaEventRecord(l->lane[lane], l->stream) : e;
+}
+static inline simt_error rt_wait(struct rt_lanes *l, int lane, simt_stream s) { return cudaStreamWaitEvent(s, l->lane[lane], 0); }
 #else
 #include "base/memory.h"
 #include "kernels/simt/memory.h"
@@ -29,6 +54,11 @@ static inline simt_error rt_get(void *host, const void *device, size_t bytes, si
 static inline simt_error rt_sync(simt_stream) { return 0; }
 static inline simt_error rt_pinned(void **p, size_t bytes) { return (*p = pw_alloc_zero(bytes, 1)) ? 0 : 2; }
 static inline simt_error rt_pinned_free(void *p) { return pw_free(p), 0; }
+struct rt_lanes { int none; };
+static inline simt_error rt_lanes_open(struct rt_lanes *) { return 0; }
+static inline void rt_lanes_close(struct rt_lanes *) {}
+static inline simt_error rt_transfer(struct rt_lanes *, int, void *to, const void *from, size_t bytes, bool, simt_stream s) { return rt_put(to, from, bytes, s); }
+static inline simt_error rt_wait(struct rt_lanes *, int, simt_stream) { return 0; }
 static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return *free_bytes = pw_memory_available(), *total = *free_bytes, 0; }
 #endif
 #endif
