@@ -23,6 +23,9 @@ struct plan {                  /* --type, resolved, and where weights are made *
     bool copy;                 /* even those that have the type already: they will be written to */
     enum pw_dtype type;
     struct pw_quant_options quant;
+    bool head;                 /* the output layer is quantised, as quant_head says */
+    struct pw_quant_options quant_head;
+    bool embed_host;
     bool device;               /* the model's device is not the host: everything is made in `stage`, then moved to the pool */
     struct pw_dev *maker;      /* a host device */
     struct pw_pool stage;
@@ -38,6 +41,10 @@ static int resolve(struct plan *p, const struct pw_model_options *opt)
         p->convert = p->copy = true;
         p->type = PW_F32;
         return 0;
+    }
+    if (opt->head_type && opt->head_type[0]) {
+        PW_TRY(pw_quant_parse(opt->head_type, &p->quant_head), "the type of the output layer");
+        p->head = true;
     }
     if (!type[0])
         return 0;
@@ -67,8 +74,16 @@ static size_t dense_bytes(const struct plan *p, const void *data, enum pw_dtype 
     return pw_pool_round((size_t)count * pw_dtype_bytes(to));
 }
 
-static size_t weight_need(const struct plan *p, const struct pw_weight *w, bool block_linear)
+/* What is quantised, and how: linears of blocks, and the output layer. */
+enum place { BLOCK, HEAD };
+static const struct pw_quant_options *quant_of(const struct plan *p, enum place where)
 {
+    return where == HEAD ? (p->head ? &p->quant_head : NULL) : p->quantise ? &p->quant : NULL;
+}
+
+static size_t weight_need(const struct plan *p, const struct pw_weight *w, enum place where)
+{
+    const struct pw_quant_options *quant = quant_of(p, where);
     size_t bytes = w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0;
     if (w->type != PW_Q_DENSE && !p->convert && p->device) {
         struct pw_weight bare = *w;
@@ -77,8 +92,8 @@ static size_t weight_need(const struct plan *p, const struct pw_weight *w, bool 
     }
     if (w->type != PW_Q_DENSE)
         return bytes + (p->convert ? pw_pool_round((size_t)(w->n_out * w->n_in) * pw_dtype_bytes(p->type)) : 0);
-    if (p->quantise && block_linear)
-        return bytes + pw_pool_round(pw_quant_bytes(w->n_out, w->n_in, &p->quant));
+    if (quant)
+        return bytes + pw_pool_round(pw_quant_bytes(w->n_out, w->n_in, quant));
     return bytes + dense_bytes(p, w->data, w->dtype, w->n_out * w->n_in);
 }
 
@@ -142,27 +157,28 @@ out:
     return rc;
 }
 
-static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, bool block_linear)
+static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum place where)
 {
+    const struct pw_quant_options *quant = quant_of(p, where);
     if (w->type != PW_Q_DENSE) {
         if (p->convert)
             return widen(m, p, w, p->type);
-        if (p->quantise && block_linear && w->type != p->quant.type) {
+        if (quant && w->type != quant->type) {
             const int rc = pw_error(PW_E_UNSUPPORTED, "the weight is stored as %s and cannot be quantised again to %s", pw_qtype_name(w->type),
-                                    pw_qtype_name(p->quant.type));
+                                    pw_qtype_name(quant->type));
             pw_error_hint("leave --type away, or begin with the unquantised model");
             return rc;
         }
         return 0;
     }
     struct pw_tensor t = pw_tensor2((void *)(uintptr_t)w->data, w->dtype, w->n_out, w->n_in);
-    if (p->quantise && block_linear) {
+    if (quant) {
         struct pw_weight made = {0};
-        const size_t bytes = pw_quant_bytes(w->n_out, w->n_in, &p->quant);
+        const size_t bytes = pw_quant_bytes(w->n_out, w->n_in, quant);
         void *memory = take(m, p, bytes);
         PW_CHECK(memory, PW_E_NOMEM, "no room for the quantised weight");
-        PW_PASS(pw_quant_place(&made, w->n_out, w->n_in, &p->quant, memory, bytes));
-        PW_PASS(pw_quant_encode(p->maker, &made, t, &p->quant));
+        PW_PASS(pw_quant_place(&made, w->n_out, w->n_in, quant, memory, bytes));
+        PW_PASS(pw_quant_encode(p->maker, &made, t, quant));
         made.bias = w->bias;
         *w = made;
         return 0;
@@ -176,9 +192,9 @@ static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, 
 }
 
 /* A made weight where it stays. On a device: its parts from the stage, or from the mapping, to the pool; the stage is free again. */
-static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, bool block_linear)
+static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum place where)
 {
-    PW_PASS(make_weight(m, p, w, block_linear));
+    PW_PASS(make_weight(m, p, w, where));
     if (!p->device)
         return 0;
     void *memory = pw_pool_take(&m->pool, pw_weight_put_bytes(w));
@@ -257,18 +273,24 @@ static int collect(struct pw_model *m)
     return pw_checkpoint_all_used(c);
 }
 
+/* A tied head that is not quantised is the embedding itself. */
+static bool own_head(const struct pw_model *m, const struct plan *p)
+{
+    return !m->config.tied || p->head;
+}
+
 static size_t need(const struct pw_model *m, const struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
     const size_t norm = pw_pool_round((size_t)k->hidden * sizeof(float));
     size_t bytes = norm + 2 * pw_pool_round((size_t)k->context * (size_t)(k->head_dim / 2) * sizeof(float));
-    bytes += dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed));
-    if (!k->tied)
-        bytes += weight_need(p, &m->head, false);
+    bytes += p->embed_host ? 0 : dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed));
+    if (own_head(m, p))
+        bytes += weight_need(p, &m->head, HEAD);
     for (int i = 0; i < k->layers; i++) {
         bytes += 2 * norm;
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            bytes += weight_need(p, &m->layers[i].linear[l], true);
+            bytes += weight_need(p, &m->layers[i].linear[l], BLOCK);
     }
     return bytes;
 }
@@ -277,24 +299,40 @@ static size_t need(const struct pw_model *m, const struct plan *p)
 static size_t largest(const struct pw_model *m, const struct plan *p)
 {
     size_t most = dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)), n;
-    if (!m->config.tied && (n = weight_need(p, &m->head, false)) > most)
+    if (own_head(m, p) && (n = weight_need(p, &m->head, HEAD)) > most)
         most = n;
     for (int i = 0; i < m->config.layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            if ((n = weight_need(p, &m->layers[i].linear[l], true)) > most)
+            if ((n = weight_need(p, &m->layers[i].linear[l], BLOCK)) > most)
                 most = n;
     return most + pw_pool_round((size_t)m->config.hidden * sizeof(float));
+}
+
+static int pin_embedding(struct pw_model *m, struct plan *p)
+{
+    struct pw_tensor t = m->embed;
+    const enum pw_dtype to = p->convert ? p->type : t.dtype;
+    if (t.dtype != to || !aligned(t.data, to))
+        PW_PASS(convert(m, p, &t, to));
+    PW_TRY(pw_dev_pinned(m->dev, &m->embed_pinned, pw_bytes(t)), "taking host memory for the embedding");
+    memcpy(m->embed_pinned, t.data, pw_bytes(t));
+    t.data = m->embed_pinned;
+    m->embed = t;
+    p->stage.used = 0;
+    return 0;
 }
 
 static int place(struct pw_model *m, struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
-    if (dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)) > 0)
+    if (own_head(m, p))        /* before the embedding: a tied one is made from what is stored */
+        PW_TRY(place_weight(m, p, &m->head, HEAD), "head");
+    if (p->embed_host)
+        PW_PASS(pin_embedding(m, p));
+    else if (dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)) > 0)
         PW_PASS(place_tensor(m, p, &m->embed, p->convert ? p->type : m->embed.dtype));
-    if (k->tied)
+    if (!own_head(m, p))
         m->head = pw_weight_dense(m->embed);
-    else
-        PW_TRY(place_weight(m, p, &m->head, false), "head");
     PW_PASS(place_tensor(m, p, &m->norm_final, PW_F32));
     for (int i = 0; i < k->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
@@ -303,7 +341,7 @@ static int place(struct pw_model *m, struct plan *p)
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             if (layer->linear[l].bias)
                 PW_PASS(make_bias(m, p, i, l));
-            PW_TRY(place_weight(m, p, &layer->linear[l], true), "layer %d: %s", i, pw_linear_suffix(l));
+            PW_TRY(place_weight(m, p, &layer->linear[l], BLOCK), "layer %d: %s", i, pw_linear_suffix(l));
         }
     }
     return 0;
@@ -335,7 +373,7 @@ out:
 void pw_model_count_bytes(struct pw_model *m)
 {
     const struct pw_model_config *k = &m->config;
-    m->weight_bytes = pw_bytes(m->embed) + pw_bytes(m->norm_final) + (k->tied ? 0 : pw_weight_bytes(&m->head));
+    m->weight_bytes = pw_bytes(m->embed) + pw_bytes(m->norm_final) + (m->head.data == m->embed.data ? 0 : pw_weight_bytes(&m->head));
     for (int i = 0; i < k->layers; i++) {
         const struct pw_layer *layer = &m->layers[i];
         m->weight_bytes += pw_bytes(layer->norm_attn) + pw_bytes(layer->norm_mlp);
@@ -364,25 +402,27 @@ int pw_model_make_layers(struct pw_model *m)
 }
 
 /* What place() would make of a weight, as far as its type goes. */
-static void shape_weight(const struct plan *p, struct pw_weight *w, bool block_linear)
+static void shape_weight(const struct plan *p, struct pw_weight *w, enum place where)
 {
-    if (p->convert) {
+    const struct pw_quant_options *quant = quant_of(p, where);
+    if (w->type == PW_Q_DENSE && quant)
+        w->type = quant->type;
+    else if (p->convert) {
         w->type = PW_Q_DENSE;
         w->dtype = p->type;
-    } else if (w->type == PW_Q_DENSE && p->quantise && block_linear)
-        w->type = p->quant.type;
+    }
 }
 
 static void shape(struct pw_model *m, const struct plan *p)
 {
     if (p->convert)
         m->embed.dtype = p->type;
-    shape_weight(p, &m->head, false);
+    shape_weight(p, &m->head, HEAD);
     m->norm_final.dtype = PW_F32;
     for (int i = 0; i < m->config.layers; i++) {
         m->layers[i].norm_attn.dtype = m->layers[i].norm_mlp.dtype = PW_F32;
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            shape_weight(p, &m->layers[i].linear[l], true);
+            shape_weight(p, &m->layers[i].linear[l], BLOCK);
     }
 }
 
@@ -396,6 +436,8 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     opt = opt ? opt : &none;
     PW_PASS(resolve(&plan, opt));
     plan.device = !dev->host;
+    plan.embed_host = opt->embed_host;
+    PW_CHECK(!opt->embed_host || !dev->host, PW_E_USAGE, "device %s: the embedding is in host memory already", dev->kind);
     plan.maker = dev;
     PW_PASS(pw_model_new(&m, dev, NULL));
     PW_PASS_OUT(pw_checkpoint_open(&m->checkpoint, path, &copt));
@@ -407,6 +449,7 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     }
     if (opt->context > 0)
         m->config.context = opt->context;
+    PW_CHECK_OUT(!plan.embed_host || own_head(m, &plan), PW_E_USAGE, "%s: the embedding is the output layer too and cannot stay on the host (unless the head is quantised)", path);
     PW_PASS_OUT(pw_model_make_layers(m));
     PW_TRY_OUT(collect(m), "loading %s", path);
     if (opt->measure) {
@@ -442,6 +485,7 @@ void pw_model_free(struct pw_model *m)
 {
     if (!m)
         return;
+    pw_dev_pinned_free(m->dev, m->embed_pinned);
     pw_pool_close(&m->pool);
     pw_arena_free(&m->arena);
     pw_checkpoint_close(m->checkpoint);

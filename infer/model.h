@@ -21,11 +21,12 @@ struct pw_model {
     struct pw_layer *layers;
     struct pw_tensor norm_final;                       /* (D) f32 */
     struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16 */
-    struct pw_weight head;                             /* (V, D); shares the embedding's bytes when tied */
+    struct pw_weight head;                             /* (V, D); shares the embedding's bytes when tied and dense */
     struct pw_tensor rope_cos, rope_sin;               /* (context, head_dim / 2) f32 */
     struct pw_checkpoint *checkpoint;                  /* owned; NULL when the model was created, not loaded */
     bool trainable;                                    /* weights are dense and may be written */
     struct pw_pool pool;                               /* widened norms, tables, quantised weights */
+    void *embed_pinned;                                /* the embedding with embed_host */
     struct pw_arena arena;
     size_t weight_bytes;                               /* of all weights as they are in memory */
 };
@@ -33,6 +34,8 @@ struct pw_model_options {
     const char *tokenizer;     /* --tokenizer, or NULL */
     const char *quantise;      /* "" or NULL = as stored; "nf4", "fp4", "int8": block linears; "f32", "bf16", "f16": all weights */
     bool double_quant;
+    const char *head_type;     /* "" or NULL = as the other dense weights; "int8": the output layer is quantised while loading */
+    bool embed_host;           /* the embedding stays in pinned host memory that the device reads; not on host devices, not with a dense tied head */
     int64_t context;           /* --ctx; 0 = the model's */
     bool trainable;            /* full training: all weights as f32 in memory that may be written */
     bool measure;              /* for plans: types and shapes alone, nothing is made; pool.bytes says what loading would take. Cannot compute. */

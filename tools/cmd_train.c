@@ -85,6 +85,11 @@ static void table(struct pw_buf *out, const struct pw_run *run)
     pw_format_bytes(text, pw_budget_peak(b));
     pw_format_bytes(limit, run->limit);
     pw_buf_printf(out, "%-9s %-28s %12s   of %s: %s\n", "PEAK", "", text, limit, pw_run_fits(run) ? "fits" : "does not fit");
+    if (run->fit.host_bytes > 0) {
+        pw_format_bytes(text, run->fit.host_bytes);
+        pw_buf_printf(out, "%-9s %-28s %12s\n", "HOST", run->fit.offload ? (run->fit.embed_host ? "embedding, block inputs" : "block inputs") : "embedding", text);
+    }
+    pw_buf_printf(out, "blocks kept whole %d of %d\n", run->trainer.shape.kept, run->config.layers);
     pw_buf_printf(out, "rows %lld, held out %lld, epochs %lld, steps %lld, tokens %lld, trained parameters %lld, largest pass %lld tokens\n",
                   (long long)run->n_rows, (long long)run->n_held, (long long)run->trainer.epochs.n, (long long)run->trainer.epochs.steps,
                   (long long)run->trainer.epochs.tokens, (long long)run->trainer.parameters, (long long)run->trainer.shape.tokens);
@@ -120,6 +125,10 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
     pw_json_close(&w, ']');
     pw_json_i64(&w, "peak_bytes", (int64_t)pw_budget_peak(b));
     pw_json_i64(&w, "limit_bytes", (int64_t)run->limit);
+    pw_json_i64(&w, "host_bytes", (int64_t)run->fit.host_bytes);
+    pw_json_i64(&w, "blocks_kept", run->trainer.shape.kept);
+    pw_json_bool(&w, "offload", run->fit.offload);
+    pw_json_bool(&w, "embedding_on_host", run->fit.embed_host);
     pw_json_bool(&w, "fits", fits);
     pw_json_open(&w, "suggestions", '[');
     for (size_t i = 0; !fits && texts[i]; i++)

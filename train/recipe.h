@@ -20,6 +20,7 @@ struct pw_recipe {
     const char *dtype;                    /* of the weights that full training writes */
     const char *quant_type;               /* "none", "nf4", "fp4", "int8" */
     bool double_quant;
+    const char *quant_head;               /* "none", "int8" */
     /* adapter */
     const char *kind;                     /* "lora" or "full" */
     int64_t r;
@@ -41,6 +42,7 @@ struct pw_recipe {
     double betas[2];
     double eps, weight_decay, clip;
     bool checkpointing;
+    const char *memory;                   /* "auto", "as_given", "least" */
     int64_t save_every, eval_every, keep, seed;
     const char *output;
 

@@ -16,6 +16,7 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"quant.type", PW_ROW_CHOICE, AT(quant_type), "none", .choices = "none | nf4 | fp4 | int8",
      .help = "quantise the base while loading; a 4-bit base keeps its own type with none; `quant: none` is short for it"},
     {"quant.double_quant", PW_ROW_BOOL, AT(double_quant), "false", .help = "quantise the scales of 4-bit types too"},
+    {"quant.head", PW_ROW_CHOICE, AT(quant_head), "none", .choices = "none | int8", .help = "quantise the output layer while loading"},
     {"adapter.kind", PW_ROW_CHOICE, AT(kind), "lora", .choices = "lora | full", .help = "lora: low-rank pairs on a frozen base; full: all weights are trained"},
     {"adapter.r", PW_ROW_INT, AT(r), "16", 1, 1024, .help = "rank"},
     {"adapter.alpha", PW_ROW_REAL, AT(alpha), "32", 1e-6, 1e6, .help = "scale is alpha / r, or alpha / sqrt(r) with rslora"},
@@ -55,6 +56,9 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"train.clip", PW_ROW_REAL, AT(clip), "1.0", 0, 1e9, .help = "largest norm of the gradient; 0: not clipped"},
     {"train.checkpointing", PW_ROW_BOOL, AT(checkpointing), "true", .free = true,
      .help = "keep only the inputs of the blocks and compute the rest twice: less memory, same bytes"},
+    {"train.memory", PW_ROW_CHOICE, AT(memory), "auto", .choices = "auto | as_given | least", .free = true,
+     .help = "auto: with checkpointing on a card, or with --memory, the fastest setting that fits: as many blocks kept as there is room for, else embedding "
+             "and block inputs in host memory; least: all savings; the bytes of the result are the same"},
     {"train.save_every", PW_ROW_INT, AT(save_every), "100", 0, 1e9, .free = true, .help = "steps between saved states; 0: at the end alone"},
     {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone"},
     {"train.keep", PW_ROW_INT, AT(keep), "5", 0, 1e9, .free = true, .help = "saved states that are kept; 0: all"},

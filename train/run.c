@@ -44,6 +44,7 @@ int pw_run_model(struct pw_run *run, bool measure)
         return measure ? pw_model_create_measure(&run->model, run->opt.dev, &run->config)
                        : pw_model_create(&run->model, run->opt.dev, &run->config, (uint64_t)r->seed);
     struct pw_model_options o = {.tokenizer = r->tokenizer, .quantise = pw_run_quantise(run), .double_quant = r->double_quant,
+                                 .head_type = strcmp(r->quant_head, "none") == 0 ? NULL : r->quant_head, .embed_host = run->fit.embed_host && !measure,
                                  .trainable = pw_run_is_full(run), .measure = measure};
     return pw_model_load(&run->model, run->opt.dev, r->model, &o);
 }
@@ -137,7 +138,7 @@ int pw_run_trainer(struct pw_run *run)
     const struct pw_dataset *eval = run->eval ? run->eval : run->n_held > 0 ? run->train : NULL;
     struct pw_trainer_setup set = {
         .recipe = run->opt.recipe, .model = run->model, .adapter = run->has_adapter ? &run->adapter : NULL, .train = run->train, .rows = run->rows,
-        .n_rows = run->n_rows, .eval = eval, .eval_rows = run->held, .n_eval = run->n_held, .stop = run->opt.stop, .stop_ctx = run->opt.stop_ctx,
+        .n_rows = run->n_rows, .kept = run->fit.kept, .offload = run->fit.offload, .eval = eval, .eval_rows = run->held, .n_eval = run->n_held, .stop = run->opt.stop, .stop_ctx = run->opt.stop_ctx,
     };
     if (run->has_trainer)
         pw_trainer_close(&run->trainer);
@@ -160,7 +161,7 @@ static int plan_adapter(struct pw_run *run)
     return 0;
 }
 
-static int fill_budget(struct pw_run *run)
+int pw_run_fill_budget(struct pw_run *run)
 {
     struct pw_budget *b = &run->budget;
     const struct pw_trainer *t = &run->trainer;
@@ -168,7 +169,7 @@ static int fill_budget(struct pw_run *run)
     if (!dev->host) {          /* a card's memory holds weights and training alone; what the program itself takes is the host's */
         size_t free_bytes, total_bytes;
         *b = (struct pw_budget){0};
-        pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
+        pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes - (run->fit.embed_host ? pw_pool_round(pw_bytes(run->model->embed)) : 0));
         pw_trainer_budget(t, b);
         PW_PASS(pw_dev_memory(dev, &free_bytes, &total_bytes));
         run->limit = run->opt.memory ? run->opt.memory : free_bytes;
@@ -201,7 +202,7 @@ int pw_run_open(struct pw_run *run, const struct pw_run_options *opt)
     PW_PASS(open_data(run));
     PW_PASS(plan_adapter(run));
     PW_PASS(pw_run_trainer(run));
-    return fill_budget(run);
+    return pw_run_choose_fit(run);
 }
 
 void pw_run_close(struct pw_run *run)

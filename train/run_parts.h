@@ -15,5 +15,6 @@ bool pw_run_is_full(const struct pw_run *run);
 const char *pw_run_quantise(const struct pw_run *run);   /* NULL: as stored */
 int pw_run_model(struct pw_run *run, bool measure);
 int pw_run_trainer(struct pw_run *run);
+int pw_run_fill_budget(struct pw_run *run);              /* for the run as run->fit has it */
 int pw_run_outputs(struct pw_run *run, const char *folder, const char *name); /* adapter/ or model/ or best/, replaced */
 #endif

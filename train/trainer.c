@@ -72,7 +72,7 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     };
     PW_PASS(pw_epochs_count(&t->epochs, &t->arena, set->train, set->rows, set->n_rows, &t->packing, r->accumulate, r->epochs, r->steps));
     PW_PASS(plan_eval(t));
-    t->shape = (struct pw_pass_shape){.tokens = t->epochs.max_tokens, .train = true, .kept = r->checkpointing ? 1 : set->model->config.layers};
+    t->shape = (struct pw_pass_shape){.tokens = t->epochs.max_tokens, .train = true, .kept = set->kept ? set->kept : r->checkpointing ? 1 : set->model->config.layers, .offload = set->offload};
     if (t->eval_plan && t->eval_plan->max_tokens > t->shape.tokens)
         t->shape.tokens = t->eval_plan->max_tokens;
     t->shape.sequences = most_rows(t);

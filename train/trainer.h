@@ -18,6 +18,7 @@ struct pw_trainer_setup {
     struct pw_adapter *adapter;         /* planned, with or without memory; NULL: full training */
     const struct pw_dataset *train; const uint32_t *rows; int64_t n_rows;      /* rows NULL: all */
     const struct pw_dataset *eval; const uint32_t *eval_rows; int64_t n_eval;  /* eval NULL: none */
+    int kept; bool offload;             /* of the passes: train/pass.h; kept 0: as the recipe says */
     bool (*stop)(void *ctx); void *stop_ctx;                                   /* asked between passes; may be NULL */
 };
 struct pw_trainer {
