@@ -88,7 +88,7 @@ int pw_dir_make(const char *path)
     return 0;
 }
 
-static int remove_inside(int fd, const char *path, int depth);
+static int remove_inside(int fd, const char *path, const char *keep, int depth);
 
 /* Removes one name inside the open folder at. */
 static int remove_name(int at, const char *name, const char *path, int depth)
@@ -97,13 +97,13 @@ static int remove_name(int at, const char *name, const char *path, int depth)
     PW_CHECK(errno == EISDIR || errno == EPERM, PW_E_IO, "%s/%s: cannot remove: %s", path, name, strerror(errno));
     int why = errno, fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) return pw_error(PW_E_IO, "%s/%s: cannot remove: %s", path, name, strerror(why == EPERM ? why : errno));
-    PW_PASS(remove_inside(fd, name, depth + 1));
+    PW_PASS(remove_inside(fd, name, NULL, depth + 1));
     PW_CHECK(unlinkat(at, name, AT_REMOVEDIR) == 0, PW_E_IO, "%s/%s: cannot remove: %s", path, name, strerror(errno));
     return 0;
 }
 
-/* Empties the folder fd and closes it. */
-static int remove_inside(int fd, const char *path, int depth)
+/* Empties the folder fd, but for the name `keep`, and closes it. */
+static int remove_inside(int fd, const char *path, const char *keep, int depth)
 {
     int rc = 0;
     DIR *d = fdopendir(fd);
@@ -118,6 +118,7 @@ static int remove_inside(int fd, const char *path, int depth)
         struct dirent *e = readdir(d);
         if (!e) break;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        if (keep && strcmp(e->d_name, keep) == 0) continue;
         PW_PASS_OUT(remove_name(dirfd(d), e->d_name, path, depth));
     }
     PW_CHECK_OUT(errno == 0, PW_E_IO, "%s: cannot list: %s", path, strerror(errno));
@@ -126,11 +127,17 @@ out:
     return rc;
 }
 
-int pw_dir_remove(const char *path)
+int pw_dir_clear(const char *path, const char *keep)
 {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     PW_CHECK(fd >= 0, PW_E_IO, "%s: cannot open the folder: %s", path, strerror(errno));
-    PW_TRY(remove_inside(fd, path, 0), "removing %s", path);
+    PW_TRY(remove_inside(fd, path, keep, 0), "removing %s", path);
+    return 0;
+}
+
+int pw_dir_remove(const char *path)
+{
+    PW_PASS(pw_dir_clear(path, NULL));
     PW_CHECK(rmdir(path) == 0, PW_E_IO, "%s: cannot remove: %s", path, strerror(errno));
     return 0;
 }

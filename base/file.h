@@ -20,6 +20,7 @@ bool pw_is_dir(const char *path);
 int pw_file_size(const char *path, int64_t *bytes);
 int pw_dir_make(const char *path);               /* with parents; fine when it is there */
 int pw_dir_remove(const char *path);             /* recursive, never follows links */
+int pw_dir_clear(const char *path, const char *keep); /* what is in it, but for the name keep (NULL: all) */
 int pw_dir_list(struct pw_arena *a, const char *path, char ***names, size_t *n); /* sorted by byte order, no dot files */
 
 struct pw_map { const uint8_t *data; size_t bytes; void *base; };

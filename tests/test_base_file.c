@@ -5,10 +5,12 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "tests/support.h"
 
 /* Names in a folder, hidden ones too: what a failed output must not leave behind. */
@@ -344,6 +346,69 @@ START_TEST(hashes)
 }
 END_TEST
 
+/* A child that takes the lock, says so, and waits to be killed. */
+static pid_t hold(const char *path)
+{
+    int said[2];
+    char byte = 0;
+    ck_assert_int_eq(pipe(said), 0);
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        struct pw_lock l;
+        char ok = pw_lock_take(&l, path, "x") == 0;
+        (void)!write(said[1], &ok, 1);
+        for (;;) pause();
+    }
+    ck_assert_int_eq(read(said[0], &byte, 1), 1);
+    ck_assert_int_eq(byte, 1);
+    close(said[0]);
+    close(said[1]);
+    return child;
+}
+
+START_TEST(locks)
+{
+    const char *dir = test_tmpdir(), *path = test_path(dir, ".lock");
+    struct pw_lock l, second;
+    char pid[32];
+    ck_ok(pw_lock_take(&l, path, "the folder"));
+    ck_fails(pw_lock_take(&second, path, "the folder"), PW_E_REFUSED, "the folder is in use by another process");
+    pw_lock_drop(&second); /* holds nothing: takes nothing from the first */
+    ck_fails(pw_lock_take(&second, path, "the folder"), PW_E_REFUSED, "in use");
+    pw_lock_drop(&l);
+    pw_lock_drop(&l);
+    ck_assert_int_eq(names_in(dir), 0);
+    pid_t child = hold(path);
+    snprintf(pid, sizeof pid, "process, %ld", (long)child);
+    ck_fails(pw_lock_take(&l, path, "the folder"), PW_E_REFUSED, pid);
+    ck_assert_int_eq(kill(child, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+    ck_assert(pw_file_exists(path)); /* a killed owner leaves the file, and nobody is stopped by it */
+    ck_ok(pw_lock_take(&l, path, "the folder"));
+    ck_assert_int_eq(unlink(path), 0); /* somebody cleans up by hand: another's lock is then not ours to remove */
+    ck_ok(pw_lock_take(&second, path, "the folder"));
+    pw_lock_drop(&l);
+    ck_assert(pw_file_exists(path));
+    pw_lock_drop(&second);
+    ck_assert_int_eq(names_in(dir), 0);
+    ck_fails(pw_lock_take(&l, test_path(dir, "none/.lock"), "x"), PW_E_IO, "none/.lock");
+}
+END_TEST
+
+START_TEST(clearing)
+{
+    const char *dir = test_tmpdir();
+    ck_ok(pw_dir_make(test_path(dir, "a/b")));
+    ck_ok(pw_file_write(test_path(dir, "a/keep"), "x", 1, false));
+    ck_ok(pw_file_write(test_path(dir, "keep"), "x", 1, false));
+    ck_ok(pw_file_write(test_path(dir, ".hidden"), "x", 1, false));
+    ck_ok(pw_dir_clear(dir, "keep"));
+    ck_assert_int_eq(names_in(dir), 1); /* the name is kept at the top alone */
+    expect_text(test_path(dir, "keep"), "x");
+}
+END_TEST
+
 START_TEST(embedded)
 {
     struct pw_buf b = { 0 };
@@ -379,6 +444,8 @@ int main(void)
     tcase_add_test(t, outdir_whole);
     tcase_add_test(t, out_of_memory);
     tcase_add_test(t, hashes);
+    tcase_add_test(t, locks);
+    tcase_add_test(t, clearing);
     tcase_add_test(t, embedded);
     return test_run(s);
 }

@@ -194,6 +194,11 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
         pw_error_hint("--resume goes on with it, --force replaces it, --set output=FOLDER takes another");
         goto out;
     }
+    if (!plan_only && !o->dry_run && pw_is_dir(recipe.output)) {                            /* likewise: another process at work in it */
+        struct pw_lock lock;
+        PW_PASS_OUT(pw_run_lock(&lock, recipe.output));
+        pw_lock_drop(&lock);
+    }
     PW_PASS_OUT(pw_cmd_device(c, &dev));
     const struct pw_run_options opt = {
         .recipe = &recipe, .dev = dev, .memory = c->common->memory, .resume = o->resume, .force = c->common->force, .cache_dir = cache_dir(cache),
@@ -251,16 +256,42 @@ static int recipe_list(struct pw_cmd *c)
     return 0;
 }
 
+static int no_such_recipe(const char *asked)
+{
+    const char *names[64], *near;
+    char stem[64][64];
+    size_t n = 0;
+    for (const struct pw_embedded *e = pw_embedded_files; e->name && n < 64; e++)
+        if (strncmp(e->name, "recipes/", 8) == 0) {
+            snprintf(stem[n], sizeof stem[n], "%.*s", (int)strlen(e->name + 8) - 5, e->name + 8);
+            names[n] = stem[n];
+            n++;
+        }
+    near = pw_nearest(asked, names, n);
+    int rc = near ? pw_error(PW_E_USAGE, "%s: no such recipe, the nearest is %s", asked, near) : pw_error(PW_E_USAGE, "%s: no such recipe", asked);
+    pw_error_hint("`pw recipe list` names them");
+    return rc;
+}
+
 static int recipe_show(struct pw_cmd *c)
 {
     char name[256];
-    size_t n = strlen(c->args.items[0]);
-    bool yaml = n > 5 && strcmp(c->args.items[0] + n - 5, ".yaml") == 0;
-    snprintf(name, sizeof name, "recipes/%.200s%s", c->args.items[0], yaml ? "" : ".yaml");
-    if (pw_embedded_read(name, c->out) == 0)
-        return 0;
-    int rc = pw_error(PW_E_USAGE, "%s: no such recipe", c->args.items[0]);
-    pw_error_hint("`pw recipe list` names them");
+    const char *asked = c->args.items[0];
+    size_t n = strlen(asked);
+    bool yaml = n > 5 && strcmp(asked + n - 5, ".yaml") == 0;
+    struct pw_buf text = {0};
+    struct pw_json w = {0};
+    int rc = 0;
+    snprintf(name, sizeof name, "recipes/%.200s%s", asked, yaml ? "" : ".yaml");
+    if (pw_embedded_read(name, c->common->json ? &text : c->out) < 0)
+        rc = no_such_recipe(asked);
+    else if (c->common->json) {
+        pw_json_begin(&w);
+        pw_json_strn(&w, "name", asked, yaml ? n - 5 : n);
+        pw_json_strn(&w, "recipe", text.data ? text.data : "", text.len);
+        rc = pw_json_finish(c, &w);
+    }
+    pw_buf_free(&text);
     return rc;
 }
 
@@ -284,8 +315,28 @@ static int recipe_check(struct pw_cmd *c)
 
 static int recipe_docs(struct pw_cmd *c)
 {
-    pw_recipe_docs(c->out);
-    return 0;
+    if (!c->common->json) {
+        pw_recipe_docs(c->out);
+        return 0;
+    }
+    struct pw_json w = {0};
+    pw_json_begin(&w);
+    pw_json_open(&w, "keys", '[');
+    for (const struct pw_recipe_row *row = pw_recipe_rows; row->key; row++) {
+        pw_json_open(&w, NULL, '{');
+        pw_json_str(&w, "key", row->key);
+        pw_json_str(&w, "default", row->fallback);
+        pw_json_str(&w, "choices", row->choices);
+        if (row->max > 0) {
+            pw_json_f64(&w, "min", row->min);
+            pw_json_f64(&w, "max", row->max);
+        }
+        pw_json_bool(&w, "may_change_on_resume", row->free);
+        pw_json_str(&w, "help", row->help);
+        pw_json_close(&w, '}');
+    }
+    pw_json_close(&w, ']');
+    return pw_json_finish(c, &w);
 }
 
 const struct pw_command pw_commands_train[] = {

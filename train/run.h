@@ -5,6 +5,7 @@
 #ifndef PW_TRAIN_RUN_H
 #define PW_TRAIN_RUN_H
 
+#include "base/lock.h"
 #include "train/trainer.h"
 
 struct pw_run_options {
@@ -54,6 +55,8 @@ int pw_run_suggest(struct pw_run *run, const char ***texts);
 int pw_run_estimate(struct pw_run *run, double *seconds, double *flops_per_s);
 /* PW_E_REFUSED when the output exists or the plan does not fit. */
 int pw_run_accept(struct pw_run *run);
+/* While a run is trained its folder is locked: a second process is refused. To ask beforehand, take and drop the lock of a folder that exists. */
+int pw_run_lock(struct pw_lock *lock, const char *output);
 int pw_run_train(struct pw_run *run, struct pw_run_result *result);
 void pw_run_close(struct pw_run *run);
 #endif

@@ -22,6 +22,7 @@ struct training {
     const char *resume_from;        /* "" = from the start */
     double began, before;           /* clock at the start; seconds of earlier parts */
     int64_t saved_step;             /* -1: none in this process */
+    struct pw_lock lock;            /* of the run folder, from before its state is read until the end */
     struct pw_run_result *result;
 };
 
@@ -133,19 +134,37 @@ static int save_state(struct training *k)
 
 /* ---- before the loop ---- */
 
+#define LOCK_NAME ".lock"
+
+int pw_run_lock(struct pw_lock *lock, const char *output)
+{
+    char path[4096], what[4200];
+    PW_CHECK((size_t)snprintf(path, sizeof path, "%s/" LOCK_NAME, output) < sizeof path, PW_E_USAGE, "output: the path is too long");
+    snprintf(what, sizeof what, "the run folder %s", output);
+    return pw_lock_take(lock, path, what);
+}
+
 /* A run folder may be replaced; any other folder that is not empty is somebody's work. */
-static int clear_folder(struct training *k)
+static int check_folder(struct training *k)
 {
     char **names = NULL;
     size_t n = 0;
     const char *recipe = in_folder(k, "recipe.yaml");
     PW_CHECK(recipe, PW_E_NOMEM, "out of memory");
-    if (!pw_file_exists(k->r->output))
-        return 0;
     PW_CHECK(pw_is_dir(k->r->output), PW_E_REFUSED, "%s is a file", k->r->output);
     PW_PASS(pw_dir_list(&k->run->arena, k->r->output, &names, &n));
     PW_CHECK(n == 0 || pw_file_exists(recipe), PW_E_REFUSED, "%s is not a run folder (no recipe.yaml in it): it is not replaced", k->r->output);
-    return pw_dir_remove(k->r->output);
+    return 0;
+}
+
+/* A folder that is there is locked before anything of it is read. */
+static int lock_existing(struct training *k)
+{
+    if (!pw_file_exists(k->r->output))
+        return 0;
+    if (!k->run->opt.resume)
+        PW_PASS(check_folder(k));
+    return pw_run_lock(&k->lock, k->r->output);
 }
 
 static int check_same(struct training *k, const struct pw_state *s)
@@ -282,8 +301,14 @@ static int make_folder(struct training *k)
 {
     const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl");
     PW_CHECK(recipe && log, PW_E_NOMEM, "out of memory");
-    if (!k->run->opt.resume)
-        PW_PASS(clear_folder(k));
+    if (k->lock.path && !k->run->opt.resume)
+        PW_PASS(pw_dir_clear(k->r->output, LOCK_NAME));
+    if (!k->lock.path) {
+        PW_PASS(pw_dir_make(k->r->output));
+        PW_PASS(pw_run_lock(&k->lock, k->r->output));
+        if (pw_file_exists(recipe)) /* another process made it since we looked */
+            return pw_error(PW_E_REFUSED, "%s exists already", k->r->output);
+    }
     PW_PASS(pw_dir_make(k->states));
     PW_PASS(pw_file_write(recipe, k->state.recipe.data, k->state.recipe.len, true));
     return pw_runlog_open(&k->log, log, k->resume_from[0] ? k->state.log_bytes : 0);
@@ -414,6 +439,7 @@ int pw_run_train(struct pw_run *run, struct pw_run_result *result)
     k.states = in_folder(&k, "checkpoints");
     PW_CHECK_OUT(k.states, PW_E_NOMEM, "out of memory");
     PW_PASS_OUT(pw_run_accept(run));
+    PW_PASS_OUT(lock_existing(&k));
     PW_PASS_OUT(pw_recipe_write(k.r, &k.state.recipe));
     PW_PASS_OUT(hash_base(&k));
     PW_PASS_OUT(find_state(&k));
@@ -431,5 +457,6 @@ out:
     if (k.log.f)
         pw_runlog_close(&k.log);
     pw_state_free(&k.state);
+    pw_lock_drop(&k.lock);
     return rc;
 }
