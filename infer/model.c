@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "infer/memory_limit.h"
 #include "infer/model_parts.h"
 #include "infer/rope.h"
 #include "quant/quant.h"
@@ -440,6 +441,8 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     PW_CHECK(!opt->embed_host || !dev->host, PW_E_USAGE, "device %s: the embedding is in host memory already", dev->kind);
     plan.maker = dev;
     PW_PASS(pw_model_new(&m, dev, NULL));
+    m->memory = opt->memory;
+    m->program_bytes = pw_rss_bytes() - pw_rss_anon_bytes();
     PW_PASS_OUT(pw_checkpoint_open(&m->checkpoint, path, &copt));
     m->config = *pw_checkpoint_config(m->checkpoint);
     m->trainable = opt->trainable;
@@ -457,6 +460,7 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
         shape(m, &plan);
         goto out;
     }
+    PW_PASS_OUT(pw_memory_check_weights(m, need(m, &plan)));
     if (plan.device) {
         const struct pw_dev_options host = {.threads = dev->threads};
         plan.maker = NULL;

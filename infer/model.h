@@ -29,6 +29,8 @@ struct pw_model {
     void *embed_pinned;                                /* the embedding with embed_host */
     struct pw_arena arena;
     size_t weight_bytes;                               /* of all weights as they are in memory */
+    uint64_t memory;                                   /* most bytes that the process may come to; 0: no limit. See memory_limit.h */
+    size_t program_bytes;                              /* resident pages of program and libraries before the model was mapped */
 };
 struct pw_model_options {
     const char *tokenizer;     /* --tokenizer, or NULL */
@@ -38,6 +40,7 @@ struct pw_model_options {
     bool embed_host;           /* the embedding stays in pinned host memory that the device reads; not on host devices, not with a dense tied head */
     int64_t context;           /* --ctx; 0 = the model's */
     bool trainable;            /* full training: all weights as f32 in memory that may be written */
+    uint64_t memory;           /* --memory; 0: no limit. What would go beyond it is refused before it is taken, here and when a session opens */
     bool measure;              /* for plans: types and shapes alone, nothing is made; pool.bytes says what loading would take. Cannot compute. */
 };
 int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, const struct pw_model_options *opt);

@@ -313,6 +313,31 @@ END_TEST
 
 /* ---- choosing ------------------------------------------------------------------------------------------------------- */
 
+/* --memory: refused with the plan before weights and before a session are taken; a session that fits is opened. */
+START_TEST(memory_limits)
+{
+    struct pw_dev *dev = NULL;
+    const struct pw_dev_options d = {.kind = "cpu", .threads = 2, .level = getenv("PW_CPU")};
+    struct pw_model_options opt = {.memory = 1 << 20};
+    struct pw_model *m = NULL;
+    struct pw_session *s = NULL;
+    ck_ok(pw_dev_open(&dev, &d));
+    ck_fails(pw_model_load(&m, dev, "tests/data/llama-tied", &opt), PW_E_REFUSED, "does not fit into --memory: planned");
+    ck_assert_ptr_null(m);
+    opt.memory = pw_rss_bytes() + ((uint64_t)64 << 20);
+    ck_ok(pw_model_load(&m, dev, "tests/data/llama-tied", &opt));
+    const int64_t too_many = ((int64_t)128 << 20) / (2 * m->config.layers * m->config.kv_heads * m->config.head_dim * (int64_t)sizeof(float));
+    const size_t before = pw_rss_bytes();
+    ck_fails(pw_session_open(&s, m, too_many, 8, 1), PW_E_REFUSED, "KV cache");
+    ck_assert_ptr_null(s);
+    ck_assert(pw_rss_bytes() < before + ((size_t)8 << 20)); /* nothing of it was touched */
+    ck_ok(pw_session_open(&s, m, 64, 8, 1));
+    pw_session_close(s);
+    pw_model_free(m);
+    pw_dev_close(dev);
+}
+END_TEST
+
 START_TEST(sampling)
 {
     const float logits[5] = {1, 3, 3, 0, -INFINITY}, bad[2] = {0, NAN};
@@ -359,6 +384,7 @@ int main(void)
     tcase_add_test(t, an_adapter_attached_later);
     tcase_add_test(t, wrong_feeds);
     tcase_add_test(t, wrong_loads);
+    tcase_add_test(t, memory_limits);
     tcase_add_test(t, sampling);
     suite_add_tcase(s, t);
     return test_run(s);

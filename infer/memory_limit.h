@@ -1,0 +1,14 @@
+/* --memory for commands that compute without training: the plan of a model and of a session, and whether it stays below the limit.
+ *
+ * A plan counts the program, the model file (mapped, and resident once it is read), weights made in memory, the KV cache, activations, and
+ * the scratch of operations, from the functions that take them. Training plans for itself (train/budget.h). */
+#ifndef PW_INFER_MEMORY_LIMIT_H
+#define PW_INFER_MEMORY_LIMIT_H
+
+#include "infer/model.h"
+
+/* PW_E_REFUSED with the plan when `weights` more bytes of weights (beside the mapped file) go beyond m->memory; 0 without a limit. */
+int pw_memory_check_weights(const struct pw_model *m, size_t weights);
+/* The same for a session of this size on a loaded model. */
+int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batch_tokens);
+#endif
