@@ -282,14 +282,36 @@ void pw_benchmark_close(struct pw_benchmark *b)
     pw_free(b);
 }
 
-int pw_benchmark_explain(const struct pw_tokenizer *t, const struct pw_task *task, const struct pw_benchmark_options *o, int64_t doc, struct pw_json *j)
+/* The task of the list whose data is there; when none has any, the first, whose loading then says so. */
+static int first_with_data(const struct pw_tasks *tasks, const char *data_dir, struct pw_task *task)
+{
+    struct pw_arena a;
+    bool found = false;
+    int rc = 0;
+    pw_arena_init(&a);
+    for (size_t i = 0; i < tasks->n && !found; i++) {
+        struct pw_docs docs;
+        *task = tasks->items[i];
+        PW_PASS_OUT(pw_docs_load(&docs, &a, task, data_dir, "test", &found));
+    }
+    if (!found)
+        *task = tasks->items[0];
+    task->by_group = false; /* a group may lack some of its tasks, but not the one that is shown */
+out:
+    pw_arena_free(&a);
+    return rc;
+}
+
+int pw_benchmark_explain(const struct pw_tokenizer *t, const struct pw_tasks *tasks, const struct pw_benchmark_options *o, int64_t doc, struct pw_json *j)
 {
     struct pw_benchmark b = {.tokenizer = t, .o = *o};
+    struct pw_task shown, *task = &shown;
     struct work w = {.b = &b, .task = task};
     struct pw_tokens tokens = {0};
     struct pw_choice_request r = {0};
     int rc = 0;
     pw_arena_init(&w.arena);
+    PW_PASS_OUT(first_with_data(tasks, o->data_dir, task));
     PW_PASS_OUT(load_work(&w));
     PW_CHECK_OUT(doc >= 0 && (size_t)doc < w.n, PW_E_USAGE, "--doc: expected 0 to %zu, got %lld", w.n - 1, (long long)doc);
     const struct pw_prompt *p = &w.prompts[doc];

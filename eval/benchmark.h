@@ -44,7 +44,7 @@ void pw_benchmark_close(struct pw_benchmark *b);
 void pw_benchmark_json(const struct pw_benchmark *b, struct pw_json *w);
 void pw_benchmark_table(const struct pw_benchmark *b, struct pw_buf *out);
 
-/* What one document looks like to the model, for `pw eval explain`. */
-int pw_benchmark_explain(const struct pw_tokenizer *t, const struct pw_task *task, const struct pw_benchmark_options *o, int64_t doc,
+/* What one document looks like to the model, for `pw eval explain`: of the first task whose data is there. */
+int pw_benchmark_explain(const struct pw_tokenizer *t, const struct pw_tasks *tasks, const struct pw_benchmark_options *o, int64_t doc,
                          struct pw_json *w);
 #endif

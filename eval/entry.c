@@ -263,13 +263,20 @@ bool pw_entry_has_samples(const struct pw_entry *e)
     return find(e, "samples.jsonl") != NULL;
 }
 
-struct sample { const char *prompt; int n, target, picked; const char *choices[PW_SCORE_MAX_CHOICES]; double logprobs[PW_SCORE_MAX_CHOICES]; };
+bool pw_entry_has_scores(const struct pw_entry *e)
+{
+    return find(e, "tuned.json") != NULL || find(e, "base.json") != NULL;
+}
+
+struct sample { bool of_base; const char *prompt; int n, target, picked; const char *choices[PW_SCORE_MAX_CHOICES]; double logprobs[PW_SCORE_MAX_CHOICES]; };
 
 static int read_sample(struct sample *s, const struct pw_value *row, int line)
 {
     const struct pw_value *choices = pw_get(row, "choices"), *lp = pw_get(row, "logprobs"), *picked = pw_get(row, "picked");
     int64_t target = -1;
     memset(s, 0, sizeof *s);
+    const struct pw_value *adapter = pw_get(row, "adapter");
+    s->of_base = !adapter || adapter->kind == PW_NULL;
     PW_PASS(pw_get_str(row, "prompt", "samples.jsonl", &s->prompt));
     PW_PASS(pw_get_i64(row, "target", "samples.jsonl", &target));
     PW_CHECK(s->prompt && choices && lp && choices->kind == PW_LIST && lp->kind == PW_LIST && choices->len == lp->len && lp->len >= 1 &&
@@ -285,6 +292,61 @@ static int read_sample(struct sample *s, const struct pw_value *row, int line)
         s->choices[i] = choices->items[i].s;
         s->logprobs[i] = x->kind == PW_REAL ? x->d : (double)x->i;
     }
+    return 0;
+}
+
+/* Rows of an evaluation with --with-base are of both: those of the base go, unless there are no others. Returns what is left. */
+static size_t drop_base(struct sample *samples, struct pw_choice_request *requests, size_t n)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++)
+        kept += !samples[i].of_base;
+    if (kept == 0 || kept == n)
+        return n;
+    kept = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!samples[i].of_base) {
+            samples[kept] = samples[i];
+            requests[kept++] = requests[i];
+        }
+    return kept;
+}
+
+/* tuned.json says the same as the samples: as many documents, as many of them right. */
+static int check_result(struct pw_entry *e, const struct sample *samples, size_t n)
+{
+    const struct pw_archive_file *f = find(e, "tuned.json");
+    int64_t documents = 0, hits = 0, recorded = 0;
+    struct pw_value *v;
+    bool some = false;
+    if (!f)
+        return 0;
+    PW_TRY(pw_json_parse(&e->arena, f->data, f->bytes, "tuned.json", &v), "checking %s", e->path);
+    const struct pw_value *rows = pw_get(v, "results");
+    PW_CHECK(rows && rows->kind == PW_LIST, PW_E_FORMAT, "%s: tuned.json: no list of results", e->path);
+    for (size_t i = 0; i < rows->len; i++) {
+        const struct pw_value *adapter = pw_get(&rows->items[i], "adapter");
+        some = some || (adapter && adapter->kind != PW_NULL);
+    }
+    for (size_t i = 0; i < rows->len; i++) {
+        const struct pw_value *row = &rows->items[i], *adapter = pw_get(row, "adapter"), *metrics = pw_get(row, "metrics");
+        const struct pw_value *acc = metrics ? pw_get(metrics, "acc") : NULL;
+        int64_t of_row = -1;
+        double value = -1;
+        if (some && (!adapter || adapter->kind == PW_NULL))
+            continue;
+        PW_PASS(pw_get_i64(row, "n", "tuned.json", &of_row));
+        if (acc)
+            PW_PASS(pw_get_f64(acc, "value", "tuned.json", &value));
+        PW_CHECK(of_row >= 0 && value >= 0 && value <= 1, PW_E_FORMAT, "%s: tuned.json: result %zu has no n and acc", e->path, i + 1);
+        documents += of_row;
+        recorded += llround(value * (double)of_row);
+    }
+    for (size_t i = 0; i < n; i++)
+        hits += samples[i].picked == samples[i].target;
+    PW_CHECK(documents == (int64_t)n && recorded == hits, PW_E_FAIL,
+             "%s: tuned.json does not fit the samples (it says %lld of %lld right, they say %lld of %zu)", e->path, (long long)recorded,
+             (long long)documents, (long long)hits, n);
     return 0;
 }
 
@@ -318,6 +380,9 @@ int pw_entry_score(struct pw_entry *e, struct pw_model *m, const struct pw_token
         p = stop + 1;
     }
     PW_CHECK_OUT(n > 0, PW_E_FAIL, "%s: samples.jsonl is empty", e->path);
+    n = drop_base(samples, requests, n);
+    if (limit == 0)
+        PW_PASS_OUT(check_result(e, samples, n));
     PW_TRY_OUT(pw_choice_score(m, requests, n, 512, &computed, NULL, NULL), "scoring the samples of %s", e->path);
     for (size_t i = 0; i < n; i++) {
         int best = 0;

@@ -18,6 +18,7 @@ int pw_entry_open(struct pw_entry **out, const char *path);
 void pw_entry_close(struct pw_entry *e);
 const struct pw_adapter *pw_entry_adapter(const struct pw_entry *e);
 bool pw_entry_has_samples(const struct pw_entry *e);
+bool pw_entry_has_scores(const struct pw_entry *e);
 /* Scores the pack's samples again: model with the adapter attached. limit 0: all. The largest difference of a log-probability and the
  * number of picks that changed; an error when a pick changed or the difference exceeds `bound`. */
 struct pw_entry_scores { int64_t documents, picks_changed; double max_difference, acc_recorded, acc_again; };

@@ -17,7 +17,7 @@ struct pw_common {             /* options of every command, from one shared tabl
     int64_t threads, seed, ctx;
     bool seed_given;
     uint64_t memory;           /* 0 = no limit */
-    bool json, quiet, verbose, force;
+    bool json, quiet, verbose, help, force;  /* help: never seen by a command, main() answers it */
     const char *type;          /* quantise while loading, "" = as stored */
     bool double_quant;
     struct pw_strings adapters;/* PATH[:SCALE] */

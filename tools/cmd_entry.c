@@ -41,6 +41,11 @@ static int score_again(struct pw_cmd *c, struct pw_entry *e, struct pw_json *w)
     PW_PASS_OUT(pw_load(&l, c, o->model, true));
     PW_PASS_OUT(pw_adapter_check_base(pw_entry_adapter(e), l.model->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress));
     PW_PASS_OUT(pw_model_attach(l.model, pw_entry_adapter(e)));
+    if (!pw_entry_has_samples(e) && !pw_entry_has_scores(e)) { /* the pack claims no scores: the adapter fits its base, and that is all there is to check */
+        pw_progress_say(c->progress, "%s holds no samples: no score is repeated", c->args.items[0]);
+        pw_json_null(w, "rescored");
+        goto out;
+    }
     PW_PASS_OUT(pw_entry_score(e, l.model, l.tokenizer, o->limit, o->bound, &s));
     pw_json_open(w, "rescored", '{');
     pw_json_i64(w, "documents", s.documents);
@@ -83,7 +88,8 @@ const struct pw_command pw_commands_entry[] = {
      build_options, sizeof(struct entry_options), 1, 1, false, entry_build},
     {"entry check", "entry.tar.zst [--model MODEL]", "verify a pack, and score it again",
      "Checks the archive, every hash and the adapter. With --model the adapter is put on that base, the samples of the pack are scored\n"
-     "again, and every log-probability must agree with the recorded one.",
+     "again, and every log-probability must agree with the recorded one, and tuned.json with the samples. A pack without scores is\n"
+     "put on the base all the same; \"rescored\" is then null.",
      check_options, sizeof(struct entry_options), 1, 1, false, entry_check},
     {0},
 };

@@ -146,7 +146,7 @@ static int eval_explain(struct pw_cmd *c)
         PW_PASS_OUT(pw_load_tokenizer(&tokenizer, c, c->args.items[1]));
     w.indent = !c->common->json;
     pw_json_begin(&w);
-    PW_PASS_OUT(pw_benchmark_explain(tokenizer, &tasks.items[0], &bo, o->doc, &w));
+    PW_PASS_OUT(pw_benchmark_explain(tokenizer, &tasks, &bo, o->doc, &w));
     PW_PASS_OUT(pw_json_finish(c, &w));
 out:
     pw_json_free(&w);

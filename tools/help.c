@@ -62,25 +62,43 @@ const struct pw_command *pw_command_find(int argc, char **argv, int *words)
     return best;
 }
 
+/* The second words of the commands that begin with `first`, in `words`; how many. */
+static size_t group_words(const char *first, const char *words[MAX_COMMANDS])
+{
+    const struct pw_command *list[MAX_COMMANDS];
+    size_t n = all_commands(list), inside = 0, len = strlen(first);
+    for (size_t i = 0; i < n; i++)
+        if (strncmp(list[i]->name, first, len) == 0 && list[i]->name[len] == ' ')
+            words[inside++] = list[i]->name + len + 1;
+    return inside;
+}
+
+/* 'vote' alone, or 'vote imprt': the way out names the commands of that group. */
+static int unknown_in_group(const char *first, const char *second, const char *const *words, size_t n)
+{
+    const char *near = second ? pw_nearest(second, words, n) : NULL;
+    char all[400] = "";
+    for (size_t i = 0, at = 0; i < n && at < sizeof all; i++)
+        at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", i ? ", " : "", words[i]);
+    int rc = second ? pw_error(PW_E_USAGE, "unknown command '%s %s'", first, second) : pw_error(PW_E_USAGE, "pw %s: which of its commands?", first);
+    if (near)
+        pw_error_hint("did you mean 'pw %s %s'?  it knows: %s", first, near, all);
+    else
+        pw_error_hint("'pw %s' knows: %s", first, all);
+    return rc;
+}
+
 int pw_command_unknown(int argc, char **argv)
 {
     const struct pw_command *list[MAX_COMMANDS];
     const char *names[MAX_COMMANDS];
-    size_t n = all_commands(list), inside = 0;
-    char asked[200];
-    for (size_t i = 0; i < n; i++) {
-        size_t len = strlen(argv[0]);
+    size_t n = all_commands(list), inside = group_words(argv[0], names);
+    if (inside)
+        return unknown_in_group(argv[0], argc > 1 && argv[1][0] != '-' ? argv[1] : NULL, names, inside);
+    for (size_t i = 0; i < n; i++)
         names[i] = list[i]->name;
-        inside += strncmp(list[i]->name, argv[0], len) == 0 && list[i]->name[len] == ' ';
-    }
-    if (argc > 1 && argv[1][0] != '-')
-        snprintf(asked, sizeof asked, "%s %s", argv[0], argv[1]);
-    else
-        snprintf(asked, sizeof asked, "%s", argv[0]);
-    const char *near = pw_nearest(asked, names, n);
-    if (!near)
-        near = pw_nearest(argv[0], names, n);
-    int rc = pw_error(PW_E_USAGE, "unknown command '%s'", inside ? asked : argv[0]);
+    const char *near = pw_nearest(argv[0], names, n);
+    int rc = pw_error(PW_E_USAGE, "unknown command '%s'", argv[0]);
     if (near)
         pw_error_hint("did you mean 'pw %s'?  'pw help' lists all commands", near);
     else

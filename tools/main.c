@@ -19,6 +19,7 @@ static const struct pw_option common_options[] = {
     {"json", 0, PW_OPT_FLAG, offsetof(struct pw_common, json), NULL, NULL, NULL, 0, 0, "one JSON document on stdout"},
     {"quiet", 'q', PW_OPT_FLAG, offsetof(struct pw_common, quiet), NULL, NULL, NULL, 0, 0, "no progress; errors alone on stderr"},
     {"verbose", 'v', PW_OPT_FLAG, offsetof(struct pw_common, verbose), NULL, NULL, NULL, 0, 0, "say more"},
+    {"help", 'h', PW_OPT_FLAG, offsetof(struct pw_common, help), NULL, NULL, NULL, 0, 0, "what the command does, and its options"},
     {"force", 0, PW_OPT_FLAG, offsetof(struct pw_common, force), NULL, NULL, NULL, 0, 0, "replace an existing output"},
     {"type", 0, PW_OPT_STRING, offsetof(struct pw_common, type), "TYPE", NULL, "", 0, 0,
      "quantise or convert while loading: nf4, fp4, int8, f32, bf16; with quant and merge: the type to write"},
@@ -174,12 +175,14 @@ int main(int argc, char **argv)
     struct pw_buf text = {0};
     int rc = 0, words = 0;
     argc--, argv++;
-    if (argc == 0 || strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0) {
+    if (argc == 0) {
+        if (pw_help(0, argv, common_options, &text) == 0)
+            fwrite(text.data, 1, text.len, stderr);
+        rc = pw_error(PW_E_USAGE, "a command is missing");
+    } else if (strcmp(argv[0], "help") == 0 || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0) {
         rc = pw_help(argc > 1 ? argc - 1 : 0, argv + 1, common_options, &text);
         if (rc == 0)
             rc = write_all(text.data, text.len);
-        if (rc == 0 && argc == 0)
-            rc = pw_error(PW_E_USAGE, "a command is missing");
     } else if (strcmp(argv[0], "--version") == 0 || strcmp(argv[0], "version") == 0) {
         rc = write_all("pennyweight " PW_VERSION "\n", strlen("pennyweight " PW_VERSION "\n"));
     } else if (strcmp(argv[0], "completion") == 0) {
