@@ -41,11 +41,14 @@ int pw_memory_check_weights(const struct pw_model *m, size_t weights)
 {
     if (m->memory == 0)
         return 0;
+    const struct part there[] = {{"weights", weights}};
+    if (!m->dev->host)
+        return check(m, there, 1);
     const struct part parts[] = {{"program", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)}, {"weights", weights}};
     return check(m, parts, 3);
 }
 
-int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batch_tokens)
+int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
     if (m->memory == 0)
         return 0;
@@ -53,9 +56,13 @@ int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batc
     const size_t others[] = {pw_scratch_head(m->dev, batch_tokens, &m->head, false), pw_scratch_linear(m->dev, batch_tokens, &m->head, false)};
     for (int i = 0; i < 2; i++)
         scratch = others[i] > scratch ? others[i] : scratch;
+    const size_t session = pw_session_bytes(m, rows, batch_tokens, max_seqs);
+    const struct part there[] = {{"weights", m->pool.bytes}, {"KV cache and activations", session}, {"scratch", scratch}};
+    if (!m->dev->host)
+        return check(m, there, 3);
     /* Weights made in memory and adapters are written by now: they are among the program's own pages. */
     const struct part parts[] = {{"program with weights in memory", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)},
-                                 {"libraries", LIBRARY_BYTES}, {"KV cache and activations", pw_session_bytes(&m->config, rows, batch_tokens)},
+                                 {"libraries", LIBRARY_BYTES}, {"KV cache and activations", session},
                                  {"scratch", scratch}};
     return check(m, parts, 5);
 }

@@ -1,7 +1,8 @@
 /* --memory for commands that compute without training: the plan of a model and of a session, and whether it stays below the limit.
  *
  * A plan counts the program, the model file (mapped, and resident once it is read), weights made in memory, the KV cache, activations, and
- * the scratch of operations, from the functions that take them. Training plans for itself (train/budget.h). */
+ * the scratch of operations, from the functions that take them. On a device whose memory is not
+ * the host's the limit is on that memory, and only what lies there counts. Training plans for itself (train/budget.h). */
 #ifndef PW_INFER_MEMORY_LIMIT_H
 #define PW_INFER_MEMORY_LIMIT_H
 
@@ -10,5 +11,5 @@
 /* PW_E_REFUSED with the plan when `weights` more bytes of weights (beside the mapped file) go beyond m->memory; 0 without a limit. */
 int pw_memory_check_weights(const struct pw_model *m, size_t weights);
 /* The same for a session of this size on a loaded model. */
-int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batch_tokens);
+int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 #endif

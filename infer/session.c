@@ -153,7 +153,7 @@ int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, i
     int rc = 0;
     PW_CHECK(rows > 0 && rows <= INT32_MAX && batch_tokens > 0 && batch_tokens <= INT32_MAX && max_seqs > 0 && max_seqs < INT32_MAX, PW_E_FAIL,
              "opening a session: %lld rows, %lld tokens a pass, %d timelines", (long long)rows, (long long)batch_tokens, max_seqs);
-    PW_PASS(pw_memory_check_session(m, rows, batch_tokens));
+    PW_PASS(pw_memory_check_session(m, rows, batch_tokens, max_seqs));
     s = pw_alloc_zero(1, sizeof *s);
     PW_CHECK_OUT(s, PW_E_NOMEM, "out of memory");
     s->m = m;

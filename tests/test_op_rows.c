@@ -35,7 +35,7 @@ static void same(const float *a, const float *b, int64_t n, const char *what, in
 /* kind 0 f32, 1 nf4, 2 bf16, 3 nf4 with odd rows; each with an adapter */
 static void linear_rows(struct pw_dev **dev, int kind)
 {
-    int64_t k = kind == 3 ? 545 : 576, n = 101, r = 6;
+    int64_t k = kind == 3 ? 545 : 576, n = 401, r = 20; /* large enough for every part to be shared out among threads */
     float *value = noise(n * k, 1), *x = noise(T * k, 2), *a = noise(r * k, 3), *b = noise(n * r, 4), *dy = noise(T * n, 5), *bias = noise(n, 6);
     float *y = pw_alloc(T * (size_t)n * 4), *xa = pw_alloc(T * (size_t)r * 4), *dx = pw_alloc(T * (size_t)k * 4);
     float *y2 = pw_alloc(T * (size_t)n * 4), *xa2 = pw_alloc(T * (size_t)r * 4), *dx2 = pw_alloc(T * (size_t)k * 4);
@@ -164,7 +164,7 @@ START_TEST(threads)
 {
     struct pw_dev *dev[2] = { open_level(levels[_i], 1), open_level(levels[_i], 2) };
     if (!dev[0]) { test_skip("level %s", levels[_i]); return; }
-    int64_t k = 130, n = 260, r = 5;
+    int64_t k = 130, n = 260, r = 70; /* likewise */
     float *value = noise(n * k, 1), *x = noise(T * k, 2), *a = noise(r * k, 3), *b = noise(n * r, 4), *dy = noise(T * n, 5), *xa = noise(T * r, 6);
     struct pw_lora lora = { .r = (int)r, .scale = 2, .a = pw_tensor2(a, PW_F32, r, k), .b = pw_tensor2(b, PW_F32, n, r) };
     struct pw_weight w = { .n_out = n, .n_in = k, .type = PW_Q_DENSE, .dtype = PW_F32, .data = value, .lora = &lora };

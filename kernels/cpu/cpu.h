@@ -20,6 +20,15 @@ int cpu_choose_level(struct pw_dev *dev, const char *level);
 size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
+/* Work below which an op stays on the calling thread: some tens of microseconds. A parallel region costs one or two when all cores are free, but
+ * a time slice of the system, milliseconds, when another program has one of them; the decoding of a small model is hundreds of such ops a token.
+ * What is computed in which order does not depend on it, nor do results. Multiply-adds of data at hand; weights, which come from memory, once
+ * each; elements of maps over arrays. */
+enum { CPU_SMALL_WORK = 1 << 20, CPU_SMALL_WEIGHTS = 1 << 18, CPU_SMALL_ELEMENTS = 1 << 15 };
+static inline bool cpu_is_small(int64_t tokens, int64_t n_out, int64_t n_in)
+{
+    return n_out * n_in <= CPU_SMALL_WEIGHTS && tokens * n_out * n_in <= CPU_SMALL_WORK;
+}
 
 static inline const struct cpu_isa *cpu_isa_of(const struct pw_dev *dev) { return dev->impl; }
 static inline size_t cpu_round(size_t bytes) { return (bytes + 63) & ~(size_t)63; }

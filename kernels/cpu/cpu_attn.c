@@ -131,10 +131,19 @@ static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct 
     }
 }
 
+/* Multiply-adds of the scores of all heads, an upper bound (masked ones too). */
+static int64_t score_work(const struct pw_seqs *seqs, int64_t heads, int64_t d)
+{
+    int64_t work = 0;
+    for (int s = 0; s < seqs->n; s++)
+        work += (int64_t)(seqs->q_start[s + 1] - seqs->q_start[s]) * (seqs->kv_len[s] + (seqs->prefix_len ? seqs->prefix_len[s] : 0));
+    return work * heads * d;
+}
+
 int cpu_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
 {
     int64_t heads = q.shape[1], tasks = seqs->n * heads;
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (score_work(seqs, heads, q.shape[2]) > CPU_SMALL_WORK / 4)
     for (int64_t i = 0; i < tasks; i++) forward_head(dev, out, lse, q, k, v, seqs, attn, (int)(i / heads), i % heads);
     return 0;
 }
@@ -203,7 +212,7 @@ int cpu_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, s
     int64_t groups = k.shape[1];
     int together = seqs->prefix_len ? seqs->n : 1; /* sequences a task does one after another */
     int64_t tasks = together > 1 ? groups : seqs->n * groups;
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (score_work(seqs, q.shape[1], q.shape[2]) > CPU_SMALL_WORK / 8)
     for (int64_t i = 0; i < tasks; i++) {
         if (together > 1)
             for (int s = 0; s < seqs->n; s++) backward_group(dev, &t, seqs, attn, s, i);

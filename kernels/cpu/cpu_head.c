@@ -83,7 +83,7 @@ int cpu_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor ar
         }
         if (!c.rows) break;
         cpu_matmul(dev, c.logits, c.h, c.rows, w, dev->scratch);
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (c.rows * words > 4096)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (c.rows * words > CPU_SMALL_ELEMENTS)
         for (int64_t i = 0; i < c.rows; i++) {
             int64_t row = c.at[i];
             finish_row(isa, c.logits + i * words, words, target[row], backward ? (const float *)dloss.data + row : NULL, (float)softcap, losses + row, best ? best + row : NULL);

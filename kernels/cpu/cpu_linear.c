@@ -53,7 +53,7 @@ static void product_columns(const struct cpu_isa *isa, float *y, const float *x,
 
 void cpu_matmul(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * w->n_out * w->n_in > 16384)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
     for (int64_t n0 = 0; n0 < w->n_out; n0 += NC)
         product_columns(cpu_isa_of(dev), y, x, tokens, w, n0, cpu_min(NC, w->n_out - n0), tile_of(scratch));
 }
@@ -74,14 +74,14 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const float *dy, 
 
 void cpu_matmul_back(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * w->n_out * w->n_in > 16384)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
     for (int64_t k0 = 0; k0 < w->n_in; k0 += KB)
         back_columns(cpu_isa_of(dev), dx, dy, tokens, w, k0, cpu_min(KB, w->n_in - k0), tile_of(scratch));
 }
 
 void cpu_matmul_weight(struct pw_dev *dev, float *dw, const float *dy, const float *x, int64_t tokens, int64_t n_out, int64_t n_in)
 {
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_out * n_in > 16384)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, n_in))
     for (int64_t n0 = 0; n0 < n_out; n0 += KB)
         cpu_gemm_tn(cpu_min(KB, n_out - n0), n_in, tokens, dy + n0, n_out, x, n_in, dw + n0 * n_in, n_in);
 }
@@ -109,7 +109,7 @@ static void adapter_down(struct pw_dev *dev, float *xa, float *scaled, const flo
     int64_t n_in = w->n_in, r = w->lora->r;
     const float *a = w->lora->a.data;
     float scale = (float)w->lora->scale;
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens > RB)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, r))
     for (int64_t t0 = 0; t0 < tokens; t0 += RB) {
         int64_t rows = cpu_min(RB, tokens - t0);
         float *tile = tile_of(dev->scratch);
@@ -138,7 +138,7 @@ int cpu_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
         adapter_down(dev, xa.data, scaled, x.data, tokens, w, drop);
     }
     if (!r && !w->bias) return 0;
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_out > 4096)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r + 1))
     for (int64_t n0 = 0; n0 < n_out; n0 += KB) {
         int64_t n = cpu_min(KB, n_out - n0);
         float *to = (float *)y.data + n0, *b_t = tile_of(dev->scratch); /* B^T, some ranks of these columns at a time */
@@ -195,7 +195,7 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     if (g->dx.data) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
     if (g->dw.data) cpu_matmul_weight(dev, g->dw.data, up, x.data, tokens, n_out, n_in);
     if (g->dbias.data) {
-#pragma omp parallel for num_threads(dev->threads) if (tokens * n_out > 16384)
+#pragma omp parallel for num_threads(dev->threads) if (tokens * n_out > CPU_SMALL_ELEMENTS)
         for (int64_t n0 = 0; n0 < n_out; n0 += 64) {
             double sum[64] = { 0 };
             int64_t n = cpu_min(64, n_out - n0);
@@ -209,20 +209,20 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     if (g->db.data) {
         float *scaled = low_rank(dev, 0, tokens, (int)r);
         for (int64_t i = 0; i < tokens * r; i++) scaled[i] = ((const float *)xa.data)[i] * scale;
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_out * r > 16384)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r))
         for (int64_t n0 = 0; n0 < n_out; n0 += KB)
             isa->outer(cpu_min(KB, n_out - n0), r, tokens, up + n0, 1, n_out, scaled, r, (float *)g->db.data + n0 * r, r);
     }
     if (!g->dx.data && !g->da.data) return 0;
     float *dxa = low_rank(dev, 1, tokens, (int)r);
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens > RB)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r))
     for (int64_t t0 = 0; t0 < tokens; t0 += RB) {
         int64_t rows = cpu_min(RB, tokens - t0);
         memset(dxa + t0 * r, 0, (size_t)(rows * r) * sizeof(float));
         isa->outer(rows, r, n_out, up + t0 * n_out, n_out, 1, w->lora->b.data, r, dxa + t0 * r, r);
         isa->scale(rows * r, dxa + t0 * r, scale);
     }
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (tokens * n_in * r > 16384)
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, r))
     for (int64_t k0 = 0; k0 < n_in; k0 += KB)
         adapter_back_columns(isa, g, dxa, x.data, tokens, w, drop, k0, cpu_min(KB, n_in - k0), tile_of(dev->scratch));
     return 0;

@@ -71,7 +71,7 @@ static void copy_piece(struct pw_tensor out, struct pw_tensor x, int64_t first, 
 int cpu_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 {
     int64_t n = pw_count(x);
-#pragma omp parallel for num_threads(dev->threads) if (n > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t first = 0; first < n; first += PIECE) copy_piece(out, x, first, cpu_min(n, first + PIECE));
     return 0;
 }
@@ -81,7 +81,7 @@ int cpu_axpy(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor x, double 
     int64_t n = pw_count(y);
     float *to = y.data;
     const float *from = x.data;
-#pragma omp parallel for num_threads(dev->threads) if (n > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t first = 0; first < n; first += PIECE) cpu_isa_of(dev)->axpy(cpu_min(PIECE, n - first), to + first, from + first, (float)alpha);
     return 0;
 }
@@ -90,7 +90,7 @@ int cpu_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
 {
     int64_t n = pw_count(x);
     float *to = x.data;
-#pragma omp parallel for num_threads(dev->threads) if (n > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t first = 0; first < n; first += PIECE) cpu_isa_of(dev)->scale(cpu_min(PIECE, n - first), to + first, (float)alpha);
     return 0;
 }
@@ -110,7 +110,7 @@ int cpu_embed_bwd(struct pw_dev *dev, struct pw_tensor dtable, struct pw_tensor 
     const int32_t *id = ids.data;
     const float *from = dout.data;
     float *to = dtable.data;
-#pragma omp parallel for num_threads(dev->threads) if (tokens * width > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (tokens * width > CPU_SMALL_ELEMENTS)
     for (int64_t c = 0; c < width; c += 64)
         for (int64_t t = 0; t < tokens; t++)
             for (int64_t i = c, end = cpu_min(width, c + 64); i < end; i++) to[id[t] * width + i] += from[t * width + i];
@@ -121,7 +121,7 @@ int cpu_rmsnorm_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor i
 {
     int64_t tokens = x.shape[0], width = x.shape[1];
     float *inv = inv_rms.data;
-#pragma omp parallel for num_threads(dev->threads) if (tokens * width > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (tokens * width > CPU_SMALL_ELEMENTS)
     for (int64_t t = 0; t < tokens; t++)
         cpu_isa_of(dev)->norm_fwd(width, (float *)out.data + t * width, inv ? inv + t : NULL, (const float *)x.data + t * width, w.data, eps, (float)w_offset);
     return 0;
@@ -132,7 +132,7 @@ int cpu_rmsnorm_bwd(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor dw
     int64_t tokens = x.shape[0], width = x.shape[1];
     const float *g = dout.data, *in = x.data, *inv = inv_rms.data;
     if (dw.data) {
-#pragma omp parallel for num_threads(dev->threads) if (tokens * width > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (tokens * width > CPU_SMALL_ELEMENTS)
         for (int64_t c = 0; c < width; c += 64) {
             int64_t n = cpu_min(64, width - c);
             double sum[64] = { 0 };
@@ -141,7 +141,7 @@ int cpu_rmsnorm_bwd(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor dw
             for (int64_t i = 0; i < n; i++) ((float *)dw.data)[c + i] += (float)sum[i];
         }
     }
-#pragma omp parallel for num_threads(dev->threads) if (tokens * width > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (tokens * width > CPU_SMALL_ELEMENTS)
     for (int64_t t = 0; t < tokens; t++)
         cpu_isa_of(dev)->norm_bwd(width, (float *)dx.data + t * width, g + t * width, in + t * width, w.data, inv[t], (float)w_offset);
     return 0;
@@ -151,7 +151,7 @@ int cpu_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struc
 {
     int64_t tokens = x.shape[0], heads = x.shape[1], d = x.shape[2], pairs = cosines.shape[1];
     float sign = (float)direction;
-#pragma omp parallel for num_threads(dev->threads) if (tokens * heads * d > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (tokens * heads * d > CPU_SMALL_ELEMENTS)
     for (int64_t t = 0; t < tokens; t++) {
         int64_t at = ((const int32_t *)pos.data)[t];
         const float *c = (const float *)cosines.data + at * pairs, *s = (const float *)sines.data + at * pairs;
@@ -171,7 +171,7 @@ int cpu_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struc
 int cpu_glu_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
 {
     int64_t n = pw_count(out);
-#pragma omp parallel for num_threads(dev->threads) if (n > PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t i = 0; i < n; i += PIECE)
         cpu_isa_of(dev)->glu_fwd(cpu_min(PIECE, n - i), (float *)out.data + i, (const float *)gate.data + i, (const float *)up.data + i, act);
     return 0;
@@ -180,7 +180,7 @@ int cpu_glu_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor gate,
 int cpu_glu_bwd(struct pw_dev *dev, struct pw_tensor dgate, struct pw_tensor dup, struct pw_tensor dout, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
 {
     int64_t n = pw_count(dout);
-#pragma omp parallel for num_threads(dev->threads) if (n > PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t i = 0; i < n; i += PIECE)
         cpu_isa_of(dev)->glu_bwd(cpu_min(PIECE, n - i), (float *)dgate.data + i, (float *)dup.data + i, (const float *)dout.data + i, (const float *)gate.data + i,
                                  (const float *)up.data + i, act);
@@ -213,7 +213,7 @@ int cpu_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
     double total = 0, part[WAVE];
     for (int64_t wave = 0; wave < pieces; wave += WAVE) {
         int64_t count = cpu_min(WAVE, pieces - wave);
-#pragma omp parallel for num_threads(dev->threads) if (count > 1)
+#pragma omp parallel for num_threads(dev->threads) if (count > CPU_SMALL_ELEMENTS / PIECE)
         for (int64_t i = 0; i < count; i++) {
             int64_t first = (wave + i) * PIECE;
             part[i] = cpu_isa_of(dev)->sumsq(cpu_min(PIECE, n - first), (const float *)x.data + first);
@@ -227,7 +227,7 @@ int cpu_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 int cpu_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor v, struct pw_tensor g, const struct pw_adamw *h)
 {
     int64_t n = pw_count(p);
-#pragma omp parallel for num_threads(dev->threads) if (n > PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t i = 0; i < n; i += PIECE)
         cpu_isa_of(dev)->adamw(cpu_min(PIECE, n - i), (float *)p.data + i, (float *)m.data + i, (float *)v.data + i, (const float *)g.data + i, h);
     return 0;
@@ -240,7 +240,7 @@ int cpu_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
     float *absmax = (float *)(uintptr_t)w->absmax;
     uint8_t *code = (uint8_t *)(uintptr_t)w->data;
     int64_t n = w->n_out * w->n_in, block = w->type == PW_Q_INT8 ? w->n_in : w->block;
-#pragma omp parallel for num_threads(dev->threads) if (n > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t first = 0; first < n; first += block) {
         int64_t end = cpu_min(n, first + block);
         float top = 0;
@@ -263,7 +263,7 @@ int cpu_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
 int cpu_decode(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *w, int64_t first_row)
 {
     int64_t rows = out.shape[0], width = w->n_in;
-#pragma omp parallel for num_threads(dev->threads) if (rows * width > 2 * PIECE)
+#pragma omp parallel for num_threads(dev->threads) if (rows * width > CPU_SMALL_ELEMENTS)
     for (int64_t r = 0; r < rows; r++) cpu_isa_of(dev)->decode(w, first_row + r, 0, width, (float *)out.data + r * width);
     return 0;
 }
