@@ -51,6 +51,31 @@ START_TEST(changed_bytes_are_seen)
 }
 END_TEST
 
+/* The chain as ledger.h tells it, so that anybody can follow it with sha256sum. */
+static int follow(void *context, const struct pw_record *r)
+{
+    char *previous = context;
+    struct pw_buf b = { 0 };
+    pw_buf_printf(&b, "%s\n", previous);
+    pw_buf_add(&b, r->body, r->bytes);
+    pw_sha256_bytes(b.data, b.len, previous);
+    pw_buf_free(&b);
+    return strcmp(previous, r->hash) == 0 ? 0 : PW_E_FAIL;
+}
+
+START_TEST(the_chain)
+{
+    struct vote_box b;
+    char hash[65];
+    vote_open(&b, test_path(test_tmpdir(), "l"), three);
+    vote_import(&b, "voter,entry,coins\nv,a,3\nw,b,2\nv,a,3\n", "t.csv", NULL);
+    memcpy(hash, pw_ledger_genesis(b.ledger), sizeof hash);
+    ck_ok(pw_ledger_each(b.ledger, follow, hash));
+    ck_assert_str_eq(hash, pw_ledger_root(b.ledger));
+    vote_close(&b);
+}
+END_TEST
+
 START_TEST(rules_of_ballots)
 {
     struct vote_box b;
@@ -189,6 +214,7 @@ int main(void)
     TCase *t = tcase_create("vote");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, changed_bytes_are_seen);
+    tcase_add_test(t, the_chain);
     tcase_add_test(t, rules_of_ballots);
     tcase_add_test(t, bt_goldens);
     tcase_add_test(t, pairwise_goldens);

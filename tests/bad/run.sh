@@ -153,5 +153,24 @@ mutant test_run train/run_train.c 's/k->state.best_loss = s.best_loss;/k->state.
 mutant test_run train/run_train.c 's/k->resume_from\[0\] ? k->state.log_bytes : 0/0/'
 mutant test_budget train/trainer.c 's/"gradients", region/"gradients", region \/ 64/'
 
+# ---- the coin vote ----
+mutant test_vote eval/ledger.c 's/pw_sha256_add(&h, previous, 64);/pw_sha256_add(\&h, previous, 63);/'
+mutant test_vote eval/ledger.c 's/PW_CHECK(memcmp(c->seal_root, c->root, 64) == 0/PW_CHECK(true/'
+mutant test_vote eval/tally.c 's/spent > c->budget)/spent > c->budget + 1)/'
+mutant test_vote eval/ballots.c 's/coins >= 0 || c->negative/true || c->negative/'
+mutant test_vote eval/ballot_import.c 's/PW_PASS_OUT(reject(x, csv.row_line, got, NULL));/PW_PASS_OUT(got);/'
+mutant test_vote_faults eval/ballot_import.c 's/    x->report->accepted++;/    x->report->accepted++; if (pw_ledger_commit(x->l) < 0 || pw_ledger_begin(x->l) < 0) return PW_E_IO;/'
+mutant test_vote_faults eval/ledger.c 's/"BEGIN IMMEDIATE"/"BEGIN DEFERRED"/'
+mutant test_vote_faults eval/ledger.c 's/    int rc = read_head(l);/    int rc = 0;/'
+mutant test_vote_faults eval/tally.c 's/PW_PASS(grow((void \*\*)&t->spent/(void)(grow((void **)\&t->spent/'
+mutant test_vote_faults eval/votestat.c 's/r->n_replicates, 0.025)/r->n_replicates, 0.15)/'
+mutant test_vote_faults eval/rank_coins.c 's/j < s->first\[v + 1\]; j++/j < s->first[v] + 1; j++/'
+mutant test_vote_faults eval/rank_coins.c 's/floor(gap + 1e-9) + 1/floor(gap + 1e-9)/'
+
+# ---- locks and limits ----
+mutant test_base_file base/lock.c 's/LOCK_EX | LOCK_NB) != 0/LOCK_EX | LOCK_NB) > 0/'
+mutant test_base_file base/lock.c 's/if (still_there(l->fd, l->path)) unlink/unlink/'
+mutant test_session infer/memory_limit.c 's/sum > m->memory/false/'
+
 echo "$ran planted mistakes, $survived not found"
 [ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]
