@@ -1,4 +1,4 @@
-/* Finding commands by name, and the texts made from the command tables: help, completion. Knows the rows, not what they do. */
+/* Finding commands by name, and the texts made from the command tables: help and manual. Knows the rows, not what they do. */
 #include "tools/help.h"
 
 #include <string.h>
@@ -24,13 +24,13 @@ static const struct { const char *title; const struct pw_command *commands; } gr
     {"Talk to it", pw_commands_run},
     {"Contest", pw_commands_entry}, {NULL, pw_commands_vote},
 };
-enum { N_GROUPS = sizeof groups / sizeof groups[0], MAX_COMMANDS = 128 };
+enum { N_GROUPS = sizeof groups / sizeof groups[0] };
 
-static size_t all_commands(const struct pw_command *list[MAX_COMMANDS])
+size_t pw_commands_all(const struct pw_command *list[PW_MAX_COMMANDS])
 {
     size_t n = 0;
     for (int g = 0; g < N_GROUPS; g++)
-        for (const struct pw_command *c = groups[g].commands; c && c->name && n < MAX_COMMANDS; c++)
+        for (const struct pw_command *c = groups[g].commands; c && c->name && n < PW_MAX_COMMANDS; c++)
             list[n++] = c;
     return n;
 }
@@ -51,8 +51,8 @@ static int matching_words(const char *name, int argc, char **argv)
 
 const struct pw_command *pw_command_find(int argc, char **argv, int *words)
 {
-    const struct pw_command *list[MAX_COMMANDS], *best = NULL;
-    size_t n = all_commands(list);
+    const struct pw_command *list[PW_MAX_COMMANDS], *best = NULL;
+    size_t n = pw_commands_all(list);
     *words = 0;
     for (size_t i = 0; i < n; i++) {
         int w = matching_words(list[i]->name, argc, argv);
@@ -63,10 +63,10 @@ const struct pw_command *pw_command_find(int argc, char **argv, int *words)
 }
 
 /* The second words of the commands that begin with `first`, in `words`; how many. */
-static size_t group_words(const char *first, const char *words[MAX_COMMANDS])
+static size_t group_words(const char *first, const char *words[PW_MAX_COMMANDS])
 {
-    const struct pw_command *list[MAX_COMMANDS];
-    size_t n = all_commands(list), inside = 0, len = strlen(first);
+    const struct pw_command *list[PW_MAX_COMMANDS];
+    size_t n = pw_commands_all(list), inside = 0, len = strlen(first);
     for (size_t i = 0; i < n; i++)
         if (strncmp(list[i]->name, first, len) == 0 && list[i]->name[len] == ' ')
             words[inside++] = list[i]->name + len + 1;
@@ -90,9 +90,9 @@ static int unknown_in_group(const char *first, const char *second, const char *c
 
 int pw_command_unknown(int argc, char **argv)
 {
-    const struct pw_command *list[MAX_COMMANDS];
-    const char *names[MAX_COMMANDS];
-    size_t n = all_commands(list), inside = group_words(argv[0], names);
+    const struct pw_command *list[PW_MAX_COMMANDS];
+    const char *names[PW_MAX_COMMANDS];
+    size_t n = pw_commands_all(list), inside = group_words(argv[0], names);
     if (inside)
         return unknown_in_group(argv[0], argc > 1 && argv[1][0] != '-' ? argv[1] : NULL, names, inside);
     for (size_t i = 0; i < n; i++)
@@ -154,8 +154,8 @@ int pw_help(int argc, char **argv, const struct pw_option *common, struct pw_buf
     }
     const struct pw_command *c = pw_command_find(argc, argv, &words);
     if (!c) {                   /* 'pw help vote': all of a group */
-        const struct pw_command *list[MAX_COMMANDS];
-        size_t n = all_commands(list), shown = 0, len = strlen(argv[0]);
+        const struct pw_command *list[PW_MAX_COMMANDS];
+        size_t n = pw_commands_all(list), shown = 0, len = strlen(argv[0]);
         for (size_t i = 0; i < n; i++)
             if (strncmp(list[i]->name, argv[0], len) == 0 && list[i]->name[len] == ' ') {
                 pw_buf_printf(out, "pw %s %s\n    %s\n", list[i]->name, list[i]->usage, list[i]->summary);
@@ -172,51 +172,5 @@ int pw_help(int argc, char **argv, const struct pw_option *common, struct pw_buf
     }
     pw_buf_str(out, "\nOptions of every command\n");
     pw_options_help(common, out);
-    return pw_buf_status(out);
-}
-
-static void option_words(const struct pw_option *o, struct pw_buf *out)
-{
-    for (; o && o->name; o++)
-        pw_buf_printf(out, " --%s", o->name);
-}
-
-int pw_help_completion(const char *shell, const struct pw_option *common, struct pw_buf *out)
-{
-    const struct pw_command *list[MAX_COMMANDS];
-    size_t n = all_commands(list);
-    bool fish = strcmp(shell, "fish") == 0, zsh = strcmp(shell, "zsh") == 0;
-    if (!fish && !zsh && strcmp(shell, "bash") != 0)
-        return pw_error(PW_E_USAGE, "pw completion: expected bash, zsh or fish, got '%s'", shell);
-    if (fish) {
-        for (size_t i = 0; i < n; i++) {
-            char first[32];
-            const char *second = strchr(list[i]->name, ' ');
-            snprintf(first, sizeof first, "%.*s", second ? (int)(second - list[i]->name) : 31, list[i]->name);
-            if (second)
-                pw_buf_printf(out, "complete -c pw -n '__fish_seen_subcommand_from %s' -a %s -d '%s'\n", first, second + 1, list[i]->summary);
-            pw_buf_printf(out, "complete -c pw -n __fish_use_subcommand -f -a %s\n", first);
-            for (const struct pw_option *o = list[i]->options; o && o->name; o++)
-                pw_buf_printf(out, "complete -c pw -n '__fish_seen_subcommand_from %s' -l %s\n", second ? second + 1 : first, o->name);
-        }
-        for (const struct pw_option *o = common; o->name; o++)
-            pw_buf_printf(out, "complete -c pw -l %s\n", o->name);
-        return pw_buf_status(out);
-    }
-    if (zsh)
-        pw_buf_str(out, "autoload -U +X bashcompinit && bashcompinit\n");
-    pw_buf_str(out, "_pw() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n    case \"${COMP_WORDS[*]:1:2}\" in\n");
-    for (size_t i = 0; i < n; i++) {
-        pw_buf_printf(out, "    '%s'*) words='", list[i]->name);
-        option_words(list[i]->options, out);
-        option_words(common, out);
-        pw_buf_str(out, "';;\n");
-    }
-    pw_buf_str(out, "    *) words='help completion");
-    for (size_t i = 0; i < n; i++)
-        pw_buf_printf(out, " %s", list[i]->name);
-    pw_buf_str(out, "';;\n    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
-                    "    [[ $cur == -* || $COMP_CWORD -lt 3 ]] || COMPREPLY=($(compgen -f -- \"$cur\"))\n}\n"
-                    "complete -o default -F _pw pw pennyweight\n");
     return pw_buf_status(out);
 }
