@@ -1,5 +1,5 @@
-/* Tokenizers: text to ids and back, from a Hugging Face folder, a tokenizer.json, vocab.json + merges.txt, or the
- * tokenizer of llama2.c.
+/* Tokenizers: text to ids and back, from a Hugging Face folder, a tokenizer.json, vocab.json + merges.txt, a SentencePiece
+ * .model, tiktoken ranks, the tokenizer of llama2.c, or arrays that another file format holds.
  *
  * A tokenizer is immutable after loading; encoding writes only into the caller's struct pw_tokens (which holds all work
  * buffers), so several threads may share one tokenizer, each with its own pw_tokens. Whatever part of a file is not
@@ -16,13 +16,54 @@
 
 struct pw_tokenizer;
 
-/* path: a folder (tokenizer.json, else vocab.json + merges.txt; beside it tokenizer_config.json, special_tokens_map.json,
- * generation_config.json, config.json, chat_template.jinja), or a tokenizer.json file (the same files are then looked for
- * in its folder). A file that begins otherwise than JSON is refused: a llama2.c tokenizer has no magic number and needs the
- * vocabulary's size. */
+/* path: a folder (tokenizer.json, else vocab.json + merges.txt, else tokenizer.model, else one *.tiktoken; beside it
+ * tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json, chat_template.jinja), or one of those
+ * files. The files beside a tokenizer.json count as if its folder were given; a SentencePiece or tiktoken file given by
+ * itself is read alone: no BOS is added then, as the sentencepiece and tiktoken packages do. What a file is, its bytes say:
+ * JSON, lines of base64 and rank, or a SentencePiece protobuf; anything else is refused (a llama2.c tokenizer has no magic
+ * number and needs the vocabulary's size).
+ * pre: the pre-split of tiktoken ranks (a name of pw_tokenizer_pre_names); NULL: what tokenizer_class in
+ * tokenizer_config.json or the file's published name says, else an error that asks for it. */
 int pw_tokenizer_load(struct pw_tokenizer **out, const char *path);
+int pw_tokenizer_load_as(struct pw_tokenizer **out, const char *path, const char *pre);
 int pw_tokenizer_load_llama2c(struct pw_tokenizer **out, const char *path, int64_t vocab);
 void pw_tokenizer_free(struct pw_tokenizer *t); /* NULL is fine */
+
+/* ---- from arrays ---- */
+enum pw_piece_type { PW_PIECE_NORMAL = 1, PW_PIECE_UNKNOWN, PW_PIECE_CONTROL, PW_PIECE_USER, PW_PIECE_UNUSED, PW_PIECE_BYTE }; /* as in SentencePiece and GGUF */
+enum { PW_PIECE_LSTRIP = 1, PW_PIECE_RSTRIP = 2 }; /* of pieces that are cut out of the text: they take the white space beside them */
+struct pw_tok_piece { const char *text; size_t len; float score; uint8_t type, flags; };
+struct pw_tok_text { const char *s; size_t len; };
+struct pw_tok_template { const char *name, *text; }; /* chat templates; name "default" is the one taken */
+/* The piece at index i has id i; nothing given here is kept after the call. CONTROL pieces are special tokens. */
+struct pw_tok_source {
+    const char *where;               /* names the file in messages */
+    const struct pw_tok_piece *pieces;
+    size_t n;
+    int32_t bos, eos, pad, unk;      /* -1: none */
+    bool add_bos, add_eos;           /* what PW_TOK_SPECIAL adds */
+    const int32_t *stops;            /* further ids that end a generation */
+    size_t n_stops;
+    const struct pw_tok_template *templates;
+    size_t n_templates;
+};
+/* Byte-level BPE: merges "left right" in order of rank, pieces in the alphabet of byte-level pieces; USER and CONTROL pieces
+ * are added tokens. pre: a name of pw_tokenizer_pre_names (those of tokenizer.ggml.pre among them). */
+int pw_tokenizer_from_bpe(struct pw_tokenizer **out, const struct pw_tok_source *s, const struct pw_tok_text *merges, size_t n_merges, const char *pre);
+const char *pw_tokenizer_pre_names(void); /* "gpt-2, llama-bpe, ..." for messages */
+/* SentencePiece with scores: BPE merges the pair whose joined piece has the highest score, leftmost first; Unigram takes the
+ * cut with the highest sum of scores. BYTE pieces, if all 256 are there, stand for what is not in the vocabulary. */
+struct pw_tok_spm {
+    bool prefix;                     /* add_dummy_prefix: a space before the text */
+    bool prefix_once;                /* only at the beginning of the whole text, not after each token cut out of it */
+    bool squeeze;                    /* remove_extra_whitespaces */
+    bool user_apart;                 /* USER pieces are cut out before normalising (llama.cpp), not inside it (sentencepiece) */
+    const void *charsmap;            /* precompiled_charsmap; NULL: identity */
+    size_t charsmap_bytes;
+    const char *unk_surface;         /* what decoding shows for the unknown piece; NULL: the piece itself */
+};
+int pw_tokenizer_from_spm_bpe(struct pw_tokenizer **out, const struct pw_tok_source *s, const struct pw_tok_spm *spm);
+int pw_tokenizer_from_unigram(struct pw_tokenizer **out, const struct pw_tok_source *s, const struct pw_tok_spm *spm);
 
 /* ---- encode ---- */
 enum {
