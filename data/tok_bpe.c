@@ -40,15 +40,26 @@ int tok_push(struct pw_tokens *out, int32_t id, int64_t start, int64_t end)
     return 0;
 }
 
+static int32_t char_lookup(const struct pw_tokenizer *t, const char *s, size_t len)
+{
+    int32_t id = t->hidden.n ? tok_vocab_find(&t->hidden, s, len) : -1;
+    if (id >= 0)
+        return (int32_t)t->vocab.n + id;
+    id = tok_vocab_find(&t->vocab, s, len);
+    return id >= t->model_vocab || (t->types && id >= 0 && t->types[id] == PW_PIECE_UNKNOWN) ? -1 : id;
+}
+
 static int32_t char_id(const struct pw_tokenizer *t, const char *s, size_t len, uint32_t cp)
 {
-    return cp < TOK_DIRECT ? t->direct[cp] : tok_vocab_find(&t->vocab, s, len) < t->model_vocab ? tok_vocab_find(&t->vocab, s, len) : -1;
+    return cp < TOK_DIRECT ? t->direct[cp] : char_lookup(t, s, len);
 }
 
 /* The ids of the characters on both sides of each merge's seam, found by the piece's text. */
 static int join_chars(struct pw_tokenizer *t)
 {
-    t->cut_chars = !t->ignore_merges;
+    t->cut_chars = !t->ignore_merges && t->hidden.n == 0;
+    if (t->hidden.n)
+        return 0;
     PW_PASS(tok_pairs_open(&t->joins, 1024));
     for (size_t i = 0; i <= t->merges.mask; i++) {
         size_t ln, rn, last, first;
@@ -71,6 +82,35 @@ static int join_chars(struct pw_tokenizer *t)
     return 0;
 }
 
+int tok_emit(const struct pw_tokenizer *t, const struct tok_view *v, int32_t id, size_t start, size_t len, struct pw_tokens *out)
+{
+    const char *s = v->s + start;
+    if (id >= (int32_t)t->vocab.n) { /* a character that met none of its neighbours */
+        id = tok_vocab_find(&t->vocab, s, len);
+        if (id >= 0 && t->types && t->types[id] == PW_PIECE_UNKNOWN)
+            id = -1;
+    } else if (id == t->model_unk) {
+        id = -1;
+    }
+    if (id >= 0)
+        return tok_push(out, id, tok_start(v, start), tok_end(v, start + len - 1));
+    if (t->byte_fallback) {
+        bool all = true;
+        for (size_t i = 0; i < len; i++)
+            all = all && t->byte_id[(unsigned char)s[i]] >= 0;
+        for (size_t i = 0; all && i < len; i++)
+            PW_PASS(tok_push(out, t->byte_id[(unsigned char)s[i]], tok_start(v, start + i), tok_end(v, start + i)));
+        if (all)
+            return 0;
+    }
+    PW_CHECK(t->model_unk >= 0, PW_E_FORMAT, "\"%.*s\" is not in the vocabulary, which has no unknown token", len > 40 ? 40 : (int)len, s);
+    if (t->fuse_unk && start > 0 && out->n && out->ids[out->n - 1] == t->model_unk && out->end[out->n - 1] == tok_start(v, start)) {
+        out->end[out->n - 1] = tok_end(v, start + len - 1);
+        return 0;
+    }
+    return tok_push(out, t->model_unk, tok_start(v, start), tok_end(v, start + len - 1));
+}
+
 int tok_bpe_ready(struct pw_tokenizer *t)
 {
     char text[8];
@@ -81,7 +121,7 @@ int tok_bpe_ready(struct pw_tokenizer *t)
         t->byte_id[b] = tok_vocab_find(&t->vocab, name, 6);
     }
     for (uint32_t cp = 0; cp < TOK_DIRECT; cp++)
-        t->direct[cp] = tok_vocab_find(&t->vocab, text, pw_utf8_put(cp, text));
+        t->direct[cp] = char_lookup(t, text, pw_utf8_put(cp, text));
     return join_chars(t);
 }
 
@@ -312,6 +352,10 @@ static int chunk(const struct pw_tokenizer *t, const struct tok_view *v, size_t 
         PW_PASS(merge_long(t, w));
     else if (w->n_symbols > 1)
         merge_short(t, w);
+    for (size_t i = 0; t->hidden.n && i < w->n_symbols; i++)
+        PW_PASS(tok_emit(t, v, w->symbols[i].id, start + w->symbols[i].start, w->symbols[i].len, out));
+    if (t->hidden.n)
+        return 0;
     for (size_t i = 0; i < w->n_symbols; i++) {
         const struct tok_symbol *y = &w->symbols[i];
         PW_PASS(tok_push(out, y->id, tok_start(v, start + y->start), tok_end(v, start + y->start + y->len - 1)));
@@ -339,17 +383,26 @@ int tok_bpe_word(const struct pw_tokenizer *t, const struct tok_view *v, bool by
     int32_t before = -1;
     if (v->n == 0)
         return 0;
-    if (byte_level || !t->cut_chars)
+    if (byte_level || (!t->cut_chars && t->spm.user.n == 0))
         return chunk(t, v, 0, v->n, byte_level, out);
     for (size_t i = 0, len; i < v->n; i += len) {
         uint32_t cp;
+        int32_t user = t->spm.user.n ? tok_trie_longest(&t->spm.user, v->s + i, v->n - i, &len) : -1;
+        if (user >= 0) { /* never part of a merge */
+            if (i > begun)
+                PW_PASS(chunk(t, v, begun, i, false, out));
+            PW_PASS(tok_push(out, user, tok_start(v, i), tok_end(v, i + len - 1)));
+            begun = i + len;
+            before = -1;
+            continue;
+        }
         len = pw_utf8_get(v->s + i, v->n - i, &cp);
         int32_t id = char_id(t, v->s + i, len, cp);
-        if (i > begun && id >= 0 && before >= 0 && tok_pairs_find(&t->joins, before, id) == (size_t)-1) {
+        if (t->cut_chars && i > begun && id >= 0 && before >= 0 && tok_pairs_find(&t->joins, before, id) == (size_t)-1) {
             PW_PASS(chunk(t, v, begun, i, false, out));
             begun = i;
         }
         before = id;
     }
-    return chunk(t, v, begun, v->n, false, out);
+    return begun < v->n ? chunk(t, v, begun, v->n, false, out) : 0;
 }

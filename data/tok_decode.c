@@ -157,6 +157,66 @@ static void feed(struct pw_detok *d, size_t at, const char *s, size_t n, struct 
         out->failed = true;
 }
 
+/* ---- SentencePiece ---- */
+
+/* Byte pieces: whole characters as soon as they are there, U+FFFD for each byte that cannot be part of one. */
+static void spm_bytes(struct pw_buf *held, bool end, struct pw_buf *out)
+{
+    size_t at = 0;
+    while (at < held->len) {
+        size_t k = 1;
+        while (k <= 4 && at + k <= held->len && pw_utf8_check(held->data + at, k) != k)
+            k++;
+        if (k <= 4 && at + k <= held->len) {
+            pw_buf_add(out, held->data + at, k);
+            at += k;
+        } else if (!end && pw_utf8_open_tail(held->data + at, held->len - at) == held->len - at) {
+            break;
+        } else {
+            pw_buf_str(out, "\xEF\xBF\xBD");
+            at++;
+        }
+    }
+    if (at)
+        memmove(held->data, held->data + at, held->len - at);
+    held->len -= at;
+}
+
+/* stages[0]: held bytes; cutting: still at the beginning of the text, where the space that encoding put there is dropped. */
+static void spm_feed(struct pw_detok *d, int32_t id, const char *s, size_t n, struct pw_buf *out)
+{
+    const struct tok_spm *spm = &d->t->spm;
+    struct stage *g = &d->stages[0];
+    size_t before = out->len;
+    int type = d->t->types[id];
+    if (type == PW_PIECE_BYTE) {
+        int b = byte_token(s, n);
+        pw_buf_char(&g->held, (char)b);
+        spm_bytes(&g->held, false, out);
+        g->cutting = g->cutting && g->held.len == 0 && out->len == before;
+        return;
+    }
+    spm_bytes(&g->held, true, out);
+    if (out->len != before)
+        g->cutting = false;
+    if (type == PW_PIECE_UNKNOWN && spm->unk_surface) {
+        pw_buf_str(out, spm->unk_surface);
+    } else if (type == PW_PIECE_CONTROL || type == PW_PIECE_UNKNOWN) {
+        pw_buf_add(out, s, n);
+        return; /* the text begins after it */
+    } else {
+        if (g->cutting && (spm->prefix || spm->squeeze) && n >= 3 && memcmp(s, "\xE2\x96\x81", 3) == 0) {
+            s += 3;
+            n -= 3;
+            if (!spm->squeeze)
+                g->cutting = false;
+        }
+        replace(&(struct tok_dec){ .find = "\xE2\x96\x81", .find_len = 3, .with = " ", .with_len = 1 }, s, n, out);
+    }
+    if (out->len != before)
+        g->cutting = false;
+}
+
 static void restart(struct pw_detok *d)
 {
     bool fused = false;
@@ -168,6 +228,10 @@ static void restart(struct pw_detok *d)
         g->fused = fused;
         g->cutting = fused;
         fused = fused || d->t->dec[i].kind == DEC_FUSE || d->t->dec[i].kind == DEC_BYTE_LEVEL;
+    }
+    if (d->t->spm.on) {
+        pw_buf_clear(&d->stages[0].held);
+        d->stages[0].cutting = true;
     }
 }
 
@@ -198,6 +262,12 @@ int pw_detok_push(struct pw_detok *d, int32_t id, struct pw_buf *out)
     PW_CHECK(piece, PW_E_FORMAT, "id %d is not in the vocabulary (%zu ids)", (int)id, d->t->vocab.n);
     if ((d->flags & PW_TOK_SKIP_SPECIAL) && d->t->special[id])
         return 0;
+    if (d->t->spm.on) {
+        spm_feed(d, id, piece, n, out);
+        if (d->stages[0].held.failed)
+            out->failed = true;
+        return pw_buf_status(out);
+    }
     if (!d->t->has_decoder && d->tokens)
         pw_buf_char(out, ' ');
     d->tokens++;
@@ -207,6 +277,8 @@ int pw_detok_push(struct pw_detok *d, int32_t id, struct pw_buf *out)
 
 int pw_detok_end(struct pw_detok *d, struct pw_buf *out)
 {
+    if (d->t->spm.on)
+        spm_bytes(&d->stages[0].held, true, out);
     for (size_t i = 0; i < d->t->n_dec; i++) {
         struct stage *g = &d->stages[i];
         if (d->t->dec[i].kind == DEC_BYTE_FALLBACK) {
@@ -244,7 +316,12 @@ int pw_token_bytes(const struct pw_tokenizer *t, int32_t id, struct pw_buf *out)
     const char *piece = tok_vocab_piece(&t->vocab, id, &n);
     int value;
     PW_CHECK(piece, PW_E_FORMAT, "id %d is not in the vocabulary (%zu ids)", (int)id, t->vocab.n);
-    pw_buf_add(&a, piece, n);
+    if (t->spm.on && t->types[id] == PW_PIECE_BYTE)
+        pw_buf_char(&a, (char)byte_token(piece, n));
+    else if (t->spm.on && t->types[id] != PW_PIECE_CONTROL && t->types[id] != PW_PIECE_UNKNOWN)
+        replace(&(struct tok_dec){ .find = "\xE2\x96\x81", .find_len = 3, .with = " ", .with_len = 1 }, piece, n, &a);
+    else
+        pw_buf_add(&a, piece, n);
     for (size_t i = 0; i < t->n_dec && !a.failed; i++) {
         const struct tok_dec *step = &t->dec[i];
         pw_buf_clear(&b);

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "data/tok_parts.h"
 
-static int trie_add(struct tok_trie *trie, const char *s, size_t n, int32_t added)
+int tok_trie_add(struct tok_trie *trie, const char *s, size_t n, int32_t added)
 {
     int32_t *link = &trie->first[(unsigned char)s[0]];
     int32_t node = -1;
@@ -35,7 +35,7 @@ static int trie_add(struct tok_trie *trie, const char *s, size_t n, int32_t adde
 }
 
 /* The longest added token that begins at s; -1: none. */
-static int32_t trie_longest(const struct tok_trie *trie, const char *s, size_t n, size_t *len)
+int32_t tok_trie_longest(const struct tok_trie *trie, const char *s, size_t n, size_t *len)
 {
     int32_t best = -1, k = trie->first[(unsigned char)s[0]];
     for (size_t i = 0; i < n; i++) {
@@ -71,7 +71,7 @@ int tok_added_ready(struct pw_tokenizer *t)
             PW_CHECK_OUT(a->match, PW_E_NOMEM, "no memory for added tokens");
         }
         if (a->match_len)
-            PW_PASS_OUT(trie_add(a->normalized ? &t->normal : &t->raw, a->match, a->match_len, (int32_t)i));
+            PW_PASS_OUT(tok_trie_add(a->normalized ? &t->normal : &t->raw, a->match, a->match_len, (int32_t)i));
     }
     rc = 0;
 out: {
@@ -110,6 +110,7 @@ void pw_tokens_free(struct pw_tokens *out)
         pw_free(w->heap);
         pw_free(w->chars);
         pw_free(w->cache);
+        pw_free(w->best);
         pw_regex_room_free(w->room);
         pw_free(w);
     }
@@ -147,7 +148,7 @@ static int cut(const struct pw_tokenizer *t, const struct tok_view *v, bool raw,
     while (trie->n && at < v->n) {
         size_t len, start, stop;
         uint32_t cp;
-        int32_t found = trie->first[(unsigned char)v->s[at]] < 0 ? -1 : trie_longest(trie, v->s + at, v->n - at, &len);
+        int32_t found = trie->first[(unsigned char)v->s[at]] < 0 ? -1 : tok_trie_longest(trie, v->s + at, v->n - at, &len);
         if (found < 0) {
             at++;
             continue;

@@ -345,7 +345,7 @@ int tok_add_token(struct pw_tokenizer *t, const struct tok_added *added, const c
     return 0;
 }
 
-static int read_added(struct pw_tokenizer *t, const struct pw_value *v, int64_t id, const char *where)
+int tok_read_added(struct pw_tokenizer *t, const struct pw_value *v, int64_t id, const char *where, struct tok_added *out)
 {
     struct tok_added a = { .id = (int32_t)id };
     PW_PASS(keep(t, pw_get(v, "content"), where, "added_tokens.content", &a.text, &a.len));
@@ -354,7 +354,24 @@ static int read_added(struct pw_tokenizer *t, const struct pw_value *v, int64_t 
     PW_PASS(get_bool(v, "lstrip", where, "added_tokens", false, &a.lstrip));
     PW_PASS(get_bool(v, "rstrip", where, "added_tokens", false, &a.rstrip));
     PW_PASS(get_bool(v, "normalized", where, "added_tokens", !a.special, &a.normalized));
+    *out = a;
+    return 0;
+}
+
+static int read_added(struct pw_tokenizer *t, const struct pw_value *v, int64_t id, const char *where)
+{
+    struct tok_added a;
+    PW_PASS(tok_read_added(t, v, id, where, &a));
     return tok_add_token(t, &a, where);
+}
+
+static int open_vocab(struct pw_tokenizer *t, size_t ids, size_t n_added, const char *where)
+{
+    PW_PASS(tok_vocab_open(&t->vocab, ids));
+    t->special = pw_arena_array(&t->arena, ids, sizeof *t->special);
+    t->added = pw_arena_array(&t->arena, n_added + 8, sizeof *t->added);
+    PW_CHECK(t->special && t->added, PW_E_NOMEM, "%s: no memory for the vocabulary", where);
+    return 0;
 }
 
 /* Makes room for ids 0..top of the model and of the added tokens, and reads the model's own. */
@@ -372,10 +389,7 @@ static int read_vocab(struct pw_tokenizer *t, const struct pw_value *vocab, int6
     PW_CHECK(top < TOK_ID_LIMIT, PW_E_FORMAT, "%s: id %lld is too large (limit %d)", where, (long long)top, TOK_ID_LIMIT - 1);
     top = top > model_top ? top : model_top;
     t->model_vocab = (int32_t)model_top + 1;
-    PW_PASS(tok_vocab_open(&t->vocab, (size_t)top + 1));
-    t->special = pw_arena_array(&t->arena, (size_t)top + 1, sizeof *t->special);
-    t->added = pw_arena_array(&t->arena, n_added + 8, sizeof *t->added);
-    PW_CHECK(t->special && t->added, PW_E_NOMEM, "%s: no memory for the vocabulary", where);
+    PW_PASS(open_vocab(t, (size_t)top + 1, n_added, where));
     for (size_t i = 0; i < vocab->len; i++)
         PW_PASS(tok_vocab_add(&t->vocab, vocab->members[i].value.i, vocab->members[i].key, vocab->members[i].key_len, where));
     return 0;
@@ -421,11 +435,51 @@ static int read_merges(struct pw_tokenizer *t, const struct pw_value *list, cons
     return 0;
 }
 
+int tok_merges_text(struct pw_tokenizer *t, const struct pw_tok_text *merges, size_t n, const char *where)
+{
+    PW_PASS(tok_pairs_open(&t->merges, n));
+    for (size_t i = 0; i < n; i++) {
+        const char *s = merges[i].s, *space = memchr(s, ' ', merges[i].len), *end = s + merges[i].len;
+        PW_CHECK(space && !memchr(space + 1, ' ', (size_t)(end - space) - 1), PW_E_FORMAT, "%s: merge %zu: expected two pieces separated by one space", where, i);
+        PW_PASS(add_merge(t, i, s, (size_t)(space - s), space + 1, (size_t)(end - space) - 1, where));
+    }
+    return 0;
+}
+
+/* [[piece, score], ...] and unk_id */
+static int read_unigram(struct pw_tokenizer *t, const struct pw_value *m, int64_t top, size_t n_added, const char *where)
+{
+    const struct pw_value *vocab = pw_get(m, "vocab"), *unk = pw_get(m, "unk_id");
+    PW_CHECK(vocab && vocab->kind == PW_LIST && vocab->len, PW_E_FORMAT, "%s: model.vocab: expected a list of pieces with scores", where);
+    PW_CHECK(vocab->len <= TOK_ID_LIMIT && top < TOK_ID_LIMIT, PW_E_FORMAT, "%s: model.vocab: too many pieces (limit %d)", where, TOK_ID_LIMIT);
+    size_t ids = top + 1 > (int64_t)vocab->len ? (size_t)top + 1 : vocab->len;
+    PW_PASS(open_vocab(t, ids, n_added, where));
+    t->model_vocab = (int32_t)vocab->len;
+    t->unigram.score = pw_arena_array(&t->arena, vocab->len, sizeof *t->unigram.score);
+    PW_CHECK(t->unigram.score, PW_E_NOMEM, "%s: no memory for the vocabulary", where);
+    for (size_t i = 0; i < vocab->len; i++) {
+        const struct pw_value *row = &vocab->items[i];
+        PW_CHECK(row->kind == PW_LIST && row->len == 2 && row->items[0].kind == PW_STRING && (row->items[1].kind == PW_REAL || row->items[1].kind == PW_INT), PW_E_FORMAT,
+                 "%s: model.vocab: item %zu: expected [piece, score] (line %d)", where, i, row->line);
+        t->unigram.score[i] = row->items[1].kind == PW_REAL ? row->items[1].d : (double)row->items[1].i;
+        PW_PASS(tok_vocab_add(&t->vocab, (int64_t)i, row->items[0].s, row->items[0].len, where));
+    }
+    if (unk && unk->kind != PW_NULL) {
+        PW_CHECK(unk->kind == PW_INT && unk->i >= 0 && (uint64_t)unk->i < vocab->len, PW_E_FORMAT, "%s: model.unk_id: expected an id of the vocabulary", where);
+        t->model_unk = (int32_t)unk->i;
+    }
+    PW_PASS(get_bool(m, "byte_fallback", where, "model", false, &t->byte_fallback));
+    t->fuse_unk = t->model_unk >= 0;
+    return tok_unigram_ready(t);
+}
+
 static int read_model(struct pw_tokenizer *t, const struct pw_value *m, int64_t top, size_t n_added, const char *where)
 {
     const struct pw_value *type = pw_get(m, "type"), *dropout = pw_get(m, "dropout");
     const char *affix = "";
     PW_CHECK(m->kind == PW_MAP, PW_E_FORMAT, "%s: model: expected a map, got %s", where, pw_kind_name(m->kind));
+    if (type && type->kind == PW_STRING && strcmp(type->s, "Unigram") == 0)
+        return read_unigram(t, m, top, n_added, where);
     if (type ? type->kind != PW_STRING || strcmp(type->s, "BPE") != 0 : pw_get(m, "merges") == NULL)
         return unsupported(where, "model.type", type && type->kind == PW_STRING ? type->s : "(none)");
     PW_CHECK(!dropout || dropout->kind == PW_NULL || (dropout->kind == PW_REAL && dropout->d == 0) || (dropout->kind == PW_INT && dropout->i == 0),
@@ -477,7 +531,9 @@ int tok_from_json(struct pw_tokenizer *t, const struct pw_value *root, const cha
         PW_PASS(read_post(t, part, where, 0));
     if (present(part = pw_get(root, "decoder")))
         PW_PASS(read_dec(t, part, where, 0));
-    t->kind = t->n_pre && t->pre[t->n_pre - 1].kind == PRE_BYTE_LEVEL ? "BPE byte-level" : "BPE SentencePiece";
+    for (size_t i = 0; i < t->n_pre; i++)
+        PW_CHECK(!t->unigram.on || t->pre[i].kind != PRE_BYTE_LEVEL, PW_E_UNSUPPORTED, "%s: pre_tokenizer: ByteLevel with a Unigram model is not supported", where);
+    t->kind = t->unigram.on ? "Unigram" : t->n_pre && t->pre[t->n_pre - 1].kind == PRE_BYTE_LEVEL ? "BPE byte-level" : "BPE SentencePiece";
     return tok_added_ready(t);
 }
 

@@ -23,6 +23,7 @@ int tok_new(struct pw_tokenizer **out)
     t->model_unk = t->bos = t->eos = t->pad = t->unk = -1;
     memset(t->raw.first, 0xFF, sizeof t->raw.first);
     memset(t->normal.first, 0xFF, sizeof t->normal.first);
+    memset(t->spm.user.first, 0xFF, sizeof t->spm.user.first);
     return 0;
 }
 
@@ -36,6 +37,9 @@ void pw_tokenizer_free(struct pw_tokenizer *t)
         pw_regex_free(t->dec[i].regex);
     }
     tok_vocab_free(&t->vocab);
+    tok_vocab_free(&t->hidden);
+    tok_unigram_free(&t->unigram);
+    pw_free(t->spm.user.nodes);
     tok_pairs_free(&t->merges);
     tok_pairs_free(&t->joins);
     pw_free(t->raw.nodes);
@@ -127,6 +131,7 @@ static int stop_ids(struct pw_tokenizer *t, const struct config *c)
 {
     const struct pw_value *v = c->generation ? pw_get(c->generation, "eos_token_id") : NULL;
     size_t n = v && v->kind == PW_LIST ? v->len : v && v->kind == PW_INT ? 1 : 0;
+    t->n_stops = 0;
     t->stops = pw_arena_array(&t->arena, n + 1, sizeof *t->stops);
     PW_CHECK(t->stops, PW_E_NOMEM, "no memory for a tokenizer");
     if (t->eos >= 0)
@@ -219,113 +224,221 @@ static int hash_files(struct pw_tokenizer *t, const char *const *paths, size_t n
     return 0;
 }
 
-int pw_tokenizer_load(struct pw_tokenizer **out, const char *path)
+/* What tokenizer_config.json says of a file that does not say it itself. Classes are those whose behaviour is known here. */
+static int beside(struct pw_tokenizer *t, struct pw_arena *a, const struct config *c, bool sentencepiece, struct tok_beside *out, const char **pre)
 {
-    struct pw_tokenizer *t = NULL;
-    struct pw_arena a;
-    struct config c = { 0 };
-    struct pw_value *v;
-    const char *files[3];
-    size_t n_files = 0;
-    int rc;
-    *out = NULL;
-    pw_arena_init(&a);
-    PW_PASS_OUT(tok_new(&t));
-    const char *dir = path;
-    if (!pw_is_dir(path)) {
-        size_t n = (size_t)(pw_path_base(path) - path);
-        dir = n ? pw_arena_strndup(&a, path, n) : ".";
+    static const struct { const char *class, *pre; bool sentencepiece, bos, eos; } rows[] = {
+        { "LlamaTokenizer", NULL, true, true, false }, { "CodeLlamaTokenizer", NULL, true, true, false }, { "GemmaTokenizer", NULL, true, true, false },
+        { "T5Tokenizer", NULL, true, false, true }, { "QWenTokenizer", "qwen2", false, false, false } };
+    static const char *const fast[] = { "", "Fast" };
+    const struct pw_value *added = c->tokenizer ? pw_get(c->tokenizer, "added_tokens_decoder") : NULL, *kind = c->model ? pw_get(c->model, "model_type") : NULL;
+    const char *class = NULL, *type = kind && kind->kind == PW_STRING ? kind->s : "";
+    size_t row = 0, n_rows = sizeof rows / sizeof *rows;
+    *out = (struct tok_beside){ .legacy = true };
+    if (c->tokenizer) {
+        PW_PASS(pw_get_str(c->tokenizer, "tokenizer_class", c->tokenizer_path, &class));
+        PW_PASS(pw_get_bool(c->tokenizer, "legacy", c->tokenizer_path, &out->legacy));
     }
-    PW_CHECK_OUT(dir, PW_E_NOMEM, "no memory for a tokenizer");
-    const char *json = pw_is_dir(path) ? pw_path_join(&a, dir, "tokenizer.json") : path;
-    const char *vocab = pw_path_join(&a, dir, "vocab.json"), *merges = pw_path_join(&a, dir, "merges.txt");
-    const char *jinja = pw_path_join(&a, dir, "chat_template.jinja");
-    c.tokenizer_path = pw_path_join(&a, dir, "tokenizer_config.json");
-    c.map_path = pw_path_join(&a, dir, "special_tokens_map.json");
-    c.generation_path = pw_path_join(&a, dir, "generation_config.json");
-    c.model_path = pw_path_join(&a, dir, "config.json");
-    PW_CHECK_OUT(json && vocab && merges && jinja && c.tokenizer_path && c.map_path && c.generation_path && c.model_path, PW_E_NOMEM, "no memory for a tokenizer");
-    PW_PASS_OUT(load_config(&a, c.tokenizer_path, &v));
-    c.tokenizer = v;
-    PW_PASS_OUT(load_config(&a, c.map_path, &v));
-    c.map = v;
-    PW_PASS_OUT(load_config(&a, c.generation_path, &v));
-    c.generation = v;
-    PW_PASS_OUT(load_config(&a, c.model_path, &v));
-    c.model = v;
-    if (!pw_is_dir(path) || pw_file_exists(json)) {
-        struct pw_buf text = { 0 };
+    if (!class && sentencepiece && (strcmp(type, "llama") == 0 || strcmp(type, "mistral") == 0 || strcmp(type, "mixtral") == 0))
+        class = "LlamaTokenizer";
+    if (!class && sentencepiece && strncmp(type, "gemma", 5) == 0)
+        class = "GemmaTokenizer";
+    for (; class && row < n_rows; row++) {
+        size_t n = strlen(rows[row].class);
+        if (rows[row].sentencepiece == sentencepiece && strncmp(class, rows[row].class, n) == 0 && (strcmp(class + n, fast[0]) == 0 || strcmp(class + n, fast[1]) == 0))
+            break;
+    }
+    PW_CHECK(!class || row < n_rows || (!sentencepiece && *pre), PW_E_UNSUPPORTED, "%s: tokenizer_class %s without tokenizer.json is not supported", c->tokenizer_path, class);
+    if (class && row < n_rows) {
+        out->add_bos = rows[row].bos;
+        out->add_eos = rows[row].eos;
+        *pre = *pre ? *pre : rows[row].pre;
+    }
+    if (c->tokenizer) {
+        PW_PASS(pw_get_bool(c->tokenizer, "add_bos_token", c->tokenizer_path, &out->add_bos));
+        PW_PASS(pw_get_bool(c->tokenizer, "add_eos_token", c->tokenizer_path, &out->add_eos));
+    }
+    PW_CHECK(!added || added->kind == PW_MAP, PW_E_FORMAT, "%s: added_tokens_decoder: expected a map", c->tokenizer_path);
+    size_t n = added ? added->len : 0;
+    struct tok_added *list = pw_arena_array(a, n + 1, sizeof *list);
+    PW_CHECK(list, PW_E_NOMEM, "no memory for added tokens");
+    for (size_t i = 0; i < n; i++) {
+        int64_t id;
+        PW_CHECK(pw_parse_i64(added->members[i].key, &id) == 0 && id >= 0 && id < TOK_ID_LIMIT, PW_E_FORMAT, "%s: added_tokens_decoder: \"%s\" is no id",
+                 c->tokenizer_path, added->members[i].key);
+        PW_PASS(tok_read_added(t, &added->members[i].value, id, c->tokenizer_path, &list[i]));
+        list[i].normalized = false; /* these files are read by programs that look for added tokens in the text as given */
+    }
+    out->extra = (struct tok_extra){ list, n };
+    return 0;
+}
+
+/* The published file names of tiktoken's own encodings. */
+static const char *pre_of_name(struct pw_arena *a, const char *path)
+{
+    const char *base = pw_path_base(path), *dot = strrchr(base, '.');
+    const char *stem = dot && strcmp(dot, ".tiktoken") == 0 ? pw_arena_strndup(a, base, (size_t)(dot - base)) : NULL;
+    return stem && tok_pre_known(stem) ? stem : NULL;
+}
+
+/* A file that is not JSON: its bytes say what it is. c: NULL when it stands alone. */
+static int load_binary(struct pw_tokenizer *t, struct pw_arena *a, const char *path, const struct config *c, const char *pre)
+{
+    struct tok_beside b = { .legacy = true };
+    struct pw_map m;
+    int rc;
+    PW_PASS(pw_map_open(&m, path));
+    bool spm = tok_is_spm(m.data, m.bytes), ranks = !spm && tok_is_tiktoken(m.data, m.bytes);
+    PW_CHECK_OUT(spm || ranks, PW_E_FORMAT, "%s: not a tokenizer: neither JSON (it does not begin with \"{\") nor a SentencePiece model nor tiktoken ranks", path);
+    PW_CHECK_OUT(!spm || !pre, PW_E_USAGE, "%s: a pre-split is given, but only tiktoken ranks need one", path);
+    if (c)
+        PW_PASS_OUT(beside(t, a, c, spm, &b, &pre));
+    if (spm) {
+        rc = tok_from_spm(t, m.data, m.bytes, c ? &b : NULL, path);
+        goto out;
+    }
+    pre = pre ? pre : pre_of_name(a, path);
+    if (!pre) {
+        rc = pw_error(PW_E_FORMAT, "%s: ranks without the expression that splits words (known: %s)", path, pw_tokenizer_pre_names());
+        pw_error_hint("name it with --pre-split");
+        goto out;
+    }
+    PW_CHECK_OUT(!b.add_bos && !b.add_eos, PW_E_UNSUPPORTED, "%s: add_bos_token and add_eos_token with tiktoken ranks are not supported", path);
+    rc = tok_from_tiktoken(t, m.data, m.bytes, pre, &b.extra, path);
+out:
+    pw_map_close(&m);
+    return rc;
+}
+
+/* The one *.tiktoken of a folder; NULL: none. */
+static int find_ranks(struct pw_arena *a, const char *dir, const char **out)
+{
+    char **names;
+    size_t n;
+    *out = NULL;
+    PW_PASS(pw_dir_list(a, dir, &names, &n));
+    for (size_t i = 0; i < n; i++) {
+        size_t len = strlen(names[i]);
+        if (len < 10 || strcmp(names[i] + len - 9, ".tiktoken") != 0)
+            continue;
+        PW_CHECK(!*out, PW_E_FORMAT, "%s: two files of ranks, %s and %s", dir, pw_path_base(*out), names[i]);
+        *out = pw_path_join(a, dir, names[i]);
+        PW_CHECK(*out, PW_E_NOMEM, "no memory for a tokenizer");
+    }
+    return 0;
+}
+
+/* 1: it begins like JSON. */
+static int begins_as_json(const char *path)
+{
+    struct pw_map m;
+    size_t at = 0;
+    PW_PASS(pw_map_open(&m, path));
+    while (at < m.bytes && m.data[at] && strchr(" \t\r\n", m.data[at]))
+        at++;
+    int json = at < m.bytes && m.data[at] == '{' && !tok_is_spm(m.data, m.bytes);
+    pw_map_close(&m);
+    return json;
+}
+
+static int load_json(struct pw_tokenizer *t, struct pw_arena *a, const char *path)
+{
+    struct pw_buf text = { 0 };
+    struct pw_value *v;
+    int rc = pw_file_read(path, (size_t)1 << 30, &text);
+    if (rc >= 0)
+        rc = pw_json_parse(a, text.data ? text.data : "", text.len, path, &v);
+    pw_buf_free(&text);
+    PW_PASS(rc);
+    return tok_from_json(t, v, path);
+}
+
+static int load_config_files(struct pw_arena *a, const char *dir, struct config *c)
+{
+    struct pw_value *v;
+    c->tokenizer_path = pw_path_join(a, dir, "tokenizer_config.json");
+    c->map_path = pw_path_join(a, dir, "special_tokens_map.json");
+    c->generation_path = pw_path_join(a, dir, "generation_config.json");
+    c->model_path = pw_path_join(a, dir, "config.json");
+    PW_CHECK(c->tokenizer_path && c->map_path && c->generation_path && c->model_path, PW_E_NOMEM, "no memory for a tokenizer");
+    PW_PASS(load_config(a, c->tokenizer_path, &v));
+    c->tokenizer = v;
+    PW_PASS(load_config(a, c->map_path, &v));
+    c->map = v;
+    PW_PASS(load_config(a, c->generation_path, &v));
+    c->generation = v;
+    PW_PASS(load_config(a, c->model_path, &v));
+    c->model = v;
+    return 0;
+}
+
+static int load(struct pw_tokenizer *t, struct pw_arena *a, const char *path, const char *pre)
+{
+    struct config c = { 0 };
+    const char *files[3], *dir = path, *ranks = NULL;
+    size_t n_files = 0;
+    bool folder = pw_is_dir(path);
+    if (!folder) {
+        size_t n = (size_t)(pw_path_base(path) - path);
+        dir = n ? pw_arena_strndup(a, path, n) : ".";
+        int json = begins_as_json(path);
+        PW_PASS(json);
+        if (!json)
+            return load_binary(t, a, path, NULL, pre);
+    }
+    PW_CHECK(dir, PW_E_NOMEM, "no memory for a tokenizer");
+    const char *json = folder ? pw_path_join(a, dir, "tokenizer.json") : path;
+    const char *vocab = pw_path_join(a, dir, "vocab.json"), *merges = pw_path_join(a, dir, "merges.txt");
+    const char *jinja = pw_path_join(a, dir, "chat_template.jinja"), *model = pw_path_join(a, dir, "tokenizer.model");
+    PW_CHECK(json && vocab && merges && jinja && model, PW_E_NOMEM, "no memory for a tokenizer");
+    PW_PASS(load_config_files(a, dir, &c));
+    if (!folder || pw_file_exists(json)) {
+        PW_CHECK(!pre, PW_E_USAGE, "%s: a pre-split is given, but only tiktoken ranks need one", json);
         files[n_files++] = json;
-        rc = pw_file_read(json, (size_t)1 << 30, &text);
-        size_t at = 0;
-        while (rc >= 0 && at < text.len && strchr(" \t\r\n", text.data[at]))
-            at++;
-        if (rc >= 0 && (at == text.len || text.data[at] != '{'))
-            rc = pw_error(PW_E_FORMAT, "%s: not a tokenizer.json (it does not begin with \"{\")", json);
-        if (rc >= 0)
-            rc = pw_json_parse(&a, text.data, text.len, json, &v);
-        pw_buf_free(&text);
-        PW_PASS_OUT(rc);
-        PW_PASS_OUT(tok_from_json(t, v, json));
-    } else {
-        PW_CHECK_OUT(pw_file_exists(vocab) && pw_file_exists(merges), PW_E_FORMAT, "%s: no tokenizer: expected tokenizer.json, or vocab.json and merges.txt", path);
+        PW_PASS(load_json(t, a, json));
+    } else if (pw_file_exists(vocab) && pw_file_exists(merges)) {
+        PW_CHECK(!pre, PW_E_USAGE, "%s: a pre-split is given, but only tiktoken ranks need one", vocab);
         files[n_files++] = vocab;
         files[n_files++] = merges;
         if (c.tokenizer)
             files[n_files++] = c.tokenizer_path;
-        PW_PASS_OUT(tok_from_two_files(t, vocab, merges, c.tokenizer, c.tokenizer_path));
-    }
-    PW_PASS_OUT(settle(t, &c, jinja));
-    PW_PASS_OUT(hash_files(t, files, n_files));
-    *out = t;
-    t = NULL;
-    rc = 0;
-out:
-    pw_tokenizer_free(t);
-    pw_arena_free(&a);
-    return rc < 0 ? pw_error_while(rc, "loading the tokenizer of %s", path) : 0;
-}
-
-/* ---- llama2.c ---- */
-
-static int by_score_down(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
-static uint32_t rank_of_score(const float *sorted, size_t n, float score)
-{
-    size_t low = 0, high = n; /* the first place whose score is not above */
-    while (low < high) {
-        size_t mid = (low + high) / 2;
-        if (sorted[mid] > score)
-            low = mid + 1;
+        PW_PASS(tok_from_two_files(t, vocab, merges, c.tokenizer, c.tokenizer_path));
+    } else {
+        if (pw_file_exists(model))
+            ranks = model;
         else
-            high = mid;
+            PW_PASS(find_ranks(a, dir, &ranks));
+        PW_CHECK(ranks, PW_E_FORMAT, "%s: no tokenizer: expected tokenizer.json, or vocab.json and merges.txt, or tokenizer.model, or a .tiktoken file", path);
+        files[n_files++] = ranks;
+        if (c.tokenizer)
+            files[n_files++] = c.tokenizer_path;
+        PW_PASS(load_binary(t, a, ranks, &c, pre));
     }
-    return (uint32_t)low;
+    PW_PASS(settle(t, &c, jinja));
+    return hash_files(t, files, n_files);
 }
 
-/* Every way to cut a piece into two pieces is a merge, ranked by the score of the whole. */
-static int merges_from_scores(struct pw_tokenizer *t, const float *score, size_t vocab)
+int pw_tokenizer_load_as(struct pw_tokenizer **out, const char *path, const char *pre)
 {
-    float *sorted = pw_arena_array(&t->arena, vocab, sizeof *sorted);
-    PW_CHECK(sorted, PW_E_NOMEM, "no memory for merges");
-    memcpy(sorted, score, vocab * sizeof *sorted);
-    qsort(sorted, vocab, sizeof *sorted, by_score_down);
-    PW_PASS(tok_pairs_open(&t->merges, 4 * vocab));
-    for (size_t id = 0; id < vocab; id++) {
-        size_t n;
-        const char *s = tok_vocab_piece(&t->vocab, (int32_t)id, &n);
-        for (size_t k = 1; k < n; k++) {
-            int32_t left = tok_vocab_find(&t->vocab, s, k), right = left < 0 ? -1 : tok_vocab_find(&t->vocab, s + k, n - k);
-            if (right >= 0)
-                PW_PASS(tok_pairs_put_growing(&t->merges, left, right, rank_of_score(sorted, vocab, score[id]), (int32_t)id));
-        }
+    struct pw_tokenizer *t = NULL;
+    struct pw_arena a;
+    *out = NULL;
+    pw_arena_init(&a);
+    int rc = tok_new(&t);
+    if (rc == 0)
+        rc = load(t, &a, path, pre);
+    pw_arena_free(&a);
+    if (rc < 0) {
+        pw_tokenizer_free(t);
+        return pw_error_while(rc, "loading the tokenizer of %s", path);
     }
+    *out = t;
     return 0;
 }
+
+int pw_tokenizer_load(struct pw_tokenizer **out, const char *path) { return pw_tokenizer_load_as(out, path, NULL); }
+
+/* ---- llama2.c ---- */
 
 static int read_llama2c(struct pw_tokenizer *t, const struct pw_map *m, size_t vocab, const char *path)
 {
@@ -353,8 +466,8 @@ static int read_llama2c(struct pw_tokenizer *t, const struct pw_map *m, size_t v
         at += (size_t)len;
     }
     PW_CHECK(at == m->bytes, PW_E_FORMAT, "%s: %zu bytes follow the %zu pieces (another vocabulary size?)", path, m->bytes - at, vocab);
-    PW_PASS(merges_from_scores(t, score, vocab));
     t->model_vocab = (int32_t)vocab;
+    PW_PASS(tok_spm_merges(t, score, path));
     t->byte_fallback = true;
     t->model_unk = t->unk = 0;
     PW_PASS(tok_bpe_ready(t));

@@ -44,7 +44,7 @@ static int room_for(struct tok_build *b, size_t need)
     return 0;
 }
 
-static int put(struct tok_build *b, const char *s, size_t n, uint32_t from, uint32_t to)
+int tok_put(struct tok_build *b, const char *s, size_t n, uint32_t from, uint32_t to)
 {
     PW_PASS(room_for(b, b->n + n));
     for (size_t i = 0; i < n; i++) {
@@ -105,7 +105,7 @@ static int replace(struct pw_tok_work *w, const struct tok_norm *step, const str
     while ((rc = find(step->find, step->find_len, step->regex, w, v, at, &start, &end)) > 0) {
         uint32_t from = end ? (uint32_t)tok_start(v, end - 1) : 0, to = end ? (uint32_t)tok_end(v, end - 1) : 0;
         PW_PASS(copy(b, v, last, start));
-        PW_PASS(put(b, step->with, step->with_len, from, to));
+        PW_PASS(tok_put(b, step->with, step->with_len, from, to));
         last = end;
         at = end > start ? end : step_over(v, end);
     }
@@ -132,7 +132,7 @@ static int form(struct pw_tok_work *w, const struct tok_norm *step, const struct
     m = pw_utf8_normalize(w->chars, n, step->form, w->chars + n);
     for (size_t i = 0; i < m; i++) {
         const struct pw_char *x = &w->chars[n + i];
-        PW_PASS(put(b, c, pw_utf8_put(x->cp, c), x->start, x->end));
+        PW_PASS(tok_put(b, c, pw_utf8_put(x->cp, c), x->start, x->end));
     }
     return 0;
 }
@@ -145,7 +145,7 @@ static int lower(const struct tok_view *v, struct tok_build *b)
         len = pw_utf8_get(v->s + i, v->n - i, &cp);
         size_t k = pw_cp_lower(cp, to);
         for (size_t j = 0; j < k; j++)
-            PW_PASS(put(b, c, pw_utf8_put(to[j], c), (uint32_t)tok_start(v, i), (uint32_t)tok_end(v, i + len - 1)));
+            PW_PASS(tok_put(b, c, pw_utf8_put(to[j], c), (uint32_t)tok_start(v, i), (uint32_t)tok_end(v, i + len - 1)));
     }
     return 0;
 }
@@ -185,7 +185,7 @@ int tok_normalize(const struct pw_tokenizer *t, struct pw_tok_work *w, const str
         case NORM_PREPEND:
             if (out->n == 0)
                 continue;
-            PW_PASS(put(b, step->with, step->with_len, (uint32_t)tok_start(out, 0), (uint32_t)tok_end(out, 0)));
+            PW_PASS(tok_put(b, step->with, step->with_len, (uint32_t)tok_start(out, 0), (uint32_t)tok_end(out, 0)));
             PW_PASS(copy(b, out, 0, out->n));
             break;
         case NORM_REPLACE:
@@ -196,6 +196,9 @@ int tok_normalize(const struct pw_tokenizer *t, struct pw_tok_work *w, const str
             break;
         case NORM_LOWER:
             PW_PASS(lower(out, b));
+            break;
+        case NORM_SPM:
+            PW_PASS(tok_spm_normalize(t, out, b));
             break;
         default:
             break;
@@ -298,7 +301,7 @@ static int metaspace(const struct tok_pre *step, struct pw_tok_work *w, struct t
     bool begins = v->n && (v->s[0] == ' ' || (v->n >= step->find_len && memcmp(v->s, step->find, step->find_len) == 0));
     b->n = 0;
     if (v->n && !begins && (step->scheme == SCHEME_ALWAYS || (step->scheme == SCHEME_FIRST && tok_start(v, 0) == 0)))
-        PW_PASS(put(b, step->find, step->find_len, (uint32_t)tok_start(v, 0), (uint32_t)tok_end(v, 0)));
+        PW_PASS(tok_put(b, step->find, step->find_len, (uint32_t)tok_start(v, 0), (uint32_t)tok_end(v, 0)));
     PW_PASS(replace(w, &spaces, v, b));
     *out = view_of(b);
     return 0;
@@ -307,7 +310,7 @@ static int metaspace(const struct tok_pre *step, struct pw_tok_work *w, struct t
 int tok_split(const struct pw_tokenizer *t, size_t step_at, const struct tok_view *v, bool byte_level, struct pw_tokens *out)
 {
     if (step_at == t->n_pre)
-        return tok_bpe_word(t, v, byte_level, out);
+        return t->unigram.on ? tok_unigram_word(t, v, out) : tok_bpe_word(t, v, byte_level, out);
     const struct tok_pre *step = &t->pre[step_at];
     struct tok_build *b = &out->work->level[step_at];
     struct tok_view changed = *v;
@@ -318,7 +321,7 @@ int tok_split(const struct pw_tokenizer *t, size_t step_at, const struct tok_vie
         s.behaviour = SPLIT_ISOLATED;
         if (step->prefix_space && v->n && v->s[0] != ' ') {
             b->n = 0;
-            PW_PASS(put(b, " ", 1, (uint32_t)tok_start(v, 0), (uint32_t)tok_end(v, 0)));
+            PW_PASS(tok_put(b, " ", 1, (uint32_t)tok_start(v, 0), (uint32_t)tok_end(v, 0)));
             PW_PASS(copy(b, v, 0, v->n));
             changed = view_of(b);
         }

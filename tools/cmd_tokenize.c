@@ -7,32 +7,37 @@
 #include "base/file.h"
 #include "tools/load.h"
 
-struct tokenize_options { bool lines, no_special, parse_special; };
+struct tokenize_options { bool lines, no_special, parse_special; const char *pre_split; };
 #define AT(field) offsetof(struct tokenize_options, field)
 static const struct pw_option tokenize_table[] = {
     {"lines", 0, PW_OPT_FLAG, AT(lines), NULL, NULL, NULL, 0, 0, "each input line is a JSON string, each output line a JSON array"},
     {"no-special", 0, PW_OPT_FLAG, AT(no_special), NULL, NULL, NULL, 0, 0, "add no BOS, EOS or other token of the model's own"},
+    {"pre-split", 0, PW_OPT_STRING, AT(pre_split), "NAME", NULL, NULL, 0, 0, "how tiktoken ranks split words, where no file beside them says it: gpt-2, llama-bpe, qwen2, cl100k_base, ..."},
     {"parse-special", 0, PW_OPT_FLAG, AT(parse_special), NULL, NULL, NULL, 0, 0, "text that reads like a special token becomes that token"},
     PW_OPTIONS_END,
 };
 static const struct pw_option detokenize_table[] = {
     {"lines", 0, PW_OPT_FLAG, AT(lines), NULL, NULL, NULL, 0, 0, "each input line is a JSON array, each output line a JSON string"},
     {"no-special", 0, PW_OPT_FLAG, AT(no_special), NULL, NULL, NULL, 0, 0, "the ids hold no BOS or EOS of the model's own: show all of them"},
+    {"pre-split", 0, PW_OPT_STRING, AT(pre_split), "NAME", NULL, NULL, 0, 0, "how tiktoken ranks split words, where no file beside them says it: gpt-2, llama-bpe, qwen2, cl100k_base, ..."},
     PW_OPTIONS_END,
 };
 
 /* A folder or file that is itself a tokenizer needs no weights beside it. */
 static int open_tokenizer(struct pw_cmd *c, struct pw_tokenizer **t)
 {
-    const char *path = c->args.items[0];
-    size_t n = strlen(path);
-    if (!c->common->tokenizer && n > 5 && strcmp(path + n - 5, ".json") == 0 && !pw_is_dir(path))
+    const struct tokenize_options *o = c->options;
+    const char *path = c->args.items[0], *dot = strrchr(pw_path_base(path), '.');
+    if (o->pre_split)
+        return pw_tokenizer_load_as(t, path, o->pre_split);
+    if (!c->common->tokenizer && dot && strcmp(dot, ".gguf") != 0 && strcmp(dot, ".bin") != 0 && !pw_is_dir(path) && pw_file_exists(path))
         return pw_tokenizer_load(t, path);
     if (!c->common->tokenizer && pw_is_dir(path)) {
         struct pw_arena a;
         pw_arena_init(&a);
         const char *json = pw_path_join(&a, path, "tokenizer.json"), *merges = pw_path_join(&a, path, "merges.txt");
-        bool own = json && merges && (pw_file_exists(json) || pw_file_exists(merges));
+        const char *model = pw_path_join(&a, path, "tokenizer.model"), *config = pw_path_join(&a, path, "config.json");
+        bool own = json && merges && model && config && (pw_file_exists(json) || pw_file_exists(merges) || pw_file_exists(model) || !pw_file_exists(config));
         pw_arena_free(&a);
         if (own)
             return pw_tokenizer_load(t, path);
