@@ -1,23 +1,82 @@
-/* The PCRE2 wall. Owns the translation of \s, \S, \w, which mean other characters in PCRE2 (\s holds U+180E there, \w all
- * of \p{N} and no marks), and the limits on matching. Knows nothing of tokenizers. */
+/* The PCRE2 wall. Owns the translation of what means other characters in PCRE2: \s, \S, \w (\s holds U+180E there, \w all of
+ * \p{N} and no marks), properties (its Unicode is older), ^ and $ (of lines in the original); and the limits on matching.
+ * Knows nothing of tokenizers. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "data/regex.h"
 
 #include <pcre2.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/text.h"
+#include "data/unicode_new.h"
 
 enum { PATTERN_LIMIT = 65536 };
 static const char space_set[] = "\\t-\\r\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
 static const char other_set[] = "\\x00-\\x08\\x0e-\\x1f\\x21-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"
                                 "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
-static const char word_set[] = "\\p{L}\\p{M}\\p{Nd}\\p{Pc}";
 
 struct pw_regex { pcre2_code *code; };
 struct pw_regex_room { pcre2_match_data *data; pcre2_match_context *context; };
+
+/* A category and what later versions of Unicode put into it, as the inside of a class. */
+static void add_category(struct pw_buf *out, const char *name)
+{
+    uint32_t from = 0, to = 0;
+    pw_buf_printf(out, "\\p{%s}", name);
+    for (const struct pw_unicode_range *r = pw_unicode_new; r->to; r++) {
+        if (strncmp(r->category, name, strlen(name)) != 0)
+            continue;
+        if (to && r->from == to + 1) {
+            to = r->to;
+            continue;
+        }
+        if (to)
+            pw_buf_printf(out, "\\x{%x}-\\x{%x}", (unsigned)from, (unsigned)to);
+        from = r->from;
+        to = r->to;
+    }
+    if (to)
+        pw_buf_printf(out, "\\x{%x}-\\x{%x}", (unsigned)from, (unsigned)to);
+}
+
+static void add_word(struct pw_buf *out)
+{
+    add_category(out, "L");
+    add_category(out, "M");
+    add_category(out, "Nd");
+    add_category(out, "Pc");
+}
+
+/* \p{..}, \P{..}: general categories; *at is at the letter and moves to the closing brace. */
+static int property(const char *p, size_t n, size_t *at, bool in_class, const char *source, struct pw_buf *out)
+{
+    static const char *const known[] = { "L", "M", "N", "P", "S", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So" };
+    size_t start = *at + 2, end = start;
+    bool negative = p[*at] == 'P';
+    char name[3] = "";
+    if (start < n && p[start - 1] == '{' && p[start] == '^') {
+        negative = !negative;
+        start++;
+    }
+    for (end = start; end < n && p[end] != '}' && end - start < 3;)
+        end++;
+    if (start - 1 < n && end < n && p[end] == '}' && end - start <= 2 && end > start)
+        memcpy(name, p + start, end - start);
+    for (size_t i = 0; i < sizeof known / sizeof *known && *name; i++) {
+        if (strcmp(known[i], name) != 0)
+            continue;
+        PW_CHECK(!negative || !in_class, PW_E_UNSUPPORTED, "%s: regular expression: \\P inside a class at byte %zu is not supported", source, *at - 1);
+        pw_buf_str(out, in_class ? "" : negative ? "[^" : "[");
+        add_category(out, name);
+        pw_buf_str(out, in_class ? "" : "]");
+        *at = end;
+        return 0;
+    }
+    return pw_error(PW_E_UNSUPPORTED, "%s: regular expression: the property at byte %zu is not supported (general categories are)", source, *at - 1);
+}
 
 static int translate(const char *p, size_t n, const char *source, struct pw_buf *out)
 {
@@ -36,15 +95,21 @@ static int translate(const char *p, size_t n, const char *source, struct pw_buf 
             } else if (in_class && p[i] == ']' && i != class_start) {
                 in_class = false;
             }
-            pw_buf_char(out, p[i]);
+            if (!in_class && (p[i] == '^' || p[i] == '$'))
+                pw_buf_printf(out, "(?m:%c)", p[i]);
+            else
+                pw_buf_char(out, p[i]);
             continue;
         }
         char c = p[++i];
-        if (c == 's' || c == 'w' || c == 'S') {
-            const char *set = c == 's' ? space_set : c == 'w' ? word_set : other_set;
-            pw_buf_printf(out, in_class ? "%s" : "[%s]", set);
-        } else if (c == 'W' && !in_class) {
-            pw_buf_printf(out, "[^%s]", word_set);
+        if (c == 's' || c == 'S') {
+            pw_buf_printf(out, in_class ? "%s" : "[%s]", c == 's' ? space_set : other_set);
+        } else if (c == 'w' || (c == 'W' && !in_class)) {
+            pw_buf_str(out, in_class ? "" : c == 'w' ? "[" : "[^");
+            add_word(out);
+            pw_buf_str(out, in_class ? "" : "]");
+        } else if (c == 'p' || c == 'P') {
+            PW_PASS(property(p, n, &i, in_class, source, out));
         } else if (c == 'W' || c == 'h' || c == 'H' || c == 'b' || c == 'B') {
             return pw_error(PW_E_UNSUPPORTED, "%s: regular expression: \\%c at byte %zu is not supported", source, c, i - 1);
         } else {

@@ -104,7 +104,7 @@ int tok_emit(const struct pw_tokenizer *t, const struct tok_view *v, int32_t id,
             return 0;
     }
     PW_CHECK(t->model_unk >= 0, PW_E_FORMAT, "\"%.*s\" is not in the vocabulary, which has no unknown token", len > 40 ? 40 : (int)len, s);
-    if (t->fuse_unk && start > 0 && out->n && out->ids[out->n - 1] == t->model_unk && out->end[out->n - 1] == tok_start(v, start)) {
+    if (t->fuse_unk && start > 0 && out->n && out->ids[out->n - 1] == t->model_unk) {
         out->end[out->n - 1] = tok_end(v, start + len - 1);
         return 0;
     }

@@ -2,7 +2,9 @@
  *
  * Every `type` is either understood in full or refused by name. `truncation` and `padding` are settings of the program that
  * saved the file, not of the tokenizer, and are not applied. */
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -69,6 +71,18 @@ static int steps_of(const struct pw_value *v, const char *key, const char *where
     return 0;
 }
 
+static int read_charsmap(struct pw_tokenizer *t, const struct pw_value *v, const char *where)
+{
+    struct pw_buf bytes = { 0 };
+    PW_CHECK(v && v->kind == PW_STRING && v->len, PW_E_FORMAT, "%s: normalizer.precompiled_charsmap: expected base64", where);
+    PW_CHECK(t->spm.map.n_units == 0, PW_E_UNSUPPORTED, "%s: normalizer: two charsmaps are not supported", where);
+    int rc = tok_base64((const uint8_t *)v->s, v->len, &bytes);
+    if (rc == 0)
+        rc = tok_charsmap_open(t, bytes.data, bytes.len, where);
+    pw_buf_free(&bytes);
+    return rc < 0 ? pw_error_while(rc, "%s: reading normalizer.precompiled_charsmap", where) : 0;
+}
+
 static int read_norm(struct pw_tokenizer *t, const struct pw_value *v, const char *where, int depth)
 {
     static const struct { const char *name; enum pw_form form; } forms[] = { { "NFC", PW_NFC }, { "NFD", PW_NFD }, { "NFKC", PW_NFKC }, { "NFKD", PW_NFKD } };
@@ -100,6 +114,10 @@ static int read_norm(struct pw_tokenizer *t, const struct pw_value *v, const cha
         s->kind = NORM_STRIP;
         PW_PASS(get_bool(v, "strip_left", where, "normalizer", true, &s->left));
         return get_bool(v, "strip_right", where, "normalizer", true, &s->right);
+    }
+    if (strcmp(type, "Precompiled") == 0) {
+        s->kind = NORM_PRECOMPILED;
+        return read_charsmap(t, pw_get(v, "precompiled_charsmap"), where);
     }
     for (size_t i = 0; i < 4; i++)
         if (strcmp(type, forms[i].name) == 0) {
@@ -185,7 +203,8 @@ static int read_pre(struct pw_tokenizer *t, const struct pw_value *v, const char
     }
     if (strcmp(type, "Digits") == 0) {
         bool each;
-        s->kind = PRE_DIGITS;
+        s->kind = PRE_CLASS;
+        s->class = pw_cp_numeric;
         PW_PASS(get_bool(v, "individual_digits", where, "pre_tokenizer", false, &each));
         s->behaviour = each ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS;
         return 0;
@@ -195,6 +214,26 @@ static int read_pre(struct pw_tokenizer *t, const struct pw_value *v, const char
         PW_PASS(read_replacement(t, v, where, "pre_tokenizer.replacement", &s->find, &s->find_len));
         PW_PASS(read_scheme(v, where, "pre_tokenizer.prepend_scheme", &s->scheme));
         return get_bool(v, "split", where, "pre_tokenizer", true, &s->split);
+    }
+    if (strcmp(type, "Punctuation") == 0) {
+        s->kind = PRE_CLASS;
+        s->class = pw_cp_punctuation;
+        s->behaviour = SPLIT_ISOLATED;
+        return pw_get(v, "behavior") ? read_behaviour(v, where, &s->behaviour) : 0;
+    }
+    if (strcmp(type, "WhitespaceSplit") == 0) {
+        s->kind = PRE_CLASS;
+        s->class = pw_cp_space;
+        s->behaviour = SPLIT_REMOVED;
+        return 0;
+    }
+    if (strcmp(type, "Whitespace") == 0) {
+        char source[256];
+        s->kind = PRE_SPLIT;
+        s->behaviour = SPLIT_REMOVED;
+        s->invert = true;
+        snprintf(source, sizeof source, "%s: pre_tokenizer", where);
+        return pw_regex_compile(&s->regex, "\\w+|[^\\w\\s]+", 12, source);
     }
     return unsupported(where, "pre_tokenizer.type", type);
 }
@@ -446,6 +485,32 @@ int tok_merges_text(struct pw_tokenizer *t, const struct pw_tok_text *merges, si
     return 0;
 }
 
+/* A score as the reference reads it: its JSON parser divides the rounded significand by a power of ten, which for 17 digits is
+ * rounded twice. Ties between sums of scores depend on it. */
+static double read_score(double x)
+{
+    char text[40], power[16];
+    for (int digits = 16; digits <= 17; digits++) {
+        uint64_t significand = 0;
+        int exponent = 0;
+        snprintf(text, sizeof text, "%.*e", digits - 1, fabs(x));
+        if (strtod(text, NULL) != fabs(x))
+            continue;
+        for (const char *c = text; *c && *c != 'e'; c++)
+            significand = *c == '.' ? significand : significand * 10 + (uint64_t)(*c - '0');
+        exponent = atoi(strchr(text, 'e') + 1) - (digits - 1);
+        while (significand && significand % 10 == 0) {
+            significand /= 10;
+            exponent++;
+        }
+        if (exponent > 0 || exponent < -300)
+            return x;
+        snprintf(power, sizeof power, "1e%d", -exponent);
+        return copysign((double)significand / strtod(power, NULL), x);
+    }
+    return x;
+}
+
 /* [[piece, score], ...] and unk_id */
 static int read_unigram(struct pw_tokenizer *t, const struct pw_value *m, int64_t top, size_t n_added, const char *where)
 {
@@ -461,7 +526,7 @@ static int read_unigram(struct pw_tokenizer *t, const struct pw_value *m, int64_
         const struct pw_value *row = &vocab->items[i];
         PW_CHECK(row->kind == PW_LIST && row->len == 2 && row->items[0].kind == PW_STRING && (row->items[1].kind == PW_REAL || row->items[1].kind == PW_INT), PW_E_FORMAT,
                  "%s: model.vocab: item %zu: expected [piece, score] (line %d)", where, i, row->line);
-        t->unigram.score[i] = row->items[1].kind == PW_REAL ? row->items[1].d : (double)row->items[1].i;
+        t->unigram.score[i] = row->items[1].kind == PW_REAL ? read_score(row->items[1].d) : (double)row->items[1].i;
         PW_PASS(tok_vocab_add(&t->vocab, (int64_t)i, row->items[0].s, row->items[0].len, where));
     }
     if (unk && unk->kind != PW_NULL) {

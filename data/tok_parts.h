@@ -50,7 +50,7 @@ static inline size_t tok_pairs_find(const struct tok_pairs *p, int32_t left, int
 }
 
 /* ---- steps ---- */
-enum tok_norm_kind { NORM_PREPEND, NORM_REPLACE, NORM_FORM, NORM_LOWER, NORM_STRIP, NORM_SPM };
+enum tok_norm_kind { NORM_PREPEND, NORM_REPLACE, NORM_FORM, NORM_LOWER, NORM_STRIP, NORM_SPM, NORM_PRECOMPILED };
 struct tok_norm {
     enum tok_norm_kind kind;
     enum pw_form form;
@@ -59,7 +59,7 @@ struct tok_norm {
     struct pw_regex *regex;
     bool left, right;            /* strip */
 };
-enum tok_pre_kind { PRE_BYTE_LEVEL, PRE_SPLIT, PRE_DIGITS, PRE_METASPACE };
+enum tok_pre_kind { PRE_BYTE_LEVEL, PRE_SPLIT, PRE_CLASS, PRE_METASPACE };
 enum tok_behaviour { SPLIT_REMOVED, SPLIT_ISOLATED, SPLIT_WITH_PREVIOUS, SPLIT_WITH_NEXT, SPLIT_CONTIGUOUS };
 enum tok_scheme { SCHEME_ALWAYS, SCHEME_FIRST, SCHEME_NEVER };
 struct tok_pre {
@@ -70,6 +70,7 @@ struct tok_pre {
     size_t find_len;
     struct pw_regex *regex;      /* split; byte-level with use_regex */
     bool invert, prefix_space, split;
+    bool (*class)(uint32_t cp);  /* PRE_CLASS: what is split at */
 };
 enum tok_dec_kind { DEC_BYTE_LEVEL, DEC_REPLACE, DEC_BYTE_FALLBACK, DEC_FUSE, DEC_STRIP, DEC_METASPACE };
 struct tok_dec {
@@ -197,6 +198,7 @@ int tok_unigram_word(const struct pw_tokenizer *t, const struct tok_view *v, str
 void tok_unigram_free(struct tok_unigram *u);
 /* tok_spm.c */
 int tok_charsmap_open(struct pw_tokenizer *t, const void *bytes, size_t n, const char *where);
+int tok_precompiled(const struct pw_tokenizer *t, const struct tok_view *v, struct tok_build *b); /* as the package tokenizers applies it */
 int tok_spm_normalize(const struct pw_tokenizer *t, const struct tok_view *v, struct tok_build *b);
 int tok_spm_merges(struct pw_tokenizer *t, const float *score, const char *where); /* every way to cut a piece in two, ranked by score */
 /* tok_split.c */
@@ -226,6 +228,7 @@ int tok_fill(struct pw_tokenizer *t, const struct pw_tok_source *s, const struct
 int tok_fill_spm(struct pw_tokenizer *t, const struct pw_tok_source *s, const struct pw_tok_spm *spm, const struct tok_extra *extra, bool unigram);
 /* tok_model.c, tok_tiktoken.c: files that are read whole */
 bool tok_is_spm(const uint8_t *bytes, size_t n);
+int tok_base64(const uint8_t *s, size_t n, struct pw_buf *out); /* padded; appends the bytes */
 bool tok_is_tiktoken(const uint8_t *bytes, size_t n);
 struct tok_beside { bool add_bos, add_eos, legacy; struct tok_extra extra; };
 int tok_from_spm(struct pw_tokenizer *t, const uint8_t *bytes, size_t n, const struct tok_beside *beside, const char *where);

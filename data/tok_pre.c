@@ -71,7 +71,7 @@ int tok_pre_set(struct pw_tokenizer *t, const char *name, const char *where)
         PW_PASS(pw_regex_compile(&s->regex, r->steps[i], strlen(r->steps[i]), source));
     }
     if (r->digits)
-        t->pre[t->n_pre++] = (struct tok_pre){ .kind = PRE_DIGITS, .behaviour = SPLIT_ISOLATED };
+        t->pre[t->n_pre++] = (struct tok_pre){ .kind = PRE_CLASS, .class = pw_cp_numeric, .behaviour = SPLIT_ISOLATED };
     t->pre[t->n_pre++] = (struct tok_pre){ .kind = PRE_BYTE_LEVEL };
     t->dec[t->n_dec++] = (struct tok_dec){ .kind = DEC_BYTE_LEVEL };
     t->has_decoder = true;

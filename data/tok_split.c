@@ -197,6 +197,9 @@ int tok_normalize(const struct pw_tokenizer *t, struct pw_tok_work *w, const str
         case NORM_LOWER:
             PW_PASS(lower(out, b));
             break;
+        case NORM_PRECOMPILED:
+            PW_PASS(tok_precompiled(t, out, b));
+            break;
         case NORM_SPM:
             PW_PASS(tok_spm_normalize(t, out, b));
             break;
@@ -280,18 +283,21 @@ static int split_matches(struct splitter *s, const struct tok_pre *step)
     return release(s);
 }
 
-static int split_digits(struct splitter *s)
+static int split_class(struct splitter *s, bool (*class)(uint32_t cp))
 {
+    size_t last = 0; /* where the characters outside the class begin that are not handed on yet */
     for (size_t i = 0, len; i < s->v->n; i += len) {
         uint32_t cp;
         len = pw_utf8_get(s->v->s + i, s->v->n - i, &cp);
-        bool digit = pw_cp_numeric(cp);
-        if (!digit && s->held && !s->held_match) {
-            s->end = i + len;
+        if (!class(cp))
             continue;
-        }
-        PW_PASS(hold(s, i, i + len, digit));
+        if (i > last)
+            PW_PASS(hold(s, last, i, false));
+        PW_PASS(hold(s, i, i + len, true));
+        last = i + len;
     }
+    if (last < s->v->n)
+        PW_PASS(hold(s, last, s->v->n, false));
     return release(s);
 }
 
@@ -328,8 +334,8 @@ int tok_split(const struct pw_tokenizer *t, size_t step_at, const struct tok_vie
         return step->regex ? split_matches(&s, step) : tok_split(t, step_at + 1, &changed, true, out);
     case PRE_SPLIT:
         return split_matches(&s, step);
-    case PRE_DIGITS:
-        return split_digits(&s);
+    case PRE_CLASS:
+        return split_class(&s, step->class);
     case PRE_METASPACE:
         PW_PASS(metaspace(step, out->work, b, v, &changed));
         s.behaviour = SPLIT_WITH_NEXT;

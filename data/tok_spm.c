@@ -75,6 +75,42 @@ static size_t step(const struct tok_spm *spm, const struct tok_view *v, size_t a
     return *len = pw_utf8_get(v->s + at, v->n - at, &cp);
 }
 
+/* The shortest source string that begins at s and what it becomes; the rest of s is dropped, as the package does. */
+static bool first_mapped(const struct tok_charsmap *m, const char *s, size_t n, const char **to)
+{
+    for (size_t k = 1; k <= n; k++)
+        if (mapped(m, s, k, to))
+            return true;
+    return false;
+}
+
+/* Grapheme by grapheme: one of up to five bytes is looked up whole, else its characters are. */
+int tok_precompiled(const struct pw_tokenizer *t, const struct tok_view *v, struct tok_build *b)
+{
+    const struct tok_charsmap *m = &t->spm.map;
+    const char *to;
+    for (size_t at = 0, end; at < v->n; at = end) {
+        uint32_t cp, next;
+        int32_t state = 0;
+        end = at + pw_utf8_get(v->s + at, v->n - at, &cp);
+        for (size_t len; end < v->n; end += len, cp = next) {
+            len = pw_utf8_get(v->s + end, v->n - end, &next);
+            if (pw_grapheme_break(cp, next, &state))
+                break;
+        }
+        if (m->n_units && end - at < 6 && first_mapped(m, v->s + at, end - at, &to)) {
+            PW_PASS(tok_put(b, to, strlen(to), (uint32_t)tok_start(v, at), (uint32_t)tok_end(v, end - 1)));
+            continue;
+        }
+        for (size_t i = at, len; i < end; i += len) {
+            len = pw_utf8_get(v->s + i, v->n - i, &cp);
+            bool hit = m->n_units && first_mapped(m, v->s + i, len, &to);
+            PW_PASS(tok_put(b, hit ? to : v->s + i, hit ? strlen(to) : len, (uint32_t)tok_start(v, i), (uint32_t)tok_end(v, i + len - 1)));
+        }
+    }
+    return 0;
+}
+
 static bool plain(const struct tok_spm *spm) { return spm->map.n_units == 0 && spm->user.n == 0 && !spm->squeeze; }
 
 int tok_spm_normalize(const struct pw_tokenizer *t, const struct tok_view *v, struct tok_build *b)

@@ -28,30 +28,27 @@ bool tok_is_tiktoken(const uint8_t *b, size_t n)
     return k > i + 1 && (k == n || b[k] == '\n' || b[k] == '\r');
 }
 
-/* Padded base64 into byte-level characters. */
-static int decode(const uint8_t *s, size_t n, struct pw_buf *out, const char *where, size_t line)
+int tok_base64(const uint8_t *s, size_t n, struct pw_buf *out)
 {
     size_t pad = n && s[n - 1] == '=' ? n > 1 && s[n - 2] == '=' ? 2 : 1 : 0;
-    PW_CHECK(n && n % 4 == 0 && n / 4 * 3 <= TOKEN_BYTES, PW_E_FORMAT, "%s: line %zu: base64 of %zu characters", where, line, n);
+    PW_CHECK(n && n % 4 == 0, PW_E_FORMAT, "base64 of %zu characters", n);
     for (size_t i = 0; i < n; i += 4) {
         uint32_t bits = 0;
         size_t keep = i + 4 == n ? 3 - pad : 3;
         for (size_t k = 0; k < 4; k++) {
             int d = i + k >= n - pad ? 0 : digit64(s[i + k]);
-            PW_CHECK(d >= 0, PW_E_FORMAT, "%s: line %zu: character %zu is not base64", where, line, i + k + 1);
+            PW_CHECK(d >= 0, PW_E_FORMAT, "character %zu is not base64", i + k + 1);
             bits = bits << 6 | (uint32_t)d;
         }
-        PW_CHECK((bits & ((1u << 8 * (3 - keep)) - 1)) == 0, PW_E_FORMAT, "%s: line %zu: base64 with bits left over", where, line);
-        for (size_t k = 0; k < keep; k++) {
-            char c[4];
-            pw_buf_add(out, c, pw_utf8_put(tok_byte_char((unsigned char)(bits >> (16 - 8 * k))), c));
-        }
+        PW_CHECK((bits & ((1u << 8 * (3 - keep)) - 1)) == 0, PW_E_FORMAT, "base64 with bits left over");
+        for (size_t k = 0; k < keep; k++)
+            pw_buf_char(out, (char)(bits >> (16 - 8 * k)));
     }
     return pw_buf_status(out);
 }
 
 struct entry { int64_t id; size_t at, len; };
-struct ranks { struct entry *e; size_t n, cap; struct pw_buf text; int64_t top; };
+struct ranks { struct entry *e; size_t n, cap; struct pw_buf text, bytes; int64_t top; }; /* text: byte-level characters */
 
 static int read_ranks(struct ranks *r, const uint8_t *b, size_t n, const char *where)
 {
@@ -69,7 +66,14 @@ static int read_ranks(struct ranks *r, const uint8_t *b, size_t n, const char *w
         const uint8_t *space = memchr(b + start, ' ', len);
         PW_CHECK(space, PW_E_FORMAT, "%s: line %zu: expected base64, a space and a rank", where, line);
         size_t code = (size_t)(space - (b + start));
-        PW_PASS(decode(b + start, code, &r->text, where, line));
+        PW_CHECK(code <= TOKEN_BYTES, PW_E_FORMAT, "%s: line %zu: a token of %zu base64 characters (limit %d)", where, line, code, TOKEN_BYTES);
+        pw_buf_clear(&r->bytes);
+        PW_TRY(tok_base64(b + start, code, &r->bytes), "%s: line %zu", where, line);
+        for (size_t i = 0; i < r->bytes.len; i++) {
+            char c[4];
+            pw_buf_add(&r->text, c, pw_utf8_put(tok_byte_char((unsigned char)r->bytes.data[i]), c));
+        }
+        PW_PASS(pw_buf_status(&r->text));
         PW_CHECK(len - code > 1 && len - code <= 9, PW_E_FORMAT, "%s: line %zu: expected a rank after the space", where, line);
         for (size_t i = code + 1; i < len; i++) {
             PW_CHECK(b[start + i] >= '0' && b[start + i] <= '9', PW_E_FORMAT, "%s: line %zu: the rank is no number", where, line);
@@ -139,6 +143,7 @@ int tok_from_tiktoken(struct pw_tokenizer *t, const uint8_t *bytes, size_t n, co
         rc = fill(t, &r, pre, extra, where);
     pw_free(r.e);
     pw_buf_free(&r.text);
+    pw_buf_free(&r.bytes);
     pw_sha256_init(&h);
     pw_sha256_add(&h, bytes, n);
     pw_sha256_add(&h, pre, strlen(pre));

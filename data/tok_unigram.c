@@ -1,7 +1,7 @@
 /* Unigram: the cut of a text into pieces with the highest sum of scores, left to right over a trie of the pieces' bytes.
  *
- * The two implementations in use differ in their arithmetic, which decides ties: sentencepiece keeps sums in float and adds in
- * double where a candidate is compared; tokenizers keeps doubles. Both compare with >, so the first of equals stays. */
+ * The two implementations in use differ in their arithmetic, which decides ties: sentencepiece adds in float, tokenizers in
+ * double. Both compare with >, so the first of equals stays. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -77,10 +77,10 @@ int tok_unigram_ready(struct pw_tokenizer *t)
 
 static void offer(const struct tok_unigram *u, struct tok_best *to, size_t to_place, double score, double before, int32_t id, size_t start)
 {
-    double sum = score + before;
+    double sum = u->sentencepiece ? (double)((float)score + (float)before) : score + before;
     if (to->start != to_place && !(sum > to->score))
         return;
-    to->score = u->sentencepiece ? (double)(float)sum : sum;
+    to->score = sum;
     to->id = id;
     to->start = (uint32_t)start;
 }

@@ -2,7 +2,10 @@
  * utf8proc does not keep. Knows nothing of tokenizers. */
 #include "data/utf8.h"
 
+#include <string.h>
 #include <utf8proc.h>
+
+#include "data/unicode_new.h"
 
 /* Length of the well-formed character at s, or 0; *part = length of the maximal ill-formed part, *open = it could go on. */
 static size_t char_length(const unsigned char *s, size_t n, size_t *part, bool *open)
@@ -134,8 +137,18 @@ bool pw_cp_space(uint32_t cp)
            cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
+static bool in_ranges(const struct pw_unicode_range *r, uint32_t cp, const char *categories)
+{
+    for (; r->to; r++)
+        if (cp >= r->from && cp <= r->to)
+            return !categories || strstr(categories, r->category) != NULL;
+    return false;
+}
+
 bool pw_cp_word(uint32_t cp)
 {
+    if (cp >= 0x80 && in_ranges(pw_unicode_new, cp, "Lu Ll Lt Lm Lo Mn Mc Me Nd Pc"))
+        return true;
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
     case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME:
@@ -151,7 +164,20 @@ bool pw_cp_numeric(uint32_t cp)
     if (cp < 0x80)
         return cp >= '0' && cp <= '9';
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
+    return in_ranges(pw_unicode_new, cp, "Nd Nl No") || c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
+}
+
+bool pw_cp_punctuation(uint32_t cp)
+{
+    if (cp < 0x80)
+        return (cp >= 0x21 && cp <= 0x2F) || (cp >= 0x3A && cp <= 0x40) || (cp >= 0x5B && cp <= 0x60) || (cp >= 0x7B && cp <= 0x7E);
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+}
+
+bool pw_grapheme_break(uint32_t a, uint32_t b, int32_t *state)
+{
+    return utf8proc_grapheme_break_stateful((utf8proc_int32_t)a, (utf8proc_int32_t)b, state);
 }
 
 size_t pw_cp_lower(uint32_t cp, uint32_t out[2])
@@ -162,12 +188,15 @@ size_t pw_cp_lower(uint32_t cp, uint32_t out[2])
         return 2;
     }
     out[0] = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+    if (out[0] == cp && cp >= 0x1C89) /* letters of Unicode 16 and 17, which the reference knows */
+        out[0] = cp >= 0x10D50 && cp <= 0x10D65 ? cp + 0x20 : cp >= 0x16EA0 && cp <= 0x16EB8 ? cp + 0x1B :
+                 cp == 0x1C89 || cp == 0xA7CC || cp == 0xA7CE || cp == 0xA7D2 || cp == 0xA7D4 || cp == 0xA7DA ? cp + 1 : cp == 0xA7CB ? 0x264 : cp == 0xA7DC ? 0x19B : cp;
     return 1;
 }
 
 static unsigned combining(uint32_t cp)
 {
-    return cp < 0x300 ? 0 : (unsigned)utf8proc_get_property((utf8proc_int32_t)cp)->combining_class;
+    return cp < 0x300 || in_ranges(pw_unicode_inert, cp, NULL) ? 0 : (unsigned)utf8proc_get_property((utf8proc_int32_t)cp)->combining_class;
 }
 
 /* Hangul is arithmetic (Unicode 3.12); utf8proc knows it too, but only inside whole strings. */
@@ -215,7 +244,7 @@ size_t pw_utf8_normalize(const struct pw_char *chars, size_t n, enum pw_form for
         int boundary = 0;
         utf8proc_ssize_t k = 1;
         parts[0] = (utf8proc_int32_t)chars[i].cp;
-        if (chars[i].cp >= 0x80)
+        if (chars[i].cp >= 0x80 && !in_ranges(pw_unicode_inert, chars[i].cp, NULL))
             k = utf8proc_decompose_char((utf8proc_int32_t)chars[i].cp, parts, 18, (utf8proc_option_t)options, &boundary);
         if (k < 1 || k > 18) { /* unassigned code points stay what they are */
             parts[0] = (utf8proc_int32_t)chars[i].cp;
