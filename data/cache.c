@@ -25,6 +25,7 @@ static int reserve(struct pw_cache_rows *r, int64_t rows, int64_t tokens)
         int64_t cap = rows + rows / 2 + 64;
         PW_PASS(grow((void **)&r->row_start, r->row_start ? r->n_rows + 1 : 0, cap + 1, sizeof *r->row_start));
         PW_PASS(grow((void **)&r->row_line, r->n_rows, cap, sizeof *r->row_line));
+        PW_PASS(grow((void **)&r->row_label, r->n_rows, cap, sizeof *r->row_label));
         r->row_start[r->n_rows] = r->n_tokens;
         r->cap_rows = cap;
     }
@@ -37,15 +38,21 @@ static int reserve(struct pw_cache_rows *r, int64_t rows, int64_t tokens)
     return 0;
 }
 
-int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, int64_t n, int64_t line)
+int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, int64_t n, int64_t line, uint8_t label)
 {
     PW_PASS(reserve(r, r->n_rows + 1, r->n_tokens + n));
     memcpy(r->ids + r->n_tokens, ids, (size_t)n * sizeof *ids);
     memcpy(r->trained + r->n_tokens, trained, (size_t)n);
     r->n_tokens += n;
+    r->row_label[r->n_rows] = label;
     r->row_line[r->n_rows++] = line;
     r->row_start[r->n_rows] = r->n_tokens;
     return 0;
+}
+
+void pw_cache_rows_drop_last(struct pw_cache_rows *r)
+{
+    r->n_tokens = r->row_start[--r->n_rows];
 }
 
 void pw_cache_rows_free(struct pw_cache_rows *r)
@@ -54,6 +61,7 @@ void pw_cache_rows_free(struct pw_cache_rows *r)
     pw_free(r->trained);
     pw_free(r->row_start);
     pw_free(r->row_line);
+    pw_free(r->row_label);
     pw_buf_free(&r->warnings);
     *r = (struct pw_cache_rows){0};
 }
@@ -71,7 +79,9 @@ static int check_rows(const struct pw_cache_rows *r, const char *path)
     for (int64_t i = 0; i < r->n_rows; i++) {
         PW_CHECK(r->row_start[i] < r->row_start[i + 1], PW_E_FORMAT, "%s: row %" PRId64 " is empty", path, i);
         PW_CHECK(r->trained[r->row_start[i]] == 0, PW_E_FORMAT, "%s: row %" PRId64 " trains its first token", path, i);
+        PW_CHECK(r->row_label[i] <= 1, PW_E_FORMAT, "%s: row %" PRId64 " has label %d", path, i, r->row_label[i]);
     }
+    PW_CHECK((r->per == 1 || r->per == 2) && r->n_rows % r->per == 0, PW_E_FORMAT, "%s: %" PRId64 " rows in examples of %" PRId64, path, r->n_rows, r->per);
     return 0;
 }
 
@@ -94,6 +104,11 @@ static int read_rows(struct pw_cache_rows *r, struct pw_h5_in *in, const char *p
     PW_PASS_OUT(pw_h5_get_1d(in, "trained", PW_H5_U8, r->trained, tokens));
     PW_PASS_OUT(pw_h5_get_1d(in, "row_start", PW_H5_I64, r->row_start, rows + 1));
     PW_PASS_OUT(pw_h5_get_1d(in, "row_line", PW_H5_I64, r->row_line, rows));
+    int64_t labelled = 0;
+    PW_PASS_OUT(pw_h5_get_1d(in, "row_label", PW_H5_U8, r->row_label, rows));
+    PW_PASS_OUT(pw_h5_get_i64(in, "per", &r->per));
+    PW_PASS_OUT(pw_h5_get_i64(in, "labelled", &labelled));
+    r->labelled = labelled != 0;
     PW_PASS_OUT(pw_h5_get_i64(in, "truncated", &r->truncated));
     PW_PASS_OUT(pw_h5_get_i64(in, "dropped", &r->dropped));
     PW_PASS_OUT(pw_h5_get_text(in, "warnings", &r->warnings));
@@ -144,6 +159,9 @@ int pw_cache_store(const struct pw_cache_rows *r, const char *dir, const char *k
     PW_PASS_OUT(pw_h5_put_1d(h, "trained", PW_H5_U8, r->trained, r->n_tokens));
     PW_PASS_OUT(pw_h5_put_1d(h, "row_start", PW_H5_I64, r->row_start, r->n_rows + 1));
     PW_PASS_OUT(pw_h5_put_1d(h, "row_line", PW_H5_I64, r->row_line, r->n_rows));
+    PW_PASS_OUT(pw_h5_put_1d(h, "row_label", PW_H5_U8, r->row_label, r->n_rows));
+    PW_PASS_OUT(pw_h5_put_i64(h, "per", r->per));
+    PW_PASS_OUT(pw_h5_put_i64(h, "labelled", r->labelled));
     PW_PASS_OUT(pw_h5_put_i64(h, "truncated", r->truncated));
     PW_PASS_OUT(pw_h5_put_i64(h, "dropped", r->dropped));
     PW_PASS_OUT(pw_h5_put_text(h, "warnings", r->warnings.len ? r->warnings.data : "", r->warnings.len));

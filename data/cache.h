@@ -3,6 +3,8 @@
 #ifndef PW_DATA_CACHE_H
 #define PW_DATA_CACHE_H
 
+#include <stdbool.h>
+
 #include "base/progress.h"
 #include "base/text.h"
 
@@ -10,11 +12,15 @@ struct pw_cache_rows {     /* growing arrays of one file's rows */
     int32_t *ids;
     uint8_t *trained;
     int64_t *row_start, *row_line;
+    uint8_t *row_label;
+    int64_t per;           /* rows of an example: 1, or 2 for pairs; 0 while nothing is known */
+    bool labelled;         /* row_label means something */
     int64_t n_rows, n_tokens, cap_rows, cap_tokens;
     int64_t truncated, dropped;
     struct pw_buf warnings; /* "line\tcount\ttext\n" each */
 };
-int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, int64_t n, int64_t line);
+int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, int64_t n, int64_t line, uint8_t label);
+void pw_cache_rows_drop_last(struct pw_cache_rows *r);
 void pw_cache_rows_free(struct pw_cache_rows *r);
 
 /* 1: rows were read; 0: there are none to be had (absent, or unusable, which is said); negative: failed. */

@@ -262,18 +262,33 @@ static int one_turn(const struct pw_chat *c, const struct pw_chat_request *r, si
     return end > from ? pw_spans_add(&s->spans, from, end) : 0;
 }
 
-int pw_chat_spans(const struct pw_chat *c, const struct pw_chat_request *r, const struct pw_tokenizer *t, enum pw_train_on on,
-                  struct pw_chat_spans *s)
+/* The rendering and its tokens; marked: spans of the template's generation blocks are taken. */
+static int render_all(const struct pw_chat *c, const struct pw_chat_request *r, const struct pw_tokenizer *t, bool marked, struct pw_chat_spans *s)
 {
     PW_PASS(pw_messages_check(r->messages, "messages"));
     pw_buf_clear(&s->text);
     s->spans.n = 0;
     s->warning = NULL;
-    bool marked = pw_jinja_has_generation(c->template);
     PW_PASS(render(c, r, r->messages, r->generation_prompt, &s->text, marked ? &s->spans : NULL));
     PW_PASS(pw_buf_status(&s->text));
     if (t)
         PW_PASS(pw_tokenizer_encode(t, s->text.len ? s->text.data : "", s->text.len, PW_TOK_PARSE_SPECIAL, &s->tokens));
+    return 0;
+}
+
+static int turns_from(const struct pw_chat *c, const struct pw_chat_request *r, const struct pw_tokenizer *t, size_t first, struct pw_chat_spans *s)
+{
+    for (size_t i = first; i < r->messages->len; i++)
+        if (is_assistant(&r->messages->items[i]))
+            PW_PASS(one_turn(c, r, i, t, s));
+    return 0;
+}
+
+int pw_chat_spans(const struct pw_chat *c, const struct pw_chat_request *r, const struct pw_tokenizer *t, enum pw_train_on on,
+                  struct pw_chat_spans *s)
+{
+    bool marked = pw_jinja_has_generation(c->template);
+    PW_PASS(render_all(c, r, t, marked, s));
     if (on == PW_TRAIN_ALL) {
         s->spans.n = 0;
         return s->text.len ? pw_spans_add(&s->spans, 0, s->text.len) : 0;
@@ -283,15 +298,21 @@ int pw_chat_spans(const struct pw_chat *c, const struct pw_chat_request *r, cons
         if (on == PW_TRAIN_LAST)
             for (size_t i = 0; i < r->messages->len; i++)
                 first = is_assistant(&r->messages->items[i]) ? i : first;
-        for (size_t i = first; i < r->messages->len; i++)
-            if (is_assistant(&r->messages->items[i]))
-                PW_PASS(one_turn(c, r, i, t, s));
-    } else if (on == PW_TRAIN_LAST && s->spans.n > 1) {
+        return turns_from(c, r, t, first, s);
+    }
+    if (on == PW_TRAIN_LAST && s->spans.n > 1) {
         s->spans.start[0] = s->spans.start[s->spans.n - 1];
         s->spans.end[0] = s->spans.end[s->spans.n - 1];
         s->spans.n = 1;
     }
     return 0;
+}
+
+int pw_chat_spans_from(const struct pw_chat *c, const struct pw_chat_request *r, const struct pw_tokenizer *t, size_t first,
+                       struct pw_chat_spans *s)
+{
+    PW_PASS(render_all(c, r, t, false, s));
+    return turns_from(c, r, t, first, s);
 }
 
 void pw_chat_spans_free(struct pw_chat_spans *s)

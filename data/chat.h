@@ -36,6 +36,9 @@ struct pw_chat_spans {
 /* tokenizer NULL: the end-of-turn token is found by its looks (<|im_end|>, </s>, ...). */
 int pw_chat_spans(const struct pw_chat *c, const struct pw_chat_request *r, const struct pw_tokenizer *t, enum pw_train_on on,
                   struct pw_chat_spans *out);
+/* The same for the assistant's turns among messages `first` and later, whatever else the template marks (answers of preference data). */
+int pw_chat_spans_from(const struct pw_chat *c, const struct pw_chat_request *r, const struct pw_tokenizer *t, size_t first,
+                       struct pw_chat_spans *out);
 void pw_chat_spans_free(struct pw_chat_spans *s);
 /* What a template cannot mean: messages must be a list of maps with a string role. */
 int pw_messages_check(const struct pw_value *messages, const char *where);

@@ -13,7 +13,7 @@
 #include "data/row_reader.h"
 
 /* Part of the cache's key: changes whenever the same inputs would give other rows. */
-#define ROWS_VERSION "pennyweight rows 1"
+#define ROWS_VERSION "pennyweight rows 2"
 
 int pw_train_on_parse(const char *s, enum pw_train_on *out)
 {
@@ -197,8 +197,10 @@ static int find_form(const struct pw_data_file *f, const struct pw_value *row, c
     return rc;
 }
 
+enum pw_kept { PW_ROW_KEPT, PW_ROW_CUT, PW_ROW_DROPPED };
+
 /* Cuts or drops, then keeps the row. */
-static int keep_row(struct pw_row_maker *m, struct pw_cache_rows *r)
+static int keep_row(struct pw_row_maker *m, struct pw_cache_rows *r, enum pw_kept *kept)
 {
     static const char *const nothing_left = "the row has no trained token within max_length";
     int64_t limit = m->o->max_length;
@@ -209,10 +211,10 @@ static int keep_row(struct pw_row_maker *m, struct pw_cache_rows *r)
         any |= m->trained[i] != 0;
     if (limit > 0 && m->n > limit) {
         if (m->o->overlong == PW_OVERLONG_DROP) {
-            r->dropped++;
+            *kept = PW_ROW_DROPPED;
             return 0;
         }
-        r->truncated++;
+        *kept = PW_ROW_CUT;
         m->n = limit;
         bool left = false;
         for (int64_t i = 1; i < m->n; i++)
@@ -220,7 +222,34 @@ static int keep_row(struct pw_row_maker *m, struct pw_cache_rows *r)
         if (any && !left)
             pw_row_warn(m, nothing_left);
     }
-    return pw_cache_rows_add(r, m->ids, m->trained, m->n, m->line);
+    return pw_cache_rows_add(r, m->ids, m->trained, m->n, m->line, m->label);
+}
+
+/* The rows that one row of the file makes: all of them or, when one fails or is dropped, none. */
+static int make_example(struct pw_row_maker *m, struct pw_cache_rows *r, struct pw_arena *a, const struct pw_row_form *form, const struct pw_value *row)
+{
+    const int per = form->shape == PW_ROW_PAIRED ? 2 : 1;
+    bool cut = false;
+    int rc = 0;
+    r->per = per;
+    r->labelled = form->shape == PW_ROW_LABELLED;
+    for (m->side = 0; m->side < per; m->side++) {
+        enum pw_kept kept = PW_ROW_KEPT;
+        rc = form->make(m, a, row);
+        if (rc == 0)
+            rc = keep_row(m, r, &kept);
+        if (m->side == 1 && (rc < 0 || kept == PW_ROW_DROPPED))
+            pw_cache_rows_drop_last(r);
+        if (rc < 0)
+            return rc;
+        if (kept == PW_ROW_DROPPED) {
+            r->dropped++;
+            return 0;
+        }
+        cut |= kept == PW_ROW_CUT;
+    }
+    r->truncated += cut;
+    return 0;
 }
 
 /* Rows of one file, made from its source. */
@@ -250,9 +279,7 @@ static int make_rows(struct pw_dataset *d, struct pw_cache_rows *r, const struct
                     pw_progress_say(o->progress, "%s: rows of the form %s", f->path, form->name);
             }
             if (rc == 0)
-                rc = form->make(&m, &a, row);
-            if (rc == 0)
-                rc = keep_row(&m, r);
+                rc = make_example(&m, r, &a, form, row);
             if (rc < 0)
                 pw_error_while(rc, "reading %s:%" PRId64, f->path, m.line);
         }
@@ -368,6 +395,8 @@ static uint64_t hash_row(const struct pw_dataset *d, int64_t row)
             h = (h ^ (id >> (8 * b) & 255)) * 1099511628211u;
         h = (h ^ d->trained[i]) * 1099511628211u;
     }
+    if (d->row_label)
+        h = (h ^ d->row_label[row]) * 1099511628211u;
     return h ^ h >> 29;
 }
 
@@ -393,8 +422,10 @@ static int count_duplicates(struct pw_dataset *d)
     size_t size = table_size(d->n_rows);
     uint32_t *table = pw_alloc_zero(size, sizeof *table);
     PW_CHECK(table, PW_E_NOMEM, "no memory to look for equal rows");
-    for (int64_t i = 0; i < d->n_rows; i++) {
+    for (int64_t i = 0; i < d->n_rows; i += pw_dataset_per(d)) {
         d->row_hash[i] = hash_row(d, i);
+        if (d->pairs)
+            d->row_hash[i] = d->row_hash[i + 1] = d->row_hash[i] * 31 ^ hash_row(d, i + 1);
         size_t at = find_slot(d, table, size, d->row_hash[i]);
         if (table[at])
             d->duplicates++;
@@ -407,8 +438,12 @@ static int count_duplicates(struct pw_dataset *d)
 
 static int join_files(struct pw_dataset *d, const struct pw_cache_rows *r, const struct pw_data_file *files, size_t n_files)
 {
+    const struct pw_cache_rows *like = NULL;     /* the first file with rows: all others must have its shape */
     bool weighted = false;
     for (size_t f = 0; f < n_files; f++) {
+        like = !like && r[f].n_rows > 0 ? &r[f] : like;
+        PW_CHECK(r[f].n_rows == 0 || (r[f].per == like->per && r[f].labelled == like->labelled), PW_E_REFUSED,
+                 "%s: its rows are of another kind than those of %s (preference and kto do not go with other forms)", files[f].path, files[like - r].path);
         d->n_rows += r[f].n_rows;
         d->n_tokens += r[f].n_tokens;
         d->truncated += r[f].truncated;
@@ -423,8 +458,11 @@ static int join_files(struct pw_dataset *d, const struct pw_cache_rows *r, const
     d->row_line = pw_arena_array(&d->arena, rows, sizeof *d->row_line);
     d->row_file = pw_arena_array(&d->arena, rows, sizeof *d->row_file);
     d->row_hash = pw_arena_array(&d->arena, rows, sizeof *d->row_hash);
+    bool labelled = like && like->labelled;
+    d->pairs = like && like->per == 2;
+    d->row_label = labelled ? pw_arena_array(&d->arena, rows, sizeof *d->row_label) : NULL;
     d->row_weight = weighted ? pw_arena_array(&d->arena, rows, sizeof *d->row_weight) : NULL;
-    PW_CHECK(d->ids && d->trained && d->row_start && d->row_line && d->row_file && d->row_hash && (d->row_weight || !weighted), PW_E_NOMEM,
+    PW_CHECK(d->ids && d->trained && d->row_start && d->row_line && d->row_file && d->row_hash && (d->row_weight || !weighted) && (d->row_label || !labelled), PW_E_NOMEM,
              "no memory for %" PRId64 " rows of %" PRId64 " tokens", d->n_rows, d->n_tokens);
     int64_t row = 0, token = 0;
     for (size_t f = 0; f < n_files; f++) {
@@ -436,6 +474,8 @@ static int join_files(struct pw_dataset *d, const struct pw_cache_rows *r, const
             d->row_start[row] = token + r[f].row_start[i];
             d->row_line[row] = r[f].row_line[i];
             d->row_file[row] = (int32_t)f;
+            if (labelled)
+                d->row_label[row] = r[f].row_label[i];
             if (weighted)
                 d->row_weight[row] = files[f].weight != 0 ? (float)files[f].weight : 1;
             int64_t length = r[f].row_start[i + 1] - r[f].row_start[i];
@@ -457,6 +497,10 @@ static void digest(struct pw_dataset *d)
     pw_sha256_add(&h, d->ids, (size_t)d->n_tokens * sizeof *d->ids);
     pw_sha256_add(&h, d->trained, (size_t)d->n_tokens);
     pw_sha256_add(&h, d->row_start, ((size_t)d->n_rows + 1) * sizeof *d->row_start);
+    if (d->row_label)
+        pw_sha256_add(&h, d->row_label, (size_t)d->n_rows);
+    if (d->pairs)
+        pw_sha256_add(&h, "pairs", 5);
     pw_sha256_hex(&h, d->digest);
 }
 
@@ -520,7 +564,7 @@ int pw_dataset_split(struct pw_arena *a, const struct pw_dataset *d, double shar
                      uint32_t **held, int64_t *n_held)
 {
     PW_CHECK(share > 0 && share < 1, PW_E_USAGE, "share to hold out: expected between 0 and 1, got %g", share);
-    int64_t n = d->n_rows, want = llround(share * (double)n);
+    int64_t n = pw_dataset_examples(d), per = pw_dataset_per(d), want = llround(share * (double)n);
     want = want < 1 ? 1 : want;
     uint32_t *order = pw_arena_array(a, (size_t)n + 1, sizeof *order), *left = pw_arena_array(a, (size_t)n + 1, sizeof *left);
     PW_CHECK(order && left, PW_E_NOMEM, "no memory for the split of %" PRId64 " rows", n);
@@ -532,10 +576,10 @@ int pw_dataset_split(struct pw_arena *a, const struct pw_dataset *d, double shar
     struct pw_rng rng = pw_rng_make(seed, PW_STREAM_SPLIT);
     pw_rng_shuffle(&rng, order, (uint64_t)n);
     for (int64_t i = 0; i < n && i < want; i++)
-        table[find_slot(d, table, size, d->row_hash[order[i]])] = order[i] + 1;
+        table[find_slot(d, table, size, d->row_hash[order[i] * per])] = (uint32_t)(order[i] * per) + 1;
     int64_t out = 0, in = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (table[find_slot(d, table, size, d->row_hash[i])])
+        if (table[find_slot(d, table, size, d->row_hash[i * per])])
             order[out++] = (uint32_t)i;
         else
             left[in++] = (uint32_t)i;

@@ -1,6 +1,8 @@
 /* Data sets: files of rows become token ids and a mask of what is trained.
  *
- * Forms: text, completion, alpaca, messages (sharegpt is turned into it); rules in docs and CLI.md, "Rows and what is trained of them".
+ * Forms: text, completion, alpaca, messages (sharegpt is turned into it), preference, kto; rules in docs and CLI.md, "Rows and what is
+ * trained of them". A preference makes two rows that stay together: 2i is the chosen answer, 2i + 1 the rejected one. A kto row carries a label.
+ * "Example" is what a line of the file makes: a row, or a pair of rows; lists of what takes part (splits, packing) number examples.
  * A row keeps the line it came from. Whatever is wrong with a row is an error that names file and line; nothing is skipped in silence.
  * Rows of a file are cached in HDF5, keyed by content. Knows nothing of models beyond the tokenizer, and nothing of batches. */
 #ifndef PW_DATA_DATASET_H
@@ -52,9 +54,11 @@ struct pw_dataset {
     int64_t *row_start;    /* (n_rows + 1) */
     int64_t *row_line;     /* (n_rows) */
     int32_t *row_file;     /* (n_rows) index into files */
-    uint64_t *row_hash;    /* (n_rows) of ids and trained: equal rows, equal hash */
+    uint64_t *row_hash;    /* (n_rows) of ids, trained and label, of both rows of a pair: equal examples, equal hash */
     float *row_weight;     /* (n_rows); NULL when every weight is 1 */
-    int64_t truncated, dropped, duplicates;
+    uint8_t *row_label;    /* (n_rows) 1: a desirable answer, 0: not; NULL unless the form is kto */
+    bool pairs;            /* the form is preference: rows 2i and 2i + 1 are chosen and rejected */
+    int64_t truncated, dropped, duplicates; /* examples */
     struct pw_data_note *errors, *warnings;
     size_t n_errors, n_warnings, cap_errors, cap_warnings;
     int64_t longest;       /* tokens of the longest row */
@@ -66,8 +70,10 @@ struct pw_dataset {
  * With keep_going these are entries of ->errors and 0 is returned. */
 int pw_dataset_load(struct pw_dataset **out, const struct pw_data_file *files, size_t n_files, const struct pw_dataset_options *o);
 void pw_dataset_free(struct pw_dataset *d); /* NULL is fine */
+static inline int pw_dataset_per(const struct pw_dataset *d) { return d->pairs ? 2 : 1; } /* rows of an example */
+static inline int64_t pw_dataset_examples(const struct pw_dataset *d) { return d->n_rows / pw_dataset_per(d); }
 
-/* Holds out round(share * rows) rows (at least 1), drawn by (seed, PW_STREAM_SPLIT); a row equal to one held out is held out too.
+/* Holds out round(share * examples) examples (at least 1), drawn by (seed, PW_STREAM_SPLIT); one equal to one held out is held out too.
  * Both lists ascend and belong to the arena. 0 < share < 1; PW_E_REFUSED when nothing would be left to train on. */
 int pw_dataset_split(struct pw_arena *a, const struct pw_dataset *d, double share, uint64_t seed, uint32_t **train, int64_t *n_train,
                      uint32_t **held, int64_t *n_held);

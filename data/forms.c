@@ -15,14 +15,14 @@ static bool has_preference(const struct pw_value *row) { return pw_get(row, "cho
 static bool has_label(const struct pw_value *row) { return has_completion(row) && pw_get(row, "label"); }
 
 const struct pw_row_form pw_forms[] = {
-    {"messages", has_messages, pw_form_messages},
-    {"sharegpt", has_conversations, pw_form_sharegpt},
-    {"preference", has_preference, pw_form_later},
-    {"kto", has_label, pw_form_later},
-    {"completion", has_completion, pw_form_completion},
-    {"alpaca", has_alpaca, pw_form_alpaca},
-    {"text", has_text, pw_form_text},
-    {NULL, NULL, NULL},
+    {"messages", has_messages, pw_form_messages, PW_ROW_ALONE},
+    {"sharegpt", has_conversations, pw_form_sharegpt, PW_ROW_ALONE},
+    {"preference", has_preference, pw_form_preference, PW_ROW_PAIRED},
+    {"kto", has_label, pw_form_kto, PW_ROW_LABELLED},
+    {"completion", has_completion, pw_form_completion, PW_ROW_ALONE},
+    {"alpaca", has_alpaca, pw_form_alpaca, PW_ROW_ALONE},
+    {"text", has_text, pw_form_text, PW_ROW_ALONE},
+    {NULL, NULL, NULL, PW_ROW_ALONE},
 };
 
 const struct pw_row_form *pw_form_find(const char *name)
@@ -31,14 +31,6 @@ const struct pw_row_form *pw_form_find(const char *name)
         if (strcmp(f->name, name) == 0)
             return f;
     return NULL;
-}
-
-int pw_form_later(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row)
-{
-    (void)m, (void)a, (void)row;
-    int rc = pw_error(PW_E_UNSUPPORTED, "rows of preferences (chosen and rejected, or label) cannot be trained on yet");
-    pw_error_hint("supported forms: text, completion, alpaca, sharegpt, messages");
-    return rc;
 }
 
 void pw_row_warn(struct pw_row_maker *m, const char *what)

@@ -1,6 +1,6 @@
 /* Forms of rows: each turns one row (a map) into ids and the mask of what is trained. Used by dataset.c alone.
  *
- * A form is a line of the table in forms.c; text-like ones live in forms_text.c, chats in forms_chat.c. */
+ * A form is a line of the table in forms.c; text-like ones live in forms_text.c, chats in forms_chat.c, preferences in forms_pair.c. */
 #ifndef PW_DATA_FORMS_H
 #define PW_DATA_FORMS_H
 
@@ -16,6 +16,9 @@ struct pw_row_maker {
     struct pw_tokens tokens;
     struct pw_chat_spans spans;
     struct pw_buf text;
+    bool answers;      /* preference and kto: the answer alone counts, whatever train_on says */
+    int side;          /* of a pair: 0 make the chosen row, 1 the rejected one */
+    uint8_t label;     /* kto: of the row made last */
     int32_t *ids;      /* the row made last */
     uint8_t *trained;
     int64_t n, cap;
@@ -28,6 +31,7 @@ struct pw_row_form {
     const char *name;
     bool (*matches)(const struct pw_value *row); /* for `auto`; NULL: only by name */
     int (*make)(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+    enum pw_row_shape { PW_ROW_ALONE, PW_ROW_PAIRED, PW_ROW_LABELLED } shape;
 };
 extern const struct pw_row_form pw_forms[]; /* ends with a NULL name; in the order in which `auto` asks */
 const struct pw_row_form *pw_form_find(const char *name);
@@ -42,5 +46,13 @@ int pw_form_completion(struct pw_row_maker *m, struct pw_arena *a, const struct 
 int pw_form_alpaca(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
 int pw_form_messages(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
 int pw_form_sharegpt(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
-int pw_form_later(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+int pw_form_preference(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row); /* the side that m names */
+int pw_form_kto(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);
+
+/* What they are made of. A prompt and its answer as one text, as the form completion has it; as one conversation, of which the assistant's
+ * turns from message `first` on are learnt. */
+int pw_row_answer(struct pw_row_maker *m, const char *prompt, size_t n_prompt, const char *answer, size_t n_answer);
+int pw_row_chat(struct pw_row_maker *m, const struct pw_value *messages, const struct pw_value *tools, size_t first);
+int pw_row_tools(struct pw_arena *a, const struct pw_value *row, const struct pw_value **tools); /* NULL: none */
+int pw_message_add(struct pw_arena *a, struct pw_value *list, const char *role, const char *content, size_t n);
 #endif

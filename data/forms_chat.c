@@ -6,13 +6,10 @@
 
 static const char *const nothing_to_learn = "the row has no assistant turn: nothing of it is trained";
 
-static int make_row(struct pw_row_maker *m, const struct pw_value *messages, const struct pw_value *tools)
+/* The row from m->spans, which were just made. */
+static int set_row(struct pw_row_maker *m)
 {
     const struct pw_tokenizer *t = m->o->tokenizer;
-    int rc = 0;
-    PW_CHECK_OUT(m->chat, PW_E_FORMAT, "messages need a chat template, and the model has none");
-    struct pw_chat_request q = {.messages = messages, .tools = tools, .now = m->o->now};
-    PW_PASS(pw_chat_spans(m->chat, &q, t, m->o->train_on, &m->spans));
     const struct pw_tokens *k = &m->spans.tokens;
     int32_t bos_id = pw_tokenizer_bos(t);
     bool bos = pw_tokenizer_adds_bos(t) && bos_id >= 0 && !(k->n > 0 && k->ids[0] == bos_id);
@@ -31,13 +28,35 @@ static int make_row(struct pw_row_maker *m, const struct pw_value *messages, con
     if (!any)
         pw_row_warn(m, nothing_to_learn);
     return 0;
-out:
+}
+
+static int need_template(const struct pw_row_maker *m)
+{
+    if (m->chat)
+        return 0;
+    int rc = pw_error(PW_E_FORMAT, "messages need a chat template, and the model has none");
     pw_error_hint("give data.template a .jinja file, or use a form that needs none (text, completion, alpaca)");
     return rc;
 }
 
+static int make_row(struct pw_row_maker *m, const struct pw_value *messages, const struct pw_value *tools)
+{
+    PW_PASS(need_template(m));
+    struct pw_chat_request q = {.messages = messages, .tools = tools, .now = m->o->now};
+    PW_PASS(pw_chat_spans(m->chat, &q, m->o->tokenizer, m->o->train_on, &m->spans));
+    return set_row(m);
+}
+
+int pw_row_chat(struct pw_row_maker *m, const struct pw_value *messages, const struct pw_value *tools, size_t first)
+{
+    PW_PASS(need_template(m));
+    struct pw_chat_request q = {.messages = messages, .tools = tools, .now = m->o->now};
+    PW_PASS(pw_chat_spans_from(m->chat, &q, m->o->tokenizer, first, &m->spans));
+    return set_row(m);
+}
+
 /* tools: a list, or its JSON text (as some data sets hold it); absent or null: none. */
-static int read_tools(struct pw_arena *a, const struct pw_value *row, const struct pw_value **tools)
+int pw_row_tools(struct pw_arena *a, const struct pw_value *row, const struct pw_value **tools)
 {
     const struct pw_value *v = pw_get(row, "tools");
     *tools = NULL;
@@ -61,7 +80,7 @@ int pw_form_messages(struct pw_row_maker *m, struct pw_arena *a, const struct pw
     const struct pw_value *messages = pw_get(row, "messages"), *tools;
     PW_CHECK(messages, PW_E_FORMAT, "the row has no key \"messages\"");
     PW_PASS(pw_messages_check(messages, "\"messages\""));
-    PW_PASS(read_tools(a, row, &tools));
+    PW_PASS(pw_row_tools(a, row, &tools));
     return make_row(m, messages, tools);
 }
 
@@ -84,7 +103,7 @@ static struct pw_value string_value(const char *s, size_t n)
     return (struct pw_value){.kind = PW_STRING, .len = n, .s = s};
 }
 
-static int add_message(struct pw_arena *a, struct pw_value *list, const char *role, const char *content, size_t n)
+int pw_message_add(struct pw_arena *a, struct pw_value *list, const char *role, const char *content, size_t n)
 {
     struct pw_member *m = pw_arena_array(a, 2, sizeof *m);
     PW_CHECK(m, PW_E_NOMEM, "no memory for a message");
@@ -106,7 +125,7 @@ int pw_form_sharegpt(struct pw_row_maker *m, struct pw_arena *a, const struct pw
     size_t n;
     PW_PASS(pw_row_string(row, "system", false, &s, &n));
     if (n > 0)
-        PW_PASS(add_message(a, &list, "system", s, n));
+        PW_PASS(pw_message_add(a, &list, "system", s, n));
     for (size_t i = 0; i < turns->len; i++) {
         const struct pw_value *turn = &turns->items[i];
         const char *from, *role;
@@ -116,9 +135,9 @@ int pw_form_sharegpt(struct pw_row_maker *m, struct pw_arena *a, const struct pw
         role = role_of(from);
         PW_CHECK(role, PW_E_FORMAT, "turn %zu: unknown speaker \"%s\" (expected human, gpt, system or tool)", i, from);
         PW_TRY(pw_row_string(turn, plain ? "content" : "value", true, &s, &n), "reading turn %zu", i);
-        PW_PASS(add_message(a, &list, role, s, n));
+        PW_PASS(pw_message_add(a, &list, role, s, n));
     }
     PW_CHECK(list.len > 0, PW_E_FORMAT, "\"conversations\" is empty");
-    PW_PASS(read_tools(a, row, &tools));
+    PW_PASS(pw_row_tools(a, row, &tools));
     return make_row(m, &list, tools);
 }

@@ -34,7 +34,7 @@ static int make_row(struct pw_row_maker *m, size_t from)
         eos = false;
     }
     PW_PASS(pw_row_set(m, k, bos, eos));
-    bool all = m->o->train_on == PW_TRAIN_ALL;
+    bool all = m->o->train_on == PW_TRAIN_ALL && !m->answers;
     for (size_t i = 0; i < k->n; i++)
         m->trained[bos + i] = all || (k->start[i] >= 0 && (size_t)k->start[i] >= from);
     if (eos)
@@ -106,4 +106,12 @@ int pw_form_alpaca(struct pw_row_maker *m, struct pw_arena *a, const struct pw_v
     size_t from = m->text.len;
     pw_buf_add(&m->text, output, n_output);
     return make_row(m, from);
+}
+
+int pw_row_answer(struct pw_row_maker *m, const char *prompt, size_t n_prompt, const char *answer, size_t n_answer)
+{
+    pw_buf_clear(&m->text);
+    pw_buf_add(&m->text, prompt, n_prompt);
+    pw_buf_add(&m->text, answer, n_answer);
+    return make_row(m, n_prompt);
 }

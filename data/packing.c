@@ -19,6 +19,13 @@ static int64_t row_length(const struct pw_dataset *d, uint32_t row)
     return d->row_start[row + 1] - d->row_start[row];
 }
 
+/* Tokens of an example: a row, or both of a pair. */
+static int64_t example_length(const struct pw_dataset *d, uint32_t example)
+{
+    int per = pw_dataset_per(d);
+    return d->row_start[((int64_t)example + 1) * per] - d->row_start[(int64_t)example * per];
+}
+
 static int64_t row_trained(const struct pw_dataset *d, uint32_t row)
 {
     int64_t n = 0;
@@ -27,11 +34,11 @@ static int64_t row_trained(const struct pw_dataset *d, uint32_t row)
     return n;
 }
 
-static int64_t longest_row(const struct pw_dataset *d, const uint32_t *rows, int64_t n_rows)
+static int64_t longest_example(const struct pw_dataset *d, const uint32_t *rows, int64_t n_rows)
 {
     int64_t longest = 0;
     for (int64_t i = 0; i < n_rows; i++) {
-        int64_t n = row_length(d, rows ? rows[i] : (uint32_t)i);
+        int64_t n = example_length(d, rows ? rows[i] : (uint32_t)i);
         longest = n > longest ? n : longest;
     }
     return longest;
@@ -43,9 +50,10 @@ static int epoch_order(struct pw_packing *p, const struct pw_dataset *d, const u
 {
     struct pw_rng rng = pw_rng_make(o->seed, (uint64_t)PW_STREAM_SHUFFLE + ((uint64_t)epoch << 8));
     const float *weight = o->weights ? d->row_weight : NULL;
+    const uint32_t per = (uint32_t)pw_dataset_per(d);
     double most = 0;
     for (int64_t i = 0; i < n_rows; i++)
-        most += weight ? (double)weight[rows ? rows[i] : (uint32_t)i] + 1 : 1;
+        most += weight ? (double)weight[(rows ? rows[i] : (uint32_t)i) * per] + 1 : 1;
     PW_CHECK(most < (double)UINT32_MAX, PW_E_UNSUPPORTED, "data set: %.0f rows in an epoch, at most %u are possible", most, UINT32_MAX - 1);
     uint32_t *list = pw_arena_array(&p->arena, (size_t)most + 1, sizeof *list);
     PW_CHECK(list, PW_E_NOMEM, "no memory for the order of %.0f rows", most);
@@ -54,8 +62,8 @@ static int epoch_order(struct pw_packing *p, const struct pw_dataset *d, const u
         uint32_t row = rows ? rows[i] : (uint32_t)i;
         int64_t copies = 1;
         if (weight) {
-            copies = (int64_t)weight[row];
-            copies += pw_rng_uniform(&rng) < (double)weight[row] - (double)copies;
+            copies = (int64_t)weight[row * per];
+            copies += pw_rng_uniform(&rng) < (double)weight[row * per] - (double)copies;
         }
         while (copies-- > 0)
             list[n++] = row;
@@ -76,7 +84,7 @@ static int64_t pack(const struct pw_dataset *d, const uint32_t *order, int64_t n
     int n_open = 0;
     int64_t bins = 0;
     for (int64_t i = 0; i < n; i++) {
-        int64_t length = row_length(d, order[i]);
+        int64_t length = example_length(d, order[i]);
         int best = -1;
         for (int b = 0; b < n_open; b++)
             if (open[b].left >= length && (best < 0 || open[b].left < open[best].left))
@@ -99,9 +107,11 @@ static int64_t pack(const struct pw_dataset *d, const uint32_t *order, int64_t n
 }
 
 /* Rows sorted by bin, stable: counting sort. */
-static int fill_passes(struct pw_packing *p, const struct pw_dataset *d, const uint32_t *order, const int64_t *bin_of, int64_t bins,
-                       const struct pw_packing_options *o)
+static int fill_passes(struct pw_packing *p, const struct pw_dataset *d, const uint32_t *order, int64_t n_order, const int64_t *bin_of,
+                       int64_t bins, const struct pw_packing_options *o)
 {
+    const int per = pw_dataset_per(d);
+    p->n_rows = n_order * per;
     p->n_passes = (bins + o->batch_size - 1) / o->batch_size;
     p->rows = pw_arena_array(&p->arena, (size_t)p->n_rows + 1, sizeof *p->rows);
     p->pass_start = pw_arena_array(&p->arena, (size_t)p->n_passes + 1, sizeof *p->pass_start);
@@ -109,14 +119,15 @@ static int fill_passes(struct pw_packing *p, const struct pw_dataset *d, const u
     p->pass_trained = pw_arena_array(&p->arena, (size_t)p->n_passes + 1, sizeof *p->pass_trained);
     int64_t *at = pw_arena_array(&p->arena, (size_t)bins + 1, sizeof *at);
     PW_CHECK(p->rows && p->pass_start && p->pass_tokens && p->pass_trained && at, PW_E_NOMEM, "no memory for the plan of an epoch");
-    for (int64_t i = 0; i < p->n_rows; i++)
-        at[bin_of[i] + 1]++;
+    for (int64_t i = 0; i < n_order; i++)
+        at[bin_of[i] + 1] += per;
     for (int64_t b = 0; b < bins; b++)
         at[b + 1] += at[b];
     for (int64_t k = 0; k <= p->n_passes; k++)
         p->pass_start[k] = at[k * o->batch_size < bins ? k * o->batch_size : bins];
-    for (int64_t i = 0; i < p->n_rows; i++)
-        p->rows[at[bin_of[i]]++] = order[i];
+    for (int64_t i = 0; i < n_order; i++)
+        for (int k = 0; k < per; k++)
+            p->rows[at[bin_of[i]]++] = order[i] * (uint32_t)per + (uint32_t)k;
     for (int64_t k = 0; k < p->n_passes; k++) {
         for (int64_t i = p->pass_start[k]; i < p->pass_start[k + 1]; i++) {
             p->pass_tokens[k] += row_length(d, p->rows[i]);
@@ -134,8 +145,8 @@ int pw_packing_plan(struct pw_packing **out, const struct pw_dataset *d, const u
 {
     *out = NULL;
     if (!rows)
-        n_rows = d->n_rows;
-    int64_t longest = longest_row(d, rows, n_rows), capacity = o->max_length > 0 ? o->max_length : longest;
+        n_rows = pw_dataset_examples(d);
+    int64_t longest = longest_example(d, rows, n_rows), capacity = o->max_length > 0 && !(d->pairs && longest > o->max_length) ? o->max_length : longest;
     PW_CHECK(o->batch_size >= 1, PW_E_USAGE, "batch_size: expected at least 1, got %" PRId64, o->batch_size);
     PW_CHECK(epoch >= 0, PW_E_USAGE, "epoch: expected at least 0, got %" PRId64, epoch);
     PW_CHECK(longest <= capacity, PW_E_FAIL, "packing: a row has %" PRId64 " tokens, max_length is %" PRId64, longest, capacity);
@@ -144,15 +155,16 @@ int pw_packing_plan(struct pw_packing **out, const struct pw_dataset *d, const u
     pw_arena_init(&p->arena);
     int rc = 0;
     uint32_t *order = NULL;
-    PW_PASS_OUT(epoch_order(p, d, rows, n_rows, o, epoch, &order, &p->n_rows));
-    int64_t *bin_of = pw_arena_array(&p->arena, (size_t)p->n_rows + 1, sizeof *bin_of), bins = p->n_rows;
+    int64_t n_order = 0;
+    PW_PASS_OUT(epoch_order(p, d, rows, n_rows, o, epoch, &order, &n_order));
+    int64_t *bin_of = pw_arena_array(&p->arena, (size_t)n_order + 1, sizeof *bin_of), bins = n_order;
     PW_CHECK_OUT(bin_of, PW_E_NOMEM, "no memory for the plan of an epoch");
     if (o->packing)
-        bins = pack(d, order, p->n_rows, capacity, bin_of);
+        bins = pack(d, order, n_order, capacity, bin_of);
     else
-        for (int64_t i = 0; i < p->n_rows; i++)
+        for (int64_t i = 0; i < n_order; i++)
             bin_of[i] = i;
-    PW_PASS_OUT(fill_passes(p, d, order, bin_of, bins, o));
+    PW_PASS_OUT(fill_passes(p, d, order, n_order, bin_of, bins, o));
     double tokens = 0;
     for (int64_t k = 0; k < p->n_passes; k++)
         tokens += (double)p->pass_tokens[k];
@@ -176,22 +188,22 @@ void pw_packing_worst(const struct pw_dataset *d, const uint32_t *rows, int64_t 
                       int64_t *n_seqs)
 {
     if (!rows)
-        n_rows = d->n_rows;
-    int64_t longest = longest_row(d, rows, n_rows), shortest = INT64_MAX;
+        n_rows = pw_dataset_examples(d);
+    int64_t longest = longest_example(d, rows, n_rows), shortest = INT64_MAX;
     for (int64_t i = 0; i < n_rows; i++) {
-        int64_t n = row_length(d, rows ? rows[i] : (uint32_t)i);
+        int64_t n = example_length(d, rows ? rows[i] : (uint32_t)i);
         shortest = n < shortest ? n : shortest;
     }
-    int64_t capacity = o->packing ? (o->max_length > 0 ? o->max_length : longest) : longest;
+    int64_t capacity = o->packing && o->max_length > longest ? o->max_length : longest, per = pw_dataset_per(d);
     *tokens = capacity * o->batch_size;
-    *n_seqs = o->packing && n_rows > 0 ? capacity / shortest * o->batch_size : o->batch_size;
+    *n_seqs = (o->packing && n_rows > 0 ? capacity / shortest * o->batch_size : o->batch_size) * per;
     if (o->weights && d->row_weight)
         return;
     int64_t all = 0; /* no pass holds more than the whole epoch */
     for (int64_t i = 0; i < n_rows; i++)
-        all += row_length(d, rows ? rows[i] : (uint32_t)i);
+        all += example_length(d, rows ? rows[i] : (uint32_t)i);
     *tokens = all < *tokens ? all : *tokens;
-    *n_seqs = n_rows < *n_seqs ? n_rows : *n_seqs;
+    *n_seqs = n_rows * per < *n_seqs ? n_rows * per : *n_seqs;
 }
 
 int pw_packed_init(struct pw_packed *b, struct pw_arena *a, int64_t max_tokens, int64_t max_seqs)

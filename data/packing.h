@@ -1,7 +1,8 @@
 /* Batches: which rows go into which pass, and the flat arrays of one pass.
  *
- * A pass holds `batch_size` bins of at most max_length tokens. With packing a bin holds several whole rows (each its own
- * sequence: positions start at 0, attention stays inside it), without it one row. There is no padding anywhere.
+ * A pass holds `batch_size` bins of at most max_length tokens. With packing a bin holds several whole examples (each row its own
+ * sequence: positions start at 0, attention stays inside it), without it one. There is no padding anywhere. Both rows of a pair
+ * stand side by side in the same bin, whose capacity is then the longest pair where that is more than max_length.
  * The plan of an epoch is a pure function of (row lengths, options, seed, epoch), so that a resumed run needs only counters. */
 #ifndef PW_DATA_PACKING_H
 #define PW_DATA_PACKING_H
@@ -9,7 +10,7 @@
 #include "data/dataset.h"
 
 struct pw_packing_options {
-    int64_t max_length;  /* capacity of a bin with packing; at least the longest row */
+    int64_t max_length;  /* capacity of a bin with packing; at least the longest row; 0: the longest example */
     int64_t batch_size;  /* bins of one pass */
     bool packing, shuffle;
     bool weights;        /* use row_weight (training); false: every row once (evaluation) */
@@ -18,14 +19,14 @@ struct pw_packing_options {
 struct pw_packing {
     int64_t n_passes;
     int64_t *pass_start;    /* (n_passes + 1) into rows */
-    uint32_t *rows;         /* row numbers of the data set, pass by pass */
+    uint32_t *rows;         /* row numbers of the data set, pass by pass; both of a pair */
     int64_t n_rows;
     int64_t *pass_tokens, *pass_trained; /* (n_passes) */
     int64_t max_tokens, max_rows;        /* of the largest pass */
     double fill;            /* tokens / (bins * max_length) */
     struct pw_arena arena;
 };
-/* rows: which rows take part (NULL: all of d). */
+/* rows: which examples take part (NULL: all of d). */
 int pw_packing_plan(struct pw_packing **out, const struct pw_dataset *d, const uint32_t *rows, int64_t n_rows,
                     const struct pw_packing_options *o, int64_t epoch);
 void pw_packing_free(struct pw_packing *p); /* NULL is fine */

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "data/dataset.h"
+#include "data/packing.h"
 #include "tests/support.h"
 
 static struct pw_tokenizer *tokenizer;
@@ -139,6 +140,116 @@ START_TEST(messages)
 }
 END_TEST
 
+/* Both rows of a pair, their answers alone trained; conversations with a prompt, without one, and with turns before it. */
+START_TEST(preference)
+{
+    struct pw_dataset_options o = plain();
+    struct pw_data_file f = {.path = written("p.jsonl",
+        "{\"prompt\":\"he\",\"chosen\":\"llo a\",\"rejected\":\" b\"}\n"
+        "{\"prompt\":[{\"role\":\"user\",\"content\":\"hi\"}],\"chosen\":[{\"role\":\"assistant\",\"content\":\"hello\"}],\"rejected\":[{\"role\":\"assistant\",\"content\":\"a\"}]}\n"
+        "{\"prompt\":\"hi\",\"chosen\":[{\"role\":\"assistant\",\"content\":\"hello\"}],\"rejected\":[{\"role\":\"assistant\",\"content\":\"a\"}]}\n"
+        "{\"chosen\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"and\"},{\"role\":\"assistant\",\"content\":\"hello\"}],"
+        "\"rejected\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"and\"},{\"role\":\"assistant\",\"content\":\"a\"}]}\n"
+        "{\"prompt\":\"he\",\"chosen\":\"llo a\",\"rejected\":\" b\"}\n")};
+    struct pw_dataset *d = load(&f, &o);
+    ck_assert(d->pairs && !d->row_label);
+    ck_assert_int_eq(d->n_rows, 10);
+    ck_assert_int_eq(pw_dataset_examples(d), 5);
+    ck_assert_int_eq(d->duplicates, 2);
+    expect(d, 0, "<s>hello[ a][</s>]");
+    expect(d, 1, "<s>he[ ][b][</s>]");
+    for (int i = 2; i < 6; i += 2) {
+        expect(d, i, "<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n[hello][<|im_end|>]\n");
+        expect(d, i + 1, "<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n[a][<|im_end|>]\n");
+    }
+    expect(d, 6, "<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n[hello][<|im_end|>]\n");
+    expect(d, 7, "<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n[a][<|im_end|>]\n");
+    ck_assert_int_eq(d->row_line[7], 4);
+    pw_dataset_free(d);
+    o.max_length = 4;           /* a pair is dropped whole, whichever side is too long */
+    o.overlong = PW_OVERLONG_DROP;
+    f.path = written("q.jsonl", "{\"prompt\":\"x\",\"chosen\":\"a\",\"rejected\":\"abcde\"}\n{\"prompt\":\"x\",\"chosen\":\"abcde\",\"rejected\":\"a\"}\n{\"prompt\":\"x\",\"chosen\":\"a\",\"rejected\":\"b\"}\n");
+    d = load(&f, &o);
+    ck_assert_int_eq(d->n_rows, 2);
+    ck_assert_int_eq(d->dropped, 2);
+    expect(d, 1, "<s>x[b][</s>]");
+    pw_dataset_free(d);
+    o.overlong = PW_OVERLONG_CUT;
+    o.cache_dir = test_path(test_tmpdir(), "cache");
+    for (int i = 0; i < 2; i++) {
+        d = load(&f, &o);
+        ck_assert_int_eq(d->truncated, 2);
+        ck_assert_int_eq(d->n_rows, 6);
+        ck_assert(d->pairs);
+        ck_assert_uint_eq(d->n_cached, (size_t)i);
+        pw_dataset_free(d);
+    }
+}
+END_TEST
+
+START_TEST(kto)
+{
+    struct pw_dataset_options o = plain();
+    struct pw_data_file f = {.path = written("k.jsonl", "{\"prompt\":\"x\",\"completion\":\" a\",\"label\":true}\n{\"prompt\":\"x\",\"completion\":\" a\",\"label\":false}\n")};
+    o.train_on = PW_TRAIN_ALL;  /* the answer alone, all the same */
+    o.cache_dir = test_path(test_tmpdir(), "cache");
+    for (int i = 0; i < 2; i++) {
+        struct pw_dataset *d = load(&f, &o);
+        expect(d, 0, "<s>x[ a][</s>]");
+        ck_assert(d->row_label && d->row_label[0] == 1 && d->row_label[1] == 0);
+        ck_assert_int_eq(d->duplicates, 0);
+        pw_dataset_free(d);
+    }
+    struct pw_data_file two[2] = {f, {.path = written("t.jsonl", "{\"text\":\"a\"}\n")}};
+    struct pw_dataset *d;
+    ck_fails(pw_dataset_load(&d, two, 2, &o), PW_E_REFUSED, "rows are of another kind");
+}
+END_TEST
+
+/* Pairs stay side by side in passes, packed and not, and a split takes both or none. */
+START_TEST(pairs_stay_together)
+{
+    struct pw_dataset_options o = plain();
+    struct pw_buf rows = {0};
+    struct pw_arena a;
+    struct pw_dataset *d;
+    for (int i = 0; i < 40; i++)
+        pw_buf_printf(&rows, "{\"prompt\":\"%d:\",\"chosen\":\"%.*s\",\"rejected\":\"%.*s\"}\n", i, i % 7, "abcdefg", i % 5 + 1, "hijklmn");
+    struct pw_data_file f = {.path = written("p.jsonl", rows.data)};
+    d = load(&f, &o);
+    pw_arena_init(&a);
+    uint32_t *train, *held;
+    int64_t n_train, n_held;
+    ck_ok(pw_dataset_split(&a, d, 0.2, 3, &train, &n_train, &held, &n_held));
+    ck_assert_int_eq(n_train + n_held, 40);
+    ck_assert_int_eq(n_held, 8);
+    for (int packing = 0; packing < 2; packing++) {
+        struct pw_packing_options p = {.max_length = packing ? 50 : 500, .batch_size = 2, .packing = packing, .shuffle = true, .seed = 5};
+        struct pw_packing *plan;
+        char seen[80] = {0};
+        ck_ok(pw_packing_plan(&plan, d, train, n_train, &p, 1));
+        ck_assert_int_eq(plan->n_rows, 2 * n_train);
+        for (int64_t k = 0; k < plan->n_passes; k++) {
+            int64_t from = plan->pass_start[k], n = plan->pass_start[k + 1] - from;
+            ck_assert(n % 2 == 0 && (packing || n <= 4) && (!packing || plan->pass_tokens[k] <= 100));
+            for (int64_t i = 0; i < n; i += 2) {
+                ck_assert(plan->rows[from + i] % 2 == 0 && plan->rows[from + i + 1] == plan->rows[from + i] + 1);
+                seen[plan->rows[from + i]]++;
+            }
+        }
+        for (int64_t i = 0; i < n_train; i++)
+            ck_assert_int_eq(seen[2 * train[i]], 1);
+        int64_t tokens, seqs;
+        pw_packing_worst(d, train, n_train, &p, &tokens, &seqs);
+        ck_assert(plan->max_tokens <= tokens && plan->max_rows <= seqs);
+        pw_packing_free(plan);
+    }
+    pw_arena_free(&a);
+    pw_buf_free(&rows);
+    pw_dataset_free(d);
+}
+END_TEST
+
 START_TEST(mapped_by_templates)
 {
     struct pw_dataset_options o = plain();
@@ -209,7 +320,7 @@ START_TEST(refused)
         struct pw_dataset *d;
         char place[200];
         int rc = pw_dataset_load(&d, &f, 1, &o);
-        ck_assert_msg(rc == PW_E_FORMAT || (rc == PW_E_UNSUPPORTED && strstr(names[i], "preference")), "%s: %d", names[i], rc);
+        ck_assert_msg(rc == PW_E_FORMAT, "%s: %d", names[i], rc);
         snprintf(place, sizeof place, "%s:", names[i]);
         ck_assert_msg(strstr(pw_error_text(), place) != NULL, "%s: %s", names[i], pw_error_text());
         o.keep_going = true;
@@ -368,6 +479,9 @@ int main(void)
     tcase_add_test(c, bos_and_eos_once);
     tcase_add_test(c, alpaca);
     tcase_add_test(c, messages);
+    tcase_add_test(c, preference);
+    tcase_add_test(c, kto);
+    tcase_add_test(c, pairs_stay_together);
     tcase_add_test(c, mapped_by_templates);
     tcase_add_test(c, overlong_rows);
     tcase_add_test(c, nothing_to_train_on);

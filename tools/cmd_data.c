@@ -76,11 +76,19 @@ static int64_t count_trained(const struct pw_dataset *d, int64_t row)
     return n;
 }
 
+/* What a row of a data set is, beside its number: "chosen", "rejected", "desirable", "undesirable", or nothing. */
+static const char *role_of(const struct pw_dataset *d, int64_t row)
+{
+    return d->pairs ? row % 2 ? "rejected" : "chosen" : d->row_label ? d->row_label[row] ? "desirable" : "undesirable" : "";
+}
+
 /* One line a token: "+" is trained, "-" is not. */
 static int show_row(struct pw_buf *out, const struct pw_dataset *d, const struct pw_tokenizer *t, int64_t row)
 {
     struct pw_buf piece = {0};
-    pw_buf_printf(out, "row %" PRId64 " (line %" PRId64 "): %" PRId64 " tokens, %" PRId64 " trained\n", row + 1, d->row_line[row],
+    const char *role = role_of(d, row);
+    pw_buf_printf(out, "row %" PRId64 " (line %" PRId64 "%s%s): %" PRId64 " tokens, %" PRId64 " trained\n", row / pw_dataset_per(d) + 1, d->row_line[row],
+                  role[0] ? ", " : "", role,
                   d->row_start[row + 1] - d->row_start[row], count_trained(d, row));
     for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++) {
         struct pw_json quoted = {0};
@@ -110,7 +118,7 @@ static int write_json(struct pw_cmd *c, const struct pw_dataset *d, const struct
     struct pw_json w = {0};
     struct pw_buf piece = {0};
     pw_json_begin(&w);
-    pw_json_i64(&w, "rows", d->n_rows);
+    pw_json_i64(&w, "rows", pw_dataset_examples(d));
     pw_json_i64(&w, "tokens", d->n_tokens);
     pw_json_i64(&w, "trained_tokens", d->n_trained);
     pw_json_i64(&w, "truncated", d->truncated);
@@ -124,6 +132,8 @@ static int write_json(struct pw_cmd *c, const struct pw_dataset *d, const struct
         for (int64_t row = 0; row < rows; row++) {
             pw_json_open(&w, NULL, '{');
             pw_json_i64(&w, "row", d->row_line[row]);
+            if (role_of(d, row)[0])
+                pw_json_str(&w, "role", role_of(d, row));
             pw_json_open(&w, "ids", '[');
             for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++)
                 pw_json_i64(&w, NULL, d->ids[i]);
@@ -148,7 +158,7 @@ static int write_plain(struct pw_cmd *c, const struct pw_dataset *d, const struc
 {
     for (int64_t row = 0; row < rows; row++)
         PW_PASS(show_row(c->out, d, t, row));
-    pw_buf_printf(c->out, "%" PRId64 " rows, %" PRId64 " tokens, %" PRId64 " trained (%.1f %%), the longest row has %" PRId64 "\n", d->n_rows,
+    pw_buf_printf(c->out, "%" PRId64 " rows, %" PRId64 " tokens, %" PRId64 " trained (%.1f %%), the longest row has %" PRId64 "\n", pw_dataset_examples(d),
                   d->n_tokens, d->n_trained, d->n_tokens ? 100.0 * (double)d->n_trained / (double)d->n_tokens : 0.0, d->longest);
     pw_buf_printf(c->out, "%" PRId64 " truncated, %" PRId64 " dropped, %" PRId64 " duplicates\n", d->truncated, d->dropped, d->duplicates);
     for (size_t i = 0; i < d->n_warnings; i++)
@@ -181,7 +191,7 @@ static int data_check(struct pw_cmd *c)
                                          .completion = o->completion, .text = o->text};
     PW_PASS_OUT(pw_dataset_load(&d, files, c->args.n, &so));
     int64_t rows = o->rows >= 0 ? o->rows : c->common->json ? 0 : 3;
-    rows = rows > d->n_rows ? d->n_rows : rows;
+    rows = rows > pw_dataset_examples(d) ? d->n_rows : rows * pw_dataset_per(d);
     PW_PASS_OUT(c->common->json ? write_json(c, d, t, rows) : write_plain(c, d, t, rows));
     if (d->n_errors > 0) {
         PW_PASS_OUT(pw_cmd_emit(c)); /* the list of errors is the result */
