@@ -60,6 +60,10 @@ START_TEST(mistakes)
     refused("model: m\noutput: o\n", NULL, "data.train: is missing");
     refused("model: m\ndata: {train: t}\n", NULL, "output: is missing");
     refused("model: {fresh: c.json, tokenizer: t}\noutput: o\ndata: {train: t}\n", NULL, "needs adapter.kind: full");
+    refused(HEAD "train: {dpo_loss: ipo}\n", NULL, "train.dpo_loss: ipo needs train.objective: dpo");
+    refused(HEAD "train: {objective: dpo, dpo_loss: ipo, label_smoothing: 0.1}\n", NULL, "train.label_smoothing needs");
+    refused(HEAD "train: {objective: orpo, rpo_alpha: 1}\n", NULL, "train.rpo_alpha needs train.objective: dpo");
+    refused(HEAD "train: {objective: dop}\n", NULL, "the nearest is dpo");
     refused(HEAD "adapter: {kind: full}\nquant: nf4\n", NULL, "quant.type must be none");
     refused("- a\n", NULL, "expected a map of settings");
 }

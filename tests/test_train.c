@@ -11,7 +11,7 @@
 
 /* Rows made here: short counting sequences modulo a vocabulary, so that there is something to learn. */
 enum { VOCAB = 40, ROWS = 24, LONGEST = 14 };
-struct rows { struct pw_dataset d; int32_t ids[ROWS * LONGEST]; uint8_t trained[ROWS * LONGEST]; int64_t start[ROWS + 1], line[ROWS]; };
+struct rows { struct pw_dataset d; int32_t ids[ROWS * LONGEST]; uint8_t trained[ROWS * LONGEST], label[ROWS]; int64_t start[ROWS + 1], line[ROWS]; };
 
 static void make_rows(struct rows *r)
 {
@@ -27,6 +27,7 @@ static void make_rows(struct rows *r)
         }
         r->start[i + 1] = at;
         r->line[i] = i + 1;
+        r->label[i] = i % 3 != 0;
         r->d.longest = n > r->d.longest ? n : r->d.longest;
     }
     r->d.n_rows = ROWS, r->d.n_tokens = at;
@@ -56,9 +57,13 @@ static void open_fixture(struct fixture *f, const char *yaml)
     ck_ok(pw_recipe_parse(&f->r, text, strlen(text), "test", NULL, 0));
     f->full = strcmp(f->r.kind, "full") == 0;
     make_rows(&f->rows);
+    const struct pw_objective o = pw_objective_of(&f->r);
+    f->rows.d.pairs = pw_objective_pairs(&o);
+    f->rows.d.row_label = o.kind == PW_OBJECTIVE_KTO ? f->rows.label : NULL;
+    const int64_t examples = pw_dataset_examples(&f->rows.d);
     ck_ok(pw_dev_open(&f->dev, &dev));
     ck_ok(pw_model_create(&f->m, f->dev, &c, 3));
-    struct pw_trainer_setup set = {.recipe = &f->r, .model = f->m, .train = &f->rows.d, .n_rows = ROWS, .eval = &f->rows.d, .n_eval = ROWS};
+    struct pw_trainer_setup set = {.recipe = &f->r, .model = f->m, .train = &f->rows.d, .n_rows = examples, .eval = &f->rows.d, .n_eval = examples};
     if (!f->full) {
         struct pw_adapter_config ac = {.kind = "lora", .r = (int)f->r.r, .alpha = f->r.alpha, .dropout = f->r.dropout, .targets = f->r.targets};
         ck_ok(pw_adapter_plan(&f->a, &ac, &c));
@@ -74,9 +79,10 @@ static void open_fixture(struct fixture *f, const char *yaml)
     ck_assert_uint_eq(f->t.pool.used, f->t.pool.bytes);
     size_t pooled = 0;
     for (int i = 0; i < b.n; i++)
-        if (strcmp(b.items[i].name, "operations") != 0 && strcmp(b.items[i].name, "batch") != 0)
+        if (strcmp(b.items[i].name, "operations") != 0 && strcmp(b.items[i].name, "batch") != 0 && strncmp(b.items[i].name, "reference", 9) != 0)
             pooled += b.items[i].bytes;
     ck_assert_uint_eq(pooled, f->t.pool.bytes);
+    ck_ok(pw_trainer_reference(&f->t));
     if (!f->full)
         pw_adapter_init(&f->a, 5);
 }
@@ -157,9 +163,8 @@ START_TEST(same_seed_same_bytes)
 END_TEST
 
 /* All rows in one step: packed into bins, or one by one. */
-START_TEST(packed_equals_separate)
+static void packed_or_separate(const char *packed)
 {
-    static const char packed[] = "train: {batch_size: 64, accumulate: 1, epochs: 5, lr: 1e-3, eps: 1e-4, warmup: 0}\n";
     char separate[400];
     double a[8], b[8];
     size_t n, m;
@@ -187,6 +192,36 @@ START_TEST(packed_equals_separate)
     close_fixture(&f);
     pw_free(x);
 }
+
+#define AT_ONCE "batch_size: 64, accumulate: 1, epochs: 5, lr: 1e-3, eps: 1e-4, warmup: 0"
+START_TEST(packed_equals_separate)
+{
+    packed_or_separate("train: {" AT_ONCE "}\n");
+    packed_or_separate("train: {objective: dpo, " AT_ONCE "}\n");
+    packed_or_separate("train: {objective: orpo, " AT_ONCE "}\n");
+    packed_or_separate("train: {objective: kto, " AT_ONCE "}\n");
+}
+END_TEST
+
+/* The same steps however they are cut, for objectives whose mean runs over pairs or answers: and kto's z over the whole step. */
+static void preference_cut(const char *objective)
+{
+    char a[400], b[400], c[400];
+    static const char *const form = "adapter: {r: 4, alpha: 8}\ntrain: {objective: %s, batch_size: %d, accumulate: %d, lr: 1e-3, warmup: 2, epochs: 20, eps: 1e-4, checkpointing: %s}\n";
+    snprintf(a, sizeof a, form, objective, 4, 1, "true");
+    snprintf(b, sizeof b, form, objective, 1, 4, "true");
+    snprintf(c, sizeof c, form, objective, 4, 1, "false");
+    same(a, b, 10, 2e-5);
+    same(a, c, 6, 0);
+    same(a, a, 6, 0);
+}
+
+START_TEST(preferences_however_cut)
+{
+    preference_cut("dpo");
+    preference_cut("simpo");
+    preference_cut("kto");
+}
 END_TEST
 
 static void falls(const char *yaml, int64_t steps, double to)
@@ -207,20 +242,22 @@ START_TEST(loss_falls)
 {
     falls("adapter: {r: 8, alpha: 16}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 2e-2, warmup: 5}\n", 60, 0.8);
     falls("adapter: {kind: full}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 1e-2, warmup: 5}\n", 60, 0.5);
+    falls("adapter: {r: 8, alpha: 16}\ntrain: {objective: dpo, batch_size: 4, accumulate: 1, steps: 40, lr: 1e-2, warmup: 5}\n", 40, 0.5);
+    falls("adapter: {kind: full}\ntrain: {objective: dpo, batch_size: 4, accumulate: 1, steps: 40, lr: 1e-2, warmup: 5}\n", 40, 0.5);
+    falls("adapter: {kind: full}\ntrain: {objective: kto, batch_size: 8, accumulate: 1, steps: 40, lr: 1e-2, warmup: 5}\n", 40, 0.8);
     falls("adapter: {kind: full}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 0.1, warmup: 5, optimizer: sgd, schedule: wsd}\n", 60, 0.7);
 }
 END_TEST
 
 /* Saved after step 4 with its averages, restored into another trainer, gone on: the same bytes as without a stop. */
-START_TEST(saved_and_restored)
+static void save_and_restore(const char *yaml, int steps)
 {
-    static const char yaml[] = "adapter: {r: 4, dropout: 0.1}\ntrain: {batch_size: 2, accumulate: 2, epochs: 12}\n";
     const char *path = test_path(test_tmpdir(), "step-4.h5");
     struct fixture f;
     struct pw_step_report s;
     struct pw_state state = {.evaluated_step = -1}, back;
     size_t n;
-    float *straight = train(yaml, 9, NULL, &n);
+    float *straight = train(yaml, steps, NULL, &n);
     open_fixture(&f, yaml);
     for (int i = 0; i < 4; i++)
         ck_ok(pw_trainer_step(&f.t, &s));
@@ -232,7 +269,7 @@ START_TEST(saved_and_restored)
     ck_ok(pw_state_read(path, &back));
     ck_ok(pw_state_restore(path, &f.t.optim, f.dev));
     f.t.step = back.step, f.t.epoch = back.epoch, f.t.at = back.pass;
-    for (int i = 0; i < 5; i++)
+    for (int i = 4; i < steps; i++)
         ck_ok(pw_trainer_step(&f.t, &s));
     size_t at = 0;
     for (size_t i = 0; i < f.t.n_slots; at += (size_t)pw_count(f.t.slots[i++].value))
@@ -241,6 +278,15 @@ START_TEST(saved_and_restored)
     pw_state_free(&state);
     pw_state_free(&back);
     pw_free(straight);
+}
+
+/* Preferences go on in the second epoch, when a run without a stop knows the reference of all rows from the first: packed otherwise then. */
+START_TEST(saved_and_restored)
+{
+    save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {batch_size: 2, accumulate: 2, epochs: 12}\n", 9);
+    save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {objective: dpo, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
+    save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {objective: kto, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
+    save_and_restore("adapter: {kind: full}\ntrain: {objective: dpo, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
 }
 END_TEST
 
@@ -300,6 +346,7 @@ int main(void)
     tcase_add_test(c, checkpointing);
     tcase_add_test(c, same_seed_same_bytes);
     tcase_add_test(c, packed_equals_separate);
+    tcase_add_test(c, preferences_however_cut);
     tcase_add_test(c, loss_falls);
     tcase_add_test(c, saved_and_restored);
     tcase_add_test(c, nan_stops);

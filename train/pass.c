@@ -287,7 +287,7 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     };
     PW_TRY(forward(p, &r, &b, o->backward), "the forward pass");
     struct pw_tensor dh = pw_none(), dloss = pw_none(), dhead = pw_none();
-    if (o->backward) {
+    if (o->backward && !o->weigh) {
         dh = pw_rows(p->dh, 0, n);
         dloss = pw_rows(p->dloss, 0, n);
         dhead = p->dhead;
@@ -301,6 +301,15 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
         if (batch->targets[t] >= 0)
             sum += (double)p->host_loss[t];
     *loss = sum;
+    if (o->weigh)
+        PW_PASS(o->weigh(o->weigh_ctx, batch, p->host_loss, loss));
+    if (o->backward && o->weigh) {
+        dh = pw_rows(p->dh, 0, n);
+        dloss = pw_rows(p->dloss, 0, n);
+        PW_PASS(pw_fill(dev, dh, 0));
+        PW_PASS(pw_dev_put(dev, dloss.data, p->host_loss, (size_t)n * sizeof(float)));
+        PW_TRY(pw_head_loss(dev, r.loss, pw_none(), dh, p->dhead, r.h, &m->head, r.targets, dloss, m->config.logit_softcap), "the loss");
+    }
     if (o->backward)
         PW_TRY(backward(p, &r, &b), "the backward pass");
     return 0;

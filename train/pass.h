@@ -48,7 +48,10 @@ struct pw_pass_options {
     bool dropout;
     uint64_t drop_seed, drop_offset;
     double drop_p;
+    /* Losses of whole sequences: called between forward and backward. rows (T): in, the loss of each token (0 where it is not trained); out,
+     * what each counts in the gradient, instead of dloss. The head is then computed twice. NULL: none. */
+    int (*weigh)(void *ctx, const struct pw_packed *batch, float *rows, double *loss); void *weigh_ctx;
 };
-/* loss: the sum over the trained tokens of the batch, in double, in token order. */
+/* loss: the sum over the trained tokens of the batch, in double, in token order; with weigh, what it says. */
 int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct pw_pass_options *o, double *loss);
 #endif

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 
-enum { MAX_ROWS = 64 };
+enum { MAX_ROWS = 96 };
 struct reading {                     /* one recipe being read */
     struct pw_recipe *r;
     const struct pw_value *values[MAX_ROWS];
@@ -253,8 +253,22 @@ static int read_row(struct pw_recipe *r, const struct pw_recipe_row *row, const 
     return 0;
 }
 
-static int check_whole(const struct pw_recipe *r)
+/* A setting that another one leaves without effect is a mistake. */
+static int check_objective(struct pw_recipe *r)
 {
+    const bool dpo = strcmp(r->objective, "dpo") == 0, simpo = strcmp(r->objective, "simpo") == 0, sigmoid = strcmp(r->dpo_loss, "sigmoid") == 0;
+    PW_CHECK(dpo || sigmoid, PW_E_USAGE, "%s: train.dpo_loss: %s needs train.objective: dpo (got %s)", r->source, r->dpo_loss, r->objective);
+    PW_CHECK(r->rpo_alpha == 0 || dpo, PW_E_USAGE, "%s: train.rpo_alpha needs train.objective: dpo (got %s)", r->source, r->objective);
+    PW_CHECK(r->label_smoothing == 0 || simpo || (dpo && sigmoid), PW_E_USAGE,
+             "%s: train.label_smoothing needs train.objective: dpo with dpo_loss: sigmoid, or simpo (got %s, %s)", r->source, r->objective, r->dpo_loss);
+    if (r->beta == 0)
+        r->beta = simpo ? 2.0 : 0.1;
+    return 0;
+}
+
+static int check_whole(struct pw_recipe *r)
+{
+    PW_PASS(check_objective(r));
     PW_CHECK(r->model || r->fresh, PW_E_USAGE, "%s: model: is missing", r->source);
     PW_CHECK(!r->model || !r->fresh, PW_E_USAGE, "%s: model.path and model.fresh exclude each other", r->source);
     PW_CHECK(r->n_train > 0, PW_E_USAGE, "%s: data.train: is missing", r->source);

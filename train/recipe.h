@@ -39,6 +39,9 @@ struct pw_recipe {
     const char *objective, *schedule, *optimizer;
     int64_t epochs, steps, batch_size, accumulate;
     double lr, lr_end, warmup, decay;
+    double beta;                          /* after reading: never 0, the objective's own where none was given */
+    const char *dpo_loss;
+    double label_smoothing, rpo_alpha, gamma, desirable_weight, undesirable_weight;
     double betas[2];
     double eps, weight_decay, clip;
     bool checkpointing;

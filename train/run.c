@@ -103,6 +103,29 @@ static int check_pretrain(const struct pw_dataset *d)
     return 0;
 }
 
+/* The rows must be of the kind that the objective takes, with something to learn in every answer. */
+static int check_kind(const struct pw_run *run, const struct pw_dataset *d, const char *key)
+{
+    const struct pw_recipe *r = run->opt.recipe;
+    const struct pw_objective o = pw_objective_of(r);
+    const bool pairs = pw_objective_pairs(&o), kto = o.kind == PW_OBJECTIVE_KTO;
+    if (d->pairs != pairs || (d->row_label != NULL) != kto) {
+        int rc = pw_error(PW_E_REFUSED, "train.objective %s takes rows of %s; %s has rows of %s", r->objective,
+                          pairs ? "form preference" : kto ? "form kto" : "other forms than preference and kto", key,
+                          d->pairs ? "form preference" : d->row_label ? "form kto" : "other forms");
+        pw_error_hint("train.objective: %s, or other data", d->pairs ? "dpo, orpo or simpo" : d->row_label ? "kto" : "sft");
+        return rc;
+    }
+    for (int64_t row = 0; (pairs || kto) && row < d->n_rows; row++) {
+        bool any = false;
+        for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++)
+            any |= d->trained[i];
+        PW_CHECK(any, PW_E_REFUSED, "%s: the row of line %lld: no token of its %sanswer is left within data.max_length", key, (long long)d->row_line[row],
+                 pairs ? row % 2 ? "rejected " : "chosen " : "");
+    }
+    return 0;
+}
+
 static int open_data(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
@@ -116,12 +139,14 @@ static int open_data(struct pw_run *run)
                         (long long)o.max_length, (long long)o.max_length);
     }
     PW_TRY(pw_dataset_load(&run->train, r->train, r->n_train, &o), "reading data.train");
-    run->n_rows = run->train->n_rows;
+    run->n_rows = pw_dataset_examples(run->train);
+    PW_PASS(check_kind(run, run->train, "data.train"));
     if (strcmp(r->objective, "pretrain") == 0)
         PW_PASS(check_pretrain(run->train));
     if (r->n_eval > 0) {
         PW_TRY(pw_dataset_load(&run->eval, r->eval, r->n_eval, &o), "reading data.eval");
-        run->n_held = run->eval->n_rows;
+        run->n_held = pw_dataset_examples(run->eval);
+        PW_PASS(check_kind(run, run->eval, "data.eval"));
     } else if (r->eval_share > 0)
         PW_TRY(pw_dataset_split(&run->arena, run->train, r->eval_share, (uint64_t)r->seed, &run->rows, &run->n_rows, &run->held, &run->n_held),
                "holding out data.eval");

@@ -24,7 +24,7 @@ struct pw_run {
     struct pw_run_options opt;
     struct pw_tokenizer *tokenizer;
     struct pw_dataset *train, *eval;
-    uint32_t *rows, *held; int64_t n_rows, n_held;   /* NULL: all rows of train; of the held-out share */
+    uint32_t *rows, *held; int64_t n_rows, n_held;   /* examples; NULL: all of train; of the held-out share */
     struct pw_model *model;          /* shapes alone until training begins */
     struct pw_model_config config;
     struct pw_adapter adapter; bool has_adapter;

@@ -263,6 +263,7 @@ static int take_memory(struct training *k)
     PW_PASS(pw_run_model(run, false));
     PW_PASS(pw_run_trainer(run));
     PW_PASS(pw_trainer_start(&run->trainer));
+    PW_PASS(pw_trainer_reference(&run->trainer));
     if (run->has_adapter && !k->resume_from[0]) {
         PW_PASS(fresh_adapter(run, (uint64_t)k->r->seed));
         if (k->r->init_from)
@@ -355,6 +356,7 @@ static int one_step(struct training *k)
     double took = pw_seconds() - from;
     const struct pw_log_step line = {
         .step = t->step, .loss = s.loss, .lr = s.lr, .grad_norm = s.grad_norm, .tokens = s.tokens, .trained_tokens = s.trained_tokens,
+        .has_rewards = s.has_rewards, .reward_accuracy = s.reward_accuracy, .reward_margin = s.reward_margin,
         .tokens_per_s = took > 0 ? (double)s.tokens / took : 0, .memory_bytes = pw_rss_bytes(), .seconds = seconds_now(k),
     };
     PW_PASS(pw_runlog_step(&k->log, &line));

@@ -53,6 +53,10 @@ int pw_runlog_step(struct pw_runlog *log, const struct pw_log_step *s)
     pw_json_f64(&w, "tokens_per_s", s->tokens_per_s);
     pw_json_i64(&w, "memory_bytes", (int64_t)s->memory_bytes);
     pw_json_f64(&w, "seconds", s->seconds);
+    if (s->has_rewards) {
+        pw_json_f64(&w, "reward_accuracy", s->reward_accuracy);
+        pw_json_f64(&w, "reward_margin", s->reward_margin);
+    }
     return put(log, &w);
 }
 
@@ -99,6 +103,9 @@ static int read_line(struct pw_arena *a, const char *text, size_t bytes, const c
     PW_PASS(pw_get_i64(v, "memory_bytes", path, &memory));
     PW_PASS(pw_get_f64(v, "seconds", path, &line->s.seconds));
     line->s.memory_bytes = (uint64_t)memory;
+    line->s.has_rewards = pw_get(v, "reward_margin") != NULL;
+    PW_PASS(pw_get_f64(v, "reward_accuracy", path, &line->s.reward_accuracy));
+    PW_PASS(pw_get_f64(v, "reward_margin", path, &line->s.reward_margin));
     return 0;
 }
 
@@ -131,21 +138,30 @@ int pw_runlog_csv(const struct pw_log_line *lines, size_t n, const char *path)
 {
     struct pw_buf out = {0};
     int rc = 0;
-    pw_buf_str(&out, "step,loss,lr,grad_norm,tokens,trained_tokens,tokens_per_s,memory_bytes,seconds,eval_loss\n");
+    bool rewards = false;
+    for (size_t i = 0; i < n; i++)
+        rewards |= lines[i].s.has_rewards;
+    pw_buf_printf(&out, "step,loss,lr,grad_norm,tokens,trained_tokens,tokens_per_s,memory_bytes,seconds,eval_loss%s\n",
+                  rewards ? ",reward_accuracy,reward_margin" : "");
     for (size_t i = 0; i < n; i++) {
         const struct pw_log_step *s = &lines[i].s;
         char a[32], b[32], c[32], d[32], e[32];
         pw_format_f64(a, s->loss);
         if (lines[i].is_eval) {
-            pw_buf_printf(&out, "%lld,,,,,,,,,%s\n", (long long)s->step, a);
+            pw_buf_printf(&out, "%lld,,,,,,,,,%s%s\n", (long long)s->step, a, rewards ? ",," : "");
             continue;
         }
         pw_format_f64(b, s->lr);
         pw_format_f64(c, s->grad_norm);
         pw_format_f64(d, s->tokens_per_s);
         pw_format_f64(e, s->seconds);
-        pw_buf_printf(&out, "%lld,%s,%s,%s,%lld,%lld,%s,%llu,%s,\n", (long long)s->step, a, b, c, (long long)s->tokens, (long long)s->trained_tokens, d,
+        pw_buf_printf(&out, "%lld,%s,%s,%s,%lld,%lld,%s,%llu,%s,", (long long)s->step, a, b, c, (long long)s->tokens, (long long)s->trained_tokens, d,
                       (unsigned long long)s->memory_bytes, e);
+        pw_format_f64(a, s->reward_accuracy);
+        pw_format_f64(b, s->reward_margin);
+        if (rewards)
+            pw_buf_printf(&out, ",%s,%s", s->has_rewards ? a : "", s->has_rewards ? b : "");
+        pw_buf_char(&out, '\n');
     }
     PW_PASS_OUT(pw_buf_status(&out));
     PW_PASS_OUT(pw_file_write(path, out.data, out.len, true));

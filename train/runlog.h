@@ -18,6 +18,7 @@ struct pw_log_step {
     double tokens_per_s;
     uint64_t memory_bytes;     /* resident now */
     double seconds;            /* since the start of the run, resumed parts added */
+    bool has_rewards; double reward_accuracy, reward_margin; /* objectives over preferences */
 };
 /* Opens for appending after the first keep_bytes bytes; the rest is cut off. A log shorter than that is an error. */
 int pw_runlog_open(struct pw_runlog *log, const char *path, int64_t keep_bytes);
@@ -28,6 +29,6 @@ void pw_runlog_close(struct pw_runlog *log);
 
 struct pw_log_line { bool is_eval; struct pw_log_step s; };  /* of an evaluation: step and loss */
 int pw_runlog_read(struct pw_arena *a, const char *path, struct pw_log_line **lines, size_t *n);
-/* log.csv from the lines: a row a step, the last column eval_loss (empty without). */
+/* log.csv from the lines: a row a step; the column eval_loss is empty without; rewards have two more columns where there are any. */
 int pw_runlog_csv(const struct pw_log_line *lines, size_t n, const char *path);
 #endif

@@ -64,7 +64,7 @@ static int64_t most_rows(const struct pw_trainer *t)
 int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
 {
     const struct pw_recipe *r = set->recipe;
-    *t = (struct pw_trainer){.set = *set, .plan_epoch = -1};
+    *t = (struct pw_trainer){.set = *set, .plan_epoch = -1, .preference.objective = pw_objective_of(r)};
     pw_arena_init(&t->arena);
     t->packing = (struct pw_packing_options){
         .max_length = r->max_length, .batch_size = r->batch_size, .packing = r->packing, .shuffle = r->shuffle,
@@ -98,6 +98,8 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     size_t region = pw_optim_region(t->slots, t->n_slots);
     if (t->set.adapter)
         pw_budget_add(b, PW_BUDGET_STATIC, "adapter", pw_pool_round(pw_adapter_bytes(t->set.adapter)));
+    pw_budget_add(b, PW_BUDGET_STATIC, "reference log-probabilities",
+                  pw_preference_bytes(&t->preference.objective, t->set.train, t->eval_plan ? t->set.eval : NULL, most_rows(t)));
     pw_budget_add(b, PW_BUDGET_STATIC, "gradients", region);
     pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->slots, t->n_slots) - region);
     pw_budget_add(b, PW_BUDGET_SAVED, saved_name(t), bytes.saved);
@@ -129,7 +131,25 @@ int pw_trainer_start(struct pw_trainer *t)
     PW_PASS(pw_optim_place(&t->optim, &t->pool, t->slots, t->n_slots));
     PW_PASS(pw_pass_place(&t->pass, m, &t->shape, &t->pool, &t->arena));
     PW_PASS(pw_pass_connect(&t->pass, &t->optim));
-    return pw_packed_init(&t->packed, &t->arena, t->shape.tokens, most_rows(t));
+    PW_PASS(pw_packed_init(&t->packed, &t->arena, t->shape.tokens, most_rows(t)));
+    struct pw_preference *p = &t->preference;
+    if (p->objective.kind == PW_OBJECTIVE_TOKENS)
+        return 0;
+    p->model = m;
+    p->adapter = t->set.adapter;
+    p->pass = &t->pass;
+    p->packed = &t->packed;
+    p->stop = t->set.stop;
+    p->stop_ctx = t->set.stop_ctx;
+    return pw_preference_place(p, &t->arena, t->set.train, t->set.rows, t->set.n_rows, t->eval_plan ? t->set.eval : NULL, t->set.eval_rows, t->set.n_eval,
+                               most_rows(t), t->packing.shuffle, t->packing.seed);
+}
+
+int pw_trainer_reference(struct pw_trainer *t)
+{
+    if (t->preference.objective.kind == PW_OBJECTIVE_TOKENS || t->set.adapter)
+        return 0;
+    return pw_preference_read(&t->preference, t->set.rows, t->set.n_rows, t->set.eval_rows, t->set.n_eval);
 }
 
 void pw_trainer_close(struct pw_trainer *t)
@@ -183,17 +203,31 @@ static int not_a_number(const struct pw_trainer *t, const char *what, double x, 
     return rc;
 }
 
-int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
+static bool over_tokens(const struct pw_trainer *t)
+{
+    return t->preference.objective.kind == PW_OBJECTIVE_TOKENS;
+}
+
+static void report_rewards(struct pw_step_report *report, const struct pw_preference_sums *s)
+{
+    if (s->examples == 0)
+        return;
+    report->has_rewards = true;
+    report->reward_accuracy = (double)s->right / (double)s->examples;
+    for (int i = 0; i < 2; i++)
+        report->reward_margin += s->n[i] ? (i ? -1 : 1) * s->reward[i] / (double)s->n[i] : 0;
+}
+
+/* The gradients of passes [at, last), and their loss: a mean over tokens, or over pairs or answers. */
+static int accumulate(struct pw_trainer *t, int64_t last, struct pw_step_report *report)
 {
     const struct pw_recipe *r = t->set.recipe;
-    struct pw_dev *dev = t->set.model->dev;
-    double sum = 0;
-    *report = (struct pw_step_report){0};
-    PW_PASS(plan_epoch(t));
-    int64_t last = t->at + t->epochs.accumulate < t->plan->n_passes ? t->at + t->epochs.accumulate : t->plan->n_passes;
-    for (int64_t i = t->at; i < last; i++)
-        report->trained_tokens += t->plan->pass_trained[i];
-    PW_PASS(pw_optim_clear(dev, &t->optim));
+    struct pw_preference_sums sums = {0};
+    double sum = 0, z = 0, number = (double)report->trained_tokens;
+    if (!over_tokens(t))
+        number = (double)((t->plan->pass_start[last] - t->plan->pass_start[t->at]) / pw_dataset_per(t->set.train));
+    if (t->preference.objective.kind == PW_OBJECTIVE_KTO)
+        PW_TRY(pw_preference_moved(&t->preference, &t->preference.train, t->plan, t->at, last, &z), "step %lld", (long long)t->step + 1);
     for (int64_t i = t->at; i < last; i++) {
         if (t->set.stop && t->set.stop(t->set.stop_ctx))
             return pw_error(PW_E_INTERRUPTED, "interrupted in step %lld", (long long)t->step + 1);
@@ -203,18 +237,41 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
         if (t->packed.n_trained == 0)
             continue;
         const struct pw_pass_options o = {
-            .backward = true, .dloss = 1.0 / (double)report->trained_tokens, .dropout = true, .drop_seed = (uint64_t)r->seed,
+            .backward = true, .dloss = 1.0 / number, .dropout = true, .drop_seed = (uint64_t)r->seed,
             /* Each pass of the run has its own counters; the block adds layer and linear in the low bits. */
             .drop_offset = ((uint64_t)t->step << 40) | ((uint64_t)(i - t->at) << 20), .drop_p = t->set.adapter ? r->dropout : 0,
         };
-        PW_TRY(pw_pass_run(&t->pass, &t->packed, &o, &loss), "step %lld, pass %lld", (long long)t->step + 1, (long long)(i - t->at) + 1);
+        if (over_tokens(t))
+            PW_TRY(pw_pass_run(&t->pass, &t->packed, &o, &loss), "step %lld, pass %lld", (long long)t->step + 1, (long long)(i - t->at) + 1);
+        else {
+            double before = sums.loss;
+            PW_TRY(pw_preference_pass(&t->preference, &t->preference.train, t->plan, i, &o, z, &sums), "step %lld, pass %lld", (long long)t->step + 1,
+                   (long long)(i - t->at) + 1);
+            loss = sums.loss - before;
+        }
         if (!isfinite(loss))
             return not_a_number(t, "loss", loss, i, i + 1);
         sum += loss;
     }
+    if (number > 0)
+        report->loss = sum / number;
+    report_rewards(report, &sums);
+    return 0;
+}
+
+int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
+{
+    const struct pw_recipe *r = t->set.recipe;
+    struct pw_dev *dev = t->set.model->dev;
+    *report = (struct pw_step_report){0};
+    PW_PASS(plan_epoch(t));
+    int64_t last = t->at + t->epochs.accumulate < t->plan->n_passes ? t->at + t->epochs.accumulate : t->plan->n_passes;
+    for (int64_t i = t->at; i < last; i++)
+        report->trained_tokens += t->plan->pass_trained[i];
+    PW_PASS(pw_optim_clear(dev, &t->optim));
+    PW_PASS(accumulate(t, last, report));
     report->lr = pw_schedule_lr(r, t->step, t->epochs.steps);
     if (report->trained_tokens > 0) {       /* a step of cut rows that trains nothing changes nothing */
-        report->loss = sum / (double)report->trained_tokens;
         PW_PASS(pw_optim_norm(dev, &t->optim, &report->grad_norm));
         if (!isfinite(report->grad_norm))
             return not_a_number(t, "gradient", report->grad_norm, t->at, last);
@@ -237,20 +294,26 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
 
 int pw_trainer_evaluate(struct pw_trainer *t, double *loss)
 {
-    double sum = 0;
+    struct pw_preference_sums sums = {0};
+    double sum = 0, z = 0;
     int64_t n = 0;
     PW_CHECK(t->eval_plan, PW_E_FAIL, "there are no held-out rows");
+    if (t->preference.objective.kind == PW_OBJECTIVE_KTO)
+        PW_TRY(pw_preference_moved(&t->preference, &t->preference.eval, t->eval_plan, 0, t->eval_plan->n_passes, &z), "evaluating after step %lld",
+               (long long)t->step);
     for (int64_t i = 0; i < t->eval_plan->n_passes; i++) {
         double part = 0;
         if (t->set.stop && t->set.stop(t->set.stop_ctx))
             return pw_error(PW_E_INTERRUPTED, "interrupted while evaluating after step %lld", (long long)t->step);
         PW_PASS(pw_packed_fill(&t->packed, t->eval_plan, t->set.eval, i));
         const struct pw_pass_options o = {.backward = false};
-        PW_TRY(pw_pass_run(&t->pass, &t->packed, &o, &part), "evaluating after step %lld, pass %lld", (long long)t->step, (long long)i + 1);
+        int rc = over_tokens(t) ? pw_pass_run(&t->pass, &t->packed, &o, &part)
+                                : pw_preference_pass(&t->preference, &t->preference.eval, t->eval_plan, i, &o, z, &sums);
+        PW_TRY(rc, "evaluating after step %lld, pass %lld", (long long)t->step, (long long)i + 1);
         sum += part;
         n += t->packed.n_trained;
     }
-    *loss = sum / (double)n;
+    *loss = over_tokens(t) ? sum / (double)n : sums.loss / (double)sums.examples;
     PW_CHECK(isfinite(*loss), PW_E_NUMERIC, "the held-out loss after step %lld is not finite", (long long)t->step);
     return 0;
 }

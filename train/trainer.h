@@ -1,14 +1,15 @@
 /* The trainer: optimiser steps over a model and a data set, from counters that can be saved and set.
  *
  * Three phases. open counts (steps, the largest pass, parameters) and takes no large memory; budget says what the next phase will take;
- * start takes it. Then step after step. A step sums the gradients of its passes, each weighted by 1 / (trained tokens of the whole step),
- * clips, and updates. Everything random is a function of (seed, position). Knows nothing of files, logs and folders (train/run.h). */
+ * start takes it. Then step after step. A step sums the gradients of its passes, each weighted by 1 / (trained tokens of the whole step), or by
+ * 1 / (pairs or labelled answers of the whole step), clips, and updates. Everything random is a function of (seed, position). Knows nothing of files, logs and folders (train/run.h). */
 #ifndef PW_TRAIN_TRAINER_H
 #define PW_TRAIN_TRAINER_H
 
 #include "train/budget.h"
 #include "train/epochs.h"
 #include "train/pass.h"
+#include "train/preference.h"
 #include "train/recipe.h"
 #include "train/resume.h"
 
@@ -35,21 +36,28 @@ struct pw_trainer {
     struct pw_optim optim;
     struct pw_pass pass;
     struct pw_packed packed;
+    struct pw_preference preference;
     struct pw_packing *plan; int64_t plan_epoch;
     /* position */
     int64_t step, epoch, at;            /* optimiser steps done; epoch and pass where the next one begins */
     int64_t tokens, trained_tokens;
 };
-struct pw_step_report { double loss, lr, grad_norm; int64_t tokens, trained_tokens; };
+struct pw_step_report {
+    double loss, lr, grad_norm;
+    int64_t tokens, trained_tokens;
+    bool has_rewards; double reward_accuracy, reward_margin;   /* preferences: share that is right; chosen minus rejected */
+};
 
 int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set);
 void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b);   /* adds its items */
 int pw_trainer_start(struct pw_trainer *t);
+/* Preferences with full training: reads the reference, by the weights as they are; before the first step and before a state is restored. */
+int pw_trainer_reference(struct pw_trainer *t);
 /* One optimiser step. PW_E_INTERRUPTED: `stop` said so; nothing was changed. PW_E_NUMERIC: loss or gradient is not finite; nothing was
  * changed, the error names step and rows. */
 int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report);
 bool pw_trainer_done(const struct pw_trainer *t);
-int pw_trainer_evaluate(struct pw_trainer *t, double *loss);               /* mean over the trained tokens of the held-out rows */
+int pw_trainer_evaluate(struct pw_trainer *t, double *loss);               /* mean over the trained tokens, or the pairs, of the held-out rows */
 int pw_trainer_finite(struct pw_trainer *t, bool *finite);                 /* are all trained parameters finite? */
 void pw_trainer_close(struct pw_trainer *t);
 #endif

@@ -65,7 +65,8 @@ def encode(t, row):
 def quantise(model):
     for name, m in model.named_modules():
         if isinstance(m, torch.nn.Linear) and name != "lm_head":
-            packed, state = bnb.quantize_4bit(m.weight.data, blocksize=64, quant_type="nf4", compress_statistics=True)
+            # Flat: some bitsandbytes (0.50.2 on AVX-512) decode matrices of 32 columns wrongly; blocks run over the flat sequence anyway.
+            packed, state = bnb.quantize_4bit(m.weight.data.reshape(-1), blocksize=64, quant_type="nf4", compress_statistics=True)
             m.weight.data = bnb.dequantize_4bit(packed, state).float().reshape(m.weight.shape)
 
 
