@@ -494,6 +494,43 @@ int pw_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct 
     return dev->ops->adamw(dev, p, m, v, g, h);
 }
 
+static int good_step(const char *op, const struct pw_adamw *h)
+{
+    PW_CHECK(h && h->step >= 1, PW_E_FAIL, "%s: step: expected 1 or more, got %" PRId64, op, h ? h->step : 0);
+    PW_CHECK(h->beta1 >= 0 && h->beta1 < 1 && h->beta2 >= 0 && h->beta2 < 1, PW_E_FAIL, "%s: betas: expected 0 <= beta < 1, got %g and %g", op, h->beta1, h->beta2);
+    PW_CHECK(h->eps >= 0 && isfinite(h->lr) && isfinite(h->weight_decay) && isfinite(h->grad_scale), PW_E_FAIL,
+             "%s: lr, eps, weight_decay or grad_scale is not a number in range", op);
+    return 0;
+}
+
+int pw_adamw8(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor m_scale, struct pw_tensor v, struct pw_tensor v_scale,
+              struct pw_tensor g, struct pw_tensor maps, const struct pw_adamw *h)
+{
+    PW_PASS(lead_wide(dev, "adamw8", "p", p, 1));
+    const int64_t n = p.shape[0], blocks = (n + PW_STATE8_BLOCK - 1) / PW_STATE8_BLOCK;
+    PW_PASS(want_like("adamw8", "g", g, p));
+    PW_PASS(want1("adamw8", "m", m, PW_U8, n));
+    PW_PASS(want1("adamw8", "v", v, PW_U8, n));
+    PW_PASS(want1("adamw8", "m_scale", m_scale, PW_F32, blocks));
+    PW_PASS(want1("adamw8", "v_scale", v_scale, PW_F32, blocks));
+    PW_PASS(want1("adamw8", "maps", maps, PW_F32, 512));
+    PW_PASS(good_step("adamw8", h));
+    struct named outs[] = { NAMED(p), NAMED(m), NAMED(v), NAMED(m_scale), NAMED(v_scale) }, ins[] = { NAMED(g), NAMED(maps) };
+    APART("adamw8", outs, ins);
+    return dev->ops->adamw8(dev, p, m, m_scale, v, v_scale, g, maps, h);
+}
+
+int pw_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor g, const struct pw_adamw *h)
+{
+    PW_PASS(lead_wide(dev, "lion", "p", p, 0));
+    PW_PASS(want_like("lion", "m", m, p));
+    PW_PASS(want_like("lion", "g", g, p));
+    PW_PASS(good_step("lion", h));
+    struct named outs[] = { NAMED(p), NAMED(m) }, ins[] = { NAMED(g) };
+    APART("lion", outs, ins);
+    return dev->ops->lion(dev, p, m, g, h);
+}
+
 int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
 {
     PW_CHECK(w && w->type != PW_Q_DENSE && !w->absmax_q, PW_E_FAIL, "encode: w: expected memory of a quantised type with f32 scales");

@@ -88,6 +88,15 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  * scatter_rows  out[rows[t]] = x[t]; gather_rows  out[t] = x[rows[t]]; (.., n) contiguous rows, rows (T) i32.
  * sumsq       out (1) f64 += sum of x^2, added in double in a fixed order.
  * adamw       p, m, v, g same shape f32; p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p).
+ * adamw8      the same with averages in 8 bits: p, g (n) f32; m, v (n) u8, codes into maps (512) f32, which holds an ascending signed map of
+ *             256 values and then an unsigned one; m_scale, v_scale (ceil(n / 256)) f32, one a block of PW_STATE8_BLOCK elements of the flat
+ *             sequence, the last of which may be short. A block is decoded (map[code] * scale), updated as adamw in f32, and p is changed by
+ *             the averages before they are rounded; then scale = the largest magnitude of the block, code = the nearest map value to
+ *             x * (1 / scale), pw_state8_code, a tie to the lower index (scale 0: code of 0). A negative m never gets the code of 0 but the
+ *             one below it, so that it keeps its sign, as bitsandbytes has it. Blocks are independent; cleared memory is NOT the code
+ *             of 0 in m: start from code 127 and 0. A backend's code may differ from ref's by one where x lies at a midpoint.
+ * lion        p, m, g same shape f32: c = beta1 m + (1 - beta1) g; p -= lr (sign(c) + weight_decay p), sign(0) = 0;
+ *             m = beta2 m + (1 - beta2) g (Chen et al. 2023). eps and step do not matter; g is multiplied by grad_scale first.
  * encode      quantises x (n_out, n_in) f32 into the memory that w points to; w->type says how. NF4/FP4: bitsandbytes' rule, bit for bit,
  *             and a block of zeros encodes to the code of 0. Nested quantisation is quant/'s.
  * decode      out (n, n_in) f32 or activation = rows first_row.. of w. */

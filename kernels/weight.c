@@ -124,3 +124,16 @@ int pw_int8_code(float x, float absmax)
 {
     return absmax > 0 ? (int)nearbyintf(x * (127.0f / absmax)) : 0;
 }
+
+int pw_state8_code(const float map[256], float x)
+{
+    int low = 0, high = 255;                /* the answer lies in [low, high] */
+    while (low < high) {
+        int k = (low + high) / 2;
+        if (x > (map[k] + map[k + 1]) * 0.5f)
+            low = k + 1;
+        else
+            high = k;
+    }
+    return low;
+}

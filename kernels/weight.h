@@ -53,6 +53,10 @@ int pw_nf4_code(float x);                                         /* x in [-1, 1
 int pw_fp4_code(float x);
 int pw_int8_code(float x, float absmax);                          /* -127..127 */
 
+/* 8-bit states of optimisers: see adamw8 in kernels/op.h. */
+#define PW_STATE8_BLOCK 256
+int pw_state8_code(const float map[256], float x);               /* index of the nearest value, a tie to the lower one */
+
 extern const float pw_nf4_table[16];      /* kernels/nf4.c: the code values, and the thresholds between them */
 extern const float pw_nf4_threshold[15];
 extern const float pw_fp4_table[16];

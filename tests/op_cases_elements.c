@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/error.h"
+
 /* ---- elements: fill, copy, axpy, scale; p: n. Every element is a product and a sum of values within [-2, 2] ---- */
 enum { E_X, E_Y, E_FILLED, E_COPIED, E_HALF, E_BRAIN, E_SCALED };
 static void elements_setup(struct problem *p)
@@ -166,6 +168,51 @@ static int adamw_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor
 static double adamw_bound(const struct op_case *c) { return u * 8 + c->x[0] * u * 16 * 100; }
 static const struct family adamw = { "adamw", adamw_setup, adamw_forward, NULL, adamw_bound, NULL };
 
+/* ---- lion; p: n; x: lr, decay, grad scale. The sign of c is that of a sum that errs by 3 roundings: inputs are steps of 1/64, the betas are binary
+ * and the scale a power of two, so c is exact and 0 is met. m: two roundings ---- */
+static void lion_setup(struct problem *p)
+{
+    int64_t n = p->c->p[0];
+    p->a[add1(p, "p", UPDATE, n)].type = PW_F32;
+    p->a[add1(p, "m", UPDATE, n)].type = PW_F32;
+    p->a[add1(p, "g", IN, n)].type = PW_F32;
+}
+static int lion_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    struct pw_adamw h = { .lr = p->c->x[0], .beta1 = 0.5, .beta2 = 0.75, .weight_decay = p->c->x[1], .step = 1, .grad_scale = p->c->x[2] };
+    return pw_lion(dev, t[0], t[1], t[2], &h);
+}
+static double lion_bound(const struct op_case *c) { return u * 8 + c->x[0] * u * 8; }
+static const struct family lion = { "lion", lion_setup, lion_forward, NULL, lion_bound, NULL };
+
+/* ---- adamw8; p: n, step; x: lr, decay, grad scale. Bound as adamw: v is at least 0.5 / 255, so the quotient is below 20 here too. Maps
+ * ascend evenly ---- */
+enum { X_P, X_M, X_MS, X_V, X_VS, X_G, X_MAPS };
+static void adamw8_setup(struct problem *p)
+{
+    int64_t n = p->c->p[0], blocks = (n + PW_STATE8_BLOCK - 1) / PW_STATE8_BLOCK;
+    add1(p, "p", UPDATE, n);
+    int m = add1(p, "m", UPDATE, n), ms = add1(p, "m_scale", UPDATE, blocks), v = add1(p, "v", UPDATE, n), vs = add1(p, "v_scale", UPDATE, blocks);
+    add1(p, "g", IN, n);
+    int maps = add1(p, "maps", OUT, 512);      /* filled below */
+    p->a[m].type = p->a[v].type = PW_U8;
+    p->a[m].low = 0, p->a[v].low = 1, p->a[m].high = p->a[v].high = 255.9;
+    p->a[ms].type = p->a[vs].type = p->a[maps].type = PW_F32;
+    p->a[ms].low = p->a[vs].low = 0.5, p->a[ms].high = p->a[vs].high = 1;
+}
+static int adamw8_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    struct pw_adamw h = { .lr = p->c->x[0], .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = p->c->x[1], .step = p->c->p[1], .grad_scale = p->c->x[2] };
+    float maps[512];
+    for (int i = 0; i < 256; i++) {
+        maps[i] = (float)(i - 127) / 128;
+        maps[256 + i] = (float)i / 255;
+    }
+    PW_PASS(pw_dev_put(dev, t[X_MAPS].data, maps, sizeof maps));
+    return pw_adamw8(dev, t[X_P], t[X_M], t[X_MS], t[X_V], t[X_VS], t[X_G], t[X_MAPS], &h);
+}
+static const struct family adamw8 = { "adamw8", adamw8_setup, adamw8_forward, NULL, adamw_bound, NULL };
+
 const struct op_case op_cases_elements[] = {
     { &elements, { 1 }, F32, 0, { 0 } }, { &elements, { 37 }, F32, 0, { 0 } }, { &elements, { 20001 }, F32, 0, { 0 } },
     { &embed, { 5, 7, 9 }, F32, CASE_GRAD, { 0 } }, { &embed, { 300, 50, 128 }, F32, 0, { 0 } }, { &embed, { 17, 33, 65 }, BF, 0, { 0 } },
@@ -181,5 +228,8 @@ const struct op_case op_cases_elements[] = {
     { &rows, { 1, 3 }, F32, 0, { 0 } }, { &rows, { 40, 33 }, F32, 0, { 0 } }, { &rows, { 200, 130 }, F32, 0, { 0 } },
     { &adamw, { 1, 1 }, F32, 0, { 1e-3, 0, 1 } }, { &adamw, { 1003, 1 }, F32, 0, { 1e-2, 0.1, 0.3 } },
     { &adamw, { 20000, 100 }, F32, 0, { 1e-2, 0.1, 1 } },
+    { &adamw8, { 1, 1 }, F32, 0, { 1e-3, 0, 1 } }, { &adamw8, { 256, 3 }, F32, 0, { 1e-2, 0, 0.3 } }, { &adamw8, { 1003, 2 }, F32, 0, { 1e-2, 0.1, 0.3 } },
+    { &adamw8, { 20000, 100 }, F32, 0, { 1e-2, 0.1, 1 } },
+    { &lion, { 1 }, F32, 0, { 1e-3, 0, 1 } }, { &lion, { 1003 }, F32, 0, { 1e-2, 0.1, 0.5 } }, { &lion, { 20000 }, F32, 0, { 1e-2, 0.1, 1 } },
 };
 const int op_cases_elements_n = (int)(sizeof op_cases_elements / sizeof *op_cases_elements);

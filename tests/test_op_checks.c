@@ -41,6 +41,23 @@ START_TEST(aliasing)
 }
 END_TEST
 
+START_TEST(states_in_8_bits)
+{
+    uint8_t m[600] = { 0 }, v[600] = { 0 };
+    float scales[6] = { 0 };
+    struct pw_tensor p = pw_tensor1(buffer, PW_F32, 600), g = pw_tensor1(other, PW_F32, 600), mt = pw_tensor1(m, PW_U8, 600), vt = pw_tensor1(v, PW_U8, 600);
+    struct pw_tensor ms = pw_tensor1(scales, PW_F32, 3), vs = pw_tensor1(scales + 3, PW_F32, 3), maps = pw_tensor1(third, PW_F32, 512);
+    const struct pw_adamw h = { .lr = 1, .beta1 = 0.9, .beta2 = 0.99, .step = 1, .grad_scale = 1 };
+    ck_ok(pw_adamw8(dev, p, mt, ms, vt, vs, g, maps, &h));
+    ck_fails(pw_adamw8(dev, p, mt, pw_tensor1(scales, PW_F32, 2), vt, vs, g, maps, &h), PW_E_FAIL, "adamw8: m_scale: expected (3) f32, got (2) f32");
+    ck_fails(pw_adamw8(dev, p, pw_tensor1(m, PW_I8, 600), ms, vt, vs, g, maps, &h), PW_E_FAIL, "adamw8: m: expected (600) u8, got (600) i8");
+    ck_fails(pw_adamw8(dev, p, mt, ms, mt, vs, g, maps, &h), PW_E_FAIL, "adamw8: m and v share memory");
+    ck_fails(pw_adamw8(dev, p, mt, ms, vt, vs, g, pw_tensor1(third, PW_F32, 256), &h), PW_E_FAIL, "adamw8: maps: expected (512) f32");
+    ck_fails(pw_lion(dev, p, p, g, &h), PW_E_FAIL, "lion: p and m share memory");
+    ck_fails(pw_lion(dev, p, ms, g, &h), PW_E_FAIL, "lion: m: expected (600) f32");
+}
+END_TEST
+
 START_TEST(ids)
 {
     int32_t id[3] = { 0, 2, 5 };
@@ -142,6 +159,7 @@ int main(void)
     Suite *s = suite_create("op_checks");
     TCase *t = tcase_create("checks");
     tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_test(t, states_in_8_bits);
     tcase_add_test(t, shapes);
     tcase_add_test(t, aliasing);
     tcase_add_test(t, ids);

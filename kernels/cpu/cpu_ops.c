@@ -233,6 +233,57 @@ int cpu_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct
     return 0;
 }
 
+/* One block of 8-bit averages; every product is f32 and rounded, as on every level. */
+static void adamw8_block(int64_t n, float *p, uint8_t *mc, float *m_scale, uint8_t *vc, float *v_scale, const float *g, const float *map, const struct pw_adamw *h)
+{
+    const float c1 = (float)(1 / (1 - pow(h->beta1, (double)h->step))), c2 = (float)(1 / (1 - pow(h->beta2, (double)h->step)));
+    const float b1 = (float)h->beta1, b2 = (float)h->beta2, a1 = (float)(1 - h->beta1), a2 = (float)(1 - h->beta2);
+    const float lr = (float)h->lr, eps = (float)h->eps, decay = (float)h->weight_decay, gs = (float)h->grad_scale;
+    float m[PW_STATE8_BLOCK], v[PW_STATE8_BLOCK], m_top = 0, v_top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const float gi = g[i] * gs;
+        m[i] = b1 * (map[mc[i]] * *m_scale) + a1 * gi;
+        v[i] = b2 * (map[256 + vc[i]] * *v_scale) + a2 * gi * gi;
+        p[i] -= lr * (m[i] * c1 / (sqrtf(v[i] * c2) + eps) + decay * p[i]);
+        m_top = fmaxf(m_top, fabsf(m[i]));
+        v_top = fmaxf(v_top, v[i]);
+    }
+    *m_scale = m_top;
+    *v_scale = v_top;
+    const float m_inverse = m_top > 0 ? 1 / m_top : 0, v_inverse = v_top > 0 ? 1 / v_top : 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int code = pw_state8_code(map, m[i] * m_inverse);
+        mc[i] = (uint8_t)(code - (m[i] < 0 && map[code] >= 0));
+        vc[i] = (uint8_t)pw_state8_code(map + 256, v[i] * v_inverse);
+    }
+}
+
+int cpu_adamw8(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor m_scale, struct pw_tensor v, struct pw_tensor v_scale,
+               struct pw_tensor g, struct pw_tensor maps, const struct pw_adamw *h)
+{
+    const int64_t n = pw_count(p);
+#pragma omp parallel for num_threads(dev->threads) if (n > PIECE)
+    for (int64_t i = 0; i < n; i += PW_STATE8_BLOCK)
+        adamw8_block(cpu_min(PW_STATE8_BLOCK, n - i), (float *)p.data + i, (uint8_t *)m.data + i, (float *)m_scale.data + i / PW_STATE8_BLOCK,
+                     (uint8_t *)v.data + i, (float *)v_scale.data + i / PW_STATE8_BLOCK, (const float *)g.data + i, maps.data, h);
+    return 0;
+}
+
+int cpu_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor g, const struct pw_adamw *h)
+{
+    const int64_t n = pw_count(p);
+    const float b1 = (float)h->beta1, b2 = (float)h->beta2, a1 = (float)(1 - h->beta1), a2 = (float)(1 - h->beta2);
+    const float lr = (float)h->lr, decay = (float)h->weight_decay, gs = (float)h->grad_scale, *gv = g.data;
+    float *pv = p.data, *mv = m.data;
+#pragma omp parallel for num_threads(dev->threads) if (n > PIECE)
+    for (int64_t i = 0; i < n; i++) {
+        const float gi = gv[i] * gs, c = b1 * mv[i] + a1 * gi;
+        pv[i] -= lr * ((float)((c > 0) - (c < 0)) + decay * pv[i]);
+        mv[i] = b2 * mv[i] + a2 * gi;
+    }
+    return 0;
+}
+
 /* Blocks may begin in the middle of a byte's row but never of a byte: the block size is even. Tasks are whole blocks. */
 int cpu_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
 {

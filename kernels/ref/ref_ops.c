@@ -250,3 +250,45 @@ int ref_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct
     }
     return 0;
 }
+
+int ref_adamw8(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor m_scale, struct pw_tensor v, struct pw_tensor v_scale,
+               struct pw_tensor g, struct pw_tensor maps, const struct pw_adamw *h)
+{
+    (void)dev;
+    const float *map = maps.data;
+    float *ms = m_scale.data, *vs = v_scale.data;
+    uint8_t *mc = m.data, *vc = v.data;
+    const double c1 = 1 - pow(h->beta1, (double)h->step), c2 = 1 - pow(h->beta2, (double)h->step);
+    for (int64_t b = 0, n = pw_count(p); b * PW_STATE8_BLOCK < n; b++) {
+        const int64_t first = b * PW_STATE8_BLOCK, count = n - first < PW_STATE8_BLOCK ? n - first : PW_STATE8_BLOCK;
+        double mi[PW_STATE8_BLOCK], vi[PW_STATE8_BLOCK], m_top = 0, v_top = 0;
+        for (int64_t k = 0; k < count; k++) {
+            const int64_t i = first + k;
+            const double gi = ref_get(g, i) * h->grad_scale, pi = ref_get(p, i);
+            mi[k] = h->beta1 * map[mc[i]] * ms[b] + (1 - h->beta1) * gi;
+            vi[k] = h->beta2 * map[256 + vc[i]] * vs[b] + (1 - h->beta2) * gi * gi;
+            m_top = fmax(m_top, fabs(mi[k]));
+            v_top = fmax(v_top, vi[k]);
+            ref_put(p, i, pi - h->lr * (mi[k] / c1 / (sqrt(vi[k] / c2) + h->eps) + h->weight_decay * pi));
+        }
+        ms[b] = (float)m_top;
+        vs[b] = (float)v_top;
+        for (int64_t k = 0; k < count; k++) {
+            const int code = pw_state8_code(map, m_top > 0 ? (float)(mi[k] / m_top) : 0);
+            mc[first + k] = (uint8_t)(code - (mi[k] < 0 && map[code] >= 0));
+            vc[first + k] = (uint8_t)pw_state8_code(map + 256, v_top > 0 ? (float)(vi[k] / v_top) : 0);
+        }
+    }
+    return 0;
+}
+
+int ref_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor g, const struct pw_adamw *h)
+{
+    (void)dev;
+    for (int64_t i = 0, n = pw_count(p); i < n; i++) {
+        const double gi = ref_get(g, i) * h->grad_scale, mi = ref_get(m, i), pi = ref_get(p, i), c = h->beta1 * mi + (1 - h->beta1) * gi;
+        ref_put(p, i, pi - h->lr * ((c > 0) - (c < 0) + h->weight_decay * pi));
+        ref_put(m, i, h->beta2 * mi + (1 - h->beta2) * gi);
+    }
+    return 0;
+}
