@@ -242,6 +242,8 @@ START_TEST(loss_falls)
 {
     falls("adapter: {r: 8, alpha: 16}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 2e-2, warmup: 5}\n", 60, 0.8);
     falls("adapter: {kind: full}\ntrain: {batch_size: 4, accumulate: 1, steps: 60, lr: 1e-2, warmup: 5}\n", 60, 0.5);
+    falls("adapter: {r: 128, alpha: 16}\ntrain: {optimizer: adamw8, batch_size: 4, accumulate: 1, steps: 60, lr: 2e-2, warmup: 5}\n", 60, 0.8);
+    falls("adapter: {r: 8, alpha: 16, lora_plus: 8}\ntrain: {optimizer: lion, betas: [0.9, 0.99], batch_size: 4, accumulate: 1, steps: 60, lr: 1e-3, warmup: 5}\n", 60, 0.8);
     falls("adapter: {r: 8, alpha: 16}\ntrain: {objective: dpo, batch_size: 4, accumulate: 1, steps: 40, lr: 1e-2, warmup: 5}\n", 40, 0.5);
     falls("adapter: {kind: full}\ntrain: {objective: dpo, batch_size: 4, accumulate: 1, steps: 40, lr: 1e-2, warmup: 5}\n", 40, 0.5);
     falls("adapter: {kind: full}\ntrain: {objective: kto, batch_size: 8, accumulate: 1, steps: 40, lr: 1e-2, warmup: 5}\n", 40, 0.8);
@@ -286,6 +288,8 @@ START_TEST(saved_and_restored)
     save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {batch_size: 2, accumulate: 2, epochs: 12}\n", 9);
     save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {objective: dpo, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
     save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {objective: kto, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
+    save_and_restore("adapter: {r: 128, dropout: 0.1}\ntrain: {optimizer: adamw8, batch_size: 2, accumulate: 2, epochs: 12}\n", 9);   /* some averages in 8 bits */
+    save_and_restore("adapter: {r: 4}\ntrain: {optimizer: lion, batch_size: 2, accumulate: 2, epochs: 12, lr: 1e-3}\n", 9);
     save_and_restore("adapter: {kind: full}\ntrain: {objective: dpo, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
 }
 END_TEST
@@ -329,6 +333,16 @@ START_TEST(schedule)
     ck_close(pw_schedule_lr(&r, 12, 20), 0.5, 0, 1e-12);
     r.schedule = "linear";
     ck_close(pw_schedule_lr(&r, 16, 20), 0.25, 0, 1e-12);
+    r.lr_end = 0.1;    /* the floor */
+    ck_close(pw_schedule_lr(&r, 20, 20), 0.1, 0, 1e-12);
+    r.schedule = "cosine";
+    ck_close(pw_schedule_lr(&r, 12, 20), 0.55, 0, 1e-12);
+    r.schedule = "wsd";
+    r.decay = 0.5;
+    ck_close(pw_schedule_lr(&r, 10, 20), 1, 0, 1e-12);
+    ck_close(pw_schedule_lr(&r, 15, 20), 0.55, 0, 1e-12);
+    r.schedule = "constant";
+    ck_close(pw_schedule_lr(&r, 19, 20), 1, 0, 1e-12);
     r.warmup = 0.03;   /* a share is rounded up */
     ck_assert_int_eq(pw_schedule_warmup(&r, 100), 3);
     ck_assert_int_eq(pw_schedule_warmup(&r, 101), 4);

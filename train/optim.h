@@ -1,30 +1,37 @@
-/* The optimiser: what is trained, the gradients, and AdamW's two averages (the first is SGD's momentum), laid out in one pool.
+/* The optimiser: what is trained, the gradients, and the averages that its kind keeps, laid out in one pool.
  *
- * A slot is one trained tensor. Gradients and averages of all slots are contiguous regions (64 bytes apart), so that clearing, the norm
- * and saving are one sweep each. Parameters lie where their owner put them. Knows nothing of models. */
+ * A slot is one trained tensor. Gradients of all slots are one contiguous region (64 bytes apart), so that clearing is one sweep; averages lie
+ * together likewise. Parameters lie where their owner put them. AdamW keeps two averages in f32; AdamW8 keeps them in 8 bits with a scale for each
+ * 256 elements (tensors of fewer than PW_OPTIM_SMALL elements stay in f32, as bitsandbytes has it); Lion and SGD keep one. Knows nothing of models. */
 #ifndef PW_TRAIN_OPTIM_H
 #define PW_TRAIN_OPTIM_H
 
 #include "kernels/op.h"
 
+enum pw_optim_kind { PW_OPTIM_ADAMW, PW_OPTIM_ADAMW8, PW_OPTIM_LION, PW_OPTIM_SGD };
+enum { PW_OPTIM_SMALL = 4096 };
 struct pw_slot {
     const char *name;
     struct pw_tensor value;      /* f32, contiguous */
-    struct pw_tensor grad, m, v; /* the same shape */
+    struct pw_tensor grad;       /* the same shape */
+    struct pw_tensor m, v;       /* averages: the same shape f32, or (elements) u8; none where the kind keeps none */
+    struct pw_tensor m_scale, v_scale; /* of u8 averages */
     bool decay;                  /* weight decay applies */
+    double rate;                 /* times the learning rate; 0 reads as 1 */
 };
 struct pw_optim {
+    enum pw_optim_kind kind;
     struct pw_slot *slots; size_t n;      /* slots and names belong to the caller */
-    char *grads, *m, *v; size_t region;   /* bytes of each of the three regions */
+    char *grads; size_t region;           /* of all gradients */
     struct pw_tensor norm2;               /* (1) f64 */
+    struct pw_tensor maps;                /* (512) f32 of AdamW8, else none */
 };
-/* Bytes of one region: of gradients, and of each of the two averages. */
-size_t pw_optim_region(const struct pw_slot *slots, size_t n);
-size_t pw_optim_bytes(const struct pw_slot *slots, size_t n);            /* what pw_optim_place takes from the pool */
-int pw_optim_place(struct pw_optim *o, struct pw_pool *pool, struct pw_slot *slots, size_t n);
+size_t pw_optim_region(const struct pw_slot *slots, size_t n);                            /* bytes of the gradients */
+size_t pw_optim_bytes(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n);    /* what pw_optim_place takes from the pool */
+size_t pw_optim_state_bytes(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n); /* of parameters and averages: what a saved state holds */
+int pw_optim_place(struct pw_optim *o, struct pw_pool *pool, enum pw_optim_kind kind, struct pw_slot *slots, size_t n);
 int pw_optim_clear(struct pw_dev *dev, struct pw_optim *o);              /* gradients = 0 */
 int pw_optim_norm(struct pw_dev *dev, struct pw_optim *o, double *norm); /* of all gradients together, before clipping */
-int pw_optim_step(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h); /* AdamW */
-/* SGD with momentum beta1 (0: none), as in PyTorch: m = beta1 m + grad_scale g; p -= lr (m + weight_decay p). v stays as it is. */
-int pw_optim_sgd(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h);
+/* One step by the kind. SGD has momentum beta1 (0: none), as in PyTorch: m = beta1 m + grad_scale g; p -= lr (m + weight_decay p). */
+int pw_optim_step(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h);
 #endif

@@ -269,6 +269,7 @@ static int check_objective(struct pw_recipe *r)
 static int check_whole(struct pw_recipe *r)
 {
     PW_PASS(check_objective(r));
+    PW_CHECK(r->lora_plus == 1 || strcmp(r->kind, "full") != 0, PW_E_USAGE, "%s: adapter.lora_plus needs adapter.kind: lora (got full)", r->source);
     PW_CHECK(r->model || r->fresh, PW_E_USAGE, "%s: model: is missing", r->source);
     PW_CHECK(!r->model || !r->fresh, PW_E_USAGE, "%s: model.path and model.fresh exclude each other", r->source);
     PW_CHECK(r->n_train > 0, PW_E_USAGE, "%s: data.train: is missing", r->source);

@@ -27,6 +27,7 @@ struct pw_recipe {
     double alpha, dropout;
     const char *targets;                  /* "all-linear" or "q_proj,v_proj" */
     bool rslora;
+    double lora_plus;
     const char *init, *init_from;         /* init_from: adapter folder to go on from, or NULL */
     /* data */
     struct pw_data_file *train; size_t n_train;
@@ -39,6 +40,7 @@ struct pw_recipe {
     const char *objective, *schedule, *optimizer;
     int64_t epochs, steps, batch_size, accumulate;
     double lr, lr_end, warmup, decay;
+    const char *no_decay;                 /* parts of names, or "none" */
     double beta;                          /* after reading: never 0, the objective's own where none was given */
     const char *dpo_loss;
     double label_smoothing, rpo_alpha, gamma, desirable_weight, undesirable_weight;

@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "data/h5.h"
 
-enum { LAYOUT = 1 };
+enum { LAYOUT = 2 };
 
 void pw_state_free(struct pw_state *s)
 {
@@ -22,6 +22,7 @@ void pw_state_free(struct pw_state *s)
 struct part { const char *group; size_t offset; };
 static const struct part parts[] = {
     {"value", offsetof(struct pw_slot, value)}, {"m", offsetof(struct pw_slot, m)}, {"v", offsetof(struct pw_slot, v)},
+    {"m_scale", offsetof(struct pw_slot, m_scale)}, {"v_scale", offsetof(struct pw_slot, v_scale)},
 };
 enum { PARTS = sizeof parts / sizeof parts[0], NAME_BYTES = 600 };
 
@@ -33,6 +34,11 @@ static struct pw_tensor part_of(const struct pw_slot *s, const struct part *p)
 static void name_of(char name[NAME_BYTES], const struct pw_slot *s, const struct part *p)
 {
     snprintf(name, NAME_BYTES, "%s/%s", p->group, s->name);
+}
+
+static enum pw_h5_type stored(struct pw_tensor t)
+{
+    return t.dtype == PW_U8 ? PW_H5_U8 : PW_H5_F32;
 }
 
 /* On host devices tensors are written from where they lie; elsewhere through `host`, room for the largest. */
@@ -55,10 +61,12 @@ static int put_tensors(struct pw_h5_out *h, const struct pw_optim *o, struct pw_
     for (size_t i = 0; i < o->n; i++)
         for (int k = 0; k < PARTS; k++) {
             struct pw_tensor t = part_of(&o->slots[i], &parts[k]);
+            if (!t.data)
+                continue;
             name_of(name, &o->slots[i], &parts[k]);
             if (!dev->host)
                 PW_PASS(pw_dev_get(dev, host, t.data, pw_bytes(t)));
-            PW_PASS(pw_h5_put(h, name, PW_H5_F32, dev->host ? t.data : host, t.ndim, t.shape));
+            PW_PASS(pw_h5_put(h, name, stored(t), dev->host ? t.data : host, t.ndim, t.shape));
         }
     return 0;
 }
@@ -69,8 +77,10 @@ static int get_tensors(struct pw_h5_in *in, const struct pw_optim *o, struct pw_
     for (size_t i = 0; i < o->n; i++)
         for (int k = 0; k < PARTS; k++) {
             struct pw_tensor t = part_of(&o->slots[i], &parts[k]);
+            if (!t.data)
+                continue;
             name_of(name, &o->slots[i], &parts[k]);
-            PW_PASS(pw_h5_get(in, name, PW_H5_F32, dev->host ? t.data : host, t.ndim, t.shape));
+            PW_PASS(pw_h5_get(in, name, stored(t), dev->host ? t.data : host, t.ndim, t.shape));
             if (!dev->host)
                 PW_PASS(pw_dev_put(dev, t.data, host, pw_bytes(t)));
         }

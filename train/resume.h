@@ -1,9 +1,9 @@
 /* Saved states: everything a run needs to go on and end with the same bytes, in one HDF5 file a state.
  *
- * A state holds what is trained, both averages of the optimiser, the position (step, epoch, pass), the log's length, the best evaluation,
+ * A state holds what is trained, the averages of the optimiser, the position (step, epoch, pass), the log's length, the best evaluation,
  * the effective recipe, and hashes of base and data. Random numbers are counters, so the position is all there is to them. Files
  * appear whole or not at all (data/h5.h); the newest valid one is taken, and those before it that are not are named.
- * Layout: value/NAME, m/NAME, v/NAME (f32), and the scalars and texts of struct pw_state. */
+ * Layout: value/NAME, m/NAME, v/NAME (f32, or u8 codes with m_scale/NAME, v_scale/NAME; what the optimiser does not keep is not there), and the scalars and texts of struct pw_state. */
 #ifndef PW_TRAIN_RESUME_H
 #define PW_TRAIN_RESUME_H
 

@@ -208,7 +208,7 @@ int pw_run_fill_budget(struct pw_run *run)
     pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
     pw_trainer_budget(t, b);
     /* A state is written, mapped and hashed. Weights that are converted for the output come later and are fewer bytes: they have its place. */
-    pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", 3 * pw_optim_region(t->slots, t->n_slots));
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", pw_optim_state_bytes(t->kind, t->slots, t->n_slots));
     pw_budget_add(b, PW_BUDGET_SCRATCH, "writing the curves", (size_t)t->epochs.steps * PW_RUN_LOG_BYTES);
     run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() + pw_rss_bytes();
     return 0;

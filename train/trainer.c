@@ -10,6 +10,27 @@
 
 /* ---- what is trained ---- */
 
+static enum pw_optim_kind kind_of(const char *optimizer)
+{
+    static const char *const names[] = {[PW_OPTIM_ADAMW] = "adamw", [PW_OPTIM_ADAMW8] = "adamw8", [PW_OPTIM_LION] = "lion", [PW_OPTIM_SGD] = "sgd"};
+    int k = 0;
+    while (strcmp(names[k], optimizer) != 0)     /* the recipe has checked it */
+        k++;
+    return (enum pw_optim_kind)k;
+}
+
+/* Is one of the comma-separated words part of the name? "none" is none. */
+static bool named(const char *words, const char *name)
+{
+    for (const char *at = words; *at;) {
+        const size_t n = strcspn(at, ",");
+        if (n > 0 && !(n == 4 && strncmp(at, "none", 4) == 0) && memmem(name, strlen(name), at, n))
+            return true;
+        at += n + (at[n] == ',');
+    }
+    return false;
+}
+
 static int slots_of_adapter(struct pw_trainer *t)
 {
     struct pw_adapter *a = t->set.adapter;
@@ -18,8 +39,8 @@ static int slots_of_adapter(struct pw_trainer *t)
     for (size_t i = 0; i < a->n; i++) {
         const struct pw_adapter_module *m = &a->modules[i];
         struct pw_slot *s = &t->slots[2 * i];
-        s[0] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_A", m->name), .value = m->lora.a, .decay = true};
-        s[1] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_B", m->name), .value = m->lora.b, .decay = true};
+        s[0] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_A", m->name), .value = m->lora.a};
+        s[1] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_B", m->name), .value = m->lora.b, .rate = t->set.recipe->lora_plus};
         PW_CHECK(s[0].name && s[1].name, PW_E_NOMEM, "out of memory for names");
     }
     t->n_slots = 2 * a->n;
@@ -34,7 +55,7 @@ static int slots_of_model(struct pw_trainer *t)
     t->slots = pw_arena_array(&t->arena, n, sizeof *t->slots);
     PW_CHECK(t->slots, PW_E_NOMEM, "out of memory for %zu trained tensors", n);
     for (size_t i = 0; i < n; i++)
-        t->slots[i] = (struct pw_slot){.name = params[i].name, .value = params[i].value, .decay = params[i].value.ndim >= 2};
+        t->slots[i] = (struct pw_slot){.name = params[i].name, .value = params[i].value};
     t->n_slots = n;
     return 0;
 }
@@ -77,8 +98,11 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
         t->shape.tokens = t->eval_plan->max_tokens;
     t->shape.sequences = most_rows(t);
     PW_PASS(set->adapter ? slots_of_adapter(t) : slots_of_model(t));
-    for (size_t i = 0; i < t->n_slots; i++)
+    t->kind = kind_of(r->optimizer);
+    for (size_t i = 0; i < t->n_slots; i++) {
+        t->slots[i].decay = t->slots[i].value.ndim >= 2 && !named(r->no_decay, t->slots[i].name);
         t->parameters += pw_count(t->slots[i].value);
+    }
     return 0;
 }
 
@@ -101,7 +125,7 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     pw_budget_add(b, PW_BUDGET_STATIC, "reference log-probabilities",
                   pw_preference_bytes(&t->preference.objective, t->set.train, t->eval_plan ? t->set.eval : NULL, most_rows(t)));
     pw_budget_add(b, PW_BUDGET_STATIC, "gradients", region);
-    pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->slots, t->n_slots) - region);
+    pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->kind, t->slots, t->n_slots) - region);
     pw_budget_add(b, PW_BUDGET_SAVED, saved_name(t), bytes.saved);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "pass", bytes.scratch);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "operations", bytes.device);
@@ -115,7 +139,7 @@ int pw_trainer_start(struct pw_trainer *t)
     struct pw_pass_bytes bytes;
     size_t adapter = t->set.adapter ? pw_pool_round(pw_adapter_bytes(t->set.adapter)) : 0;
     pw_pass_size(m, &t->shape, &bytes);
-    PW_TRY(pw_pool_open(&t->pool, m->dev, adapter + pw_optim_bytes(t->slots, t->n_slots) + bytes.saved + bytes.scratch, "training"), "taking the planned memory");
+    PW_TRY(pw_pool_open(&t->pool, m->dev, adapter + pw_optim_bytes(t->kind, t->slots, t->n_slots) + bytes.saved + bytes.scratch, "training"), "taking the planned memory");
     PW_PASS(pw_dev_reserve(m->dev, bytes.device));
     if (t->set.adapter) {
         /* Shapes were attached for planning; now the tensors get their place, and the model and the slots see it. */
@@ -128,7 +152,7 @@ int pw_trainer_start(struct pw_trainer *t)
         }
         PW_PASS(pw_model_attach(m, t->set.adapter));
     }
-    PW_PASS(pw_optim_place(&t->optim, &t->pool, t->slots, t->n_slots));
+    PW_PASS(pw_optim_place(&t->optim, &t->pool, t->kind, t->slots, t->n_slots));
     PW_PASS(pw_pass_place(&t->pass, m, &t->shape, &t->pool, &t->arena));
     PW_PASS(pw_pass_connect(&t->pass, &t->optim));
     PW_PASS(pw_packed_init(&t->packed, &t->arena, t->shape.tokens, most_rows(t)));
@@ -279,7 +303,7 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
             .lr = report->lr, .beta1 = r->betas[0], .beta2 = r->betas[1], .eps = r->eps, .weight_decay = r->weight_decay, .step = t->step + 1,
             .grad_scale = r->clip > 0 && report->grad_norm > r->clip ? r->clip / report->grad_norm : 1,
         };
-        PW_PASS(strcmp(r->optimizer, "sgd") == 0 ? pw_optim_sgd(dev, &t->optim, &h) : pw_optim_step(dev, &t->optim, &h));
+        PW_PASS(pw_optim_step(dev, &t->optim, &h));
     }
     t->step++;
     t->at = last;

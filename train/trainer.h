@@ -28,6 +28,7 @@ struct pw_trainer {
     struct pw_packing_options packing;
     struct pw_packing *eval_plan;       /* NULL: no evaluation */
     struct pw_pass_shape shape;
+    enum pw_optim_kind kind;
     struct pw_slot *slots; size_t n_slots;
     int64_t parameters;                 /* trained */
     struct pw_arena arena;
