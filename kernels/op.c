@@ -8,6 +8,7 @@
 #include <string.h>
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "kernels/blocks.h"
 
 /* ---- one tensor ---- */
 
@@ -144,8 +145,11 @@ static int good_weight(const struct pw_dev *dev, const char *op, const struct pw
     case PW_Q_INT8:
         PW_CHECK(w->absmax, PW_E_FAIL, "%s: w: int8 without absmax", op);
         break;
-    default:
-        return pw_error(PW_E_FAIL, "%s: w: unknown weight type %d", op, (int)w->type);
+    default: {
+        const struct pw_block_type *b = pw_block_type(w->type);
+        PW_CHECK(b, PW_E_FAIL, "%s: w: unknown weight type %d", op, (int)w->type);
+        PW_CHECK(w->n_in % b->elements == 0, PW_E_FAIL, "%s: w: expected rows of whole %s blocks of %d, got %" PRId64 " elements", op, b->name, b->elements, w->n_in);
+    }
     }
     if (w->lora) {
         PW_CHECK(w->lora->r >= 1, PW_E_FAIL, "%s: w: adapter of rank %d", op, w->lora->r);
@@ -535,6 +539,8 @@ int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
 {
     PW_CHECK(w && w->type != PW_Q_DENSE && !w->absmax_q, PW_E_FAIL, "encode: w: expected memory of a quantised type with f32 scales");
     PW_PASS(good_weight(dev, "encode", w, PW_F32));
+    const struct pw_block_type *b = pw_block_type(w->type);
+    PW_CHECK(!b || b->encode, PW_E_UNSUPPORTED, "encode: w: %s is only read, never made", pw_qtype_name(w->type));
     PW_PASS(want2("encode", "x", x, PW_F32, w->n_out, w->n_in));
     struct named outs[] = { { "w", weight_view(w) } }, ins[] = { NAMED(x) };
     APART("encode", outs, ins);

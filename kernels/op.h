@@ -98,7 +98,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  * lion        p, m, g same shape f32: c = beta1 m + (1 - beta1) g; p -= lr (sign(c) + weight_decay p), sign(0) = 0;
  *             m = beta2 m + (1 - beta2) g (Chen et al. 2023). eps and step do not matter; g is multiplied by grad_scale first.
  * encode      quantises x (n_out, n_in) f32 into the memory that w points to; w->type says how. NF4/FP4: bitsandbytes' rule, bit for bit,
- *             and a block of zeros encodes to the code of 0. Nested quantisation is quant/'s.
+ *             and a block of zeros encodes to the code of 0. GGUF types: kernels/blocks.h. Nested quantisation is quant/'s.
  * decode      out (n, n_in) f32 or activation = rows first_row.. of w. */
 
 /* Scratch bytes an op wants on this device; pw_dev_reserve the largest before the work. */

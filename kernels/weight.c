@@ -1,19 +1,26 @@
 /* Weights: sizes, names, and the scalar definition of the quantised formats (what one code means, which code a value gets).
  * The layouts are described in weight.h. No loops over matrices here: those are ops. */
 #include "kernels/weight.h"
+#include "kernels/blocks.h"
 
 #include <math.h>
 #include <string.h>
 #include "base/error.h"
 #include "kernels/dev.h"
 
-static const char *const names[PW_QTYPES] = { [PW_Q_DENSE] = "dense", [PW_Q_NF4] = "nf4", [PW_Q_FP4] = "fp4", [PW_Q_INT8] = "int8" };
+static const char *const names[] = { [PW_Q_DENSE] = "dense", [PW_Q_NF4] = "nf4", [PW_Q_FP4] = "fp4", [PW_Q_INT8] = "int8" };
 
-const char *pw_qtype_name(enum pw_qtype t) { return (unsigned)t < PW_QTYPES ? names[t] : "?"; }
+const char *pw_qtype_name(enum pw_qtype t)
+{
+    const struct pw_block_type *b = pw_block_type(t);
+    return b ? b->name : (size_t)t < sizeof names / sizeof *names ? names[t] : "?";
+}
 
 int64_t pw_weight_blocks(const struct pw_weight *w)
 {
     if (w->type == PW_Q_INT8) return w->n_out;
+    const struct pw_block_type *b = pw_block_type(w->type);
+    if (b) return w->n_out * (w->n_in / b->elements);
     if (w->type == PW_Q_DENSE || w->block < 1) return 0;
     return (w->n_out * w->n_in + w->block - 1) / w->block;
 }
@@ -21,13 +28,15 @@ int64_t pw_weight_blocks(const struct pw_weight *w)
 size_t pw_weight_data_bytes(const struct pw_weight *w)
 {
     size_t n = (size_t)w->n_out * (size_t)w->n_in;
+    const struct pw_block_type *b = pw_block_type(w->type);
+    if (b) return (size_t)pw_weight_blocks(w) * (size_t)b->bytes;
     return w->type == PW_Q_DENSE ? n * pw_dtype_bytes(w->dtype) : w->type == PW_Q_INT8 ? n : (n + 1) / 2;
 }
 
 size_t pw_weight_bytes(const struct pw_weight *w)
 {
     size_t blocks = (size_t)pw_weight_blocks(w), bytes = pw_weight_data_bytes(w);
-    if (w->type == PW_Q_DENSE) return bytes;
+    if (w->type == PW_Q_DENSE || pw_block_type(w->type)) return bytes;
     if (!w->absmax_q) return bytes + blocks * sizeof(float);
     size_t nested = w->nested_block > 0 ? (blocks + (size_t)w->nested_block - 1) / (size_t)w->nested_block : 0;
     return bytes + blocks + (nested + 256 + 1) * sizeof(float);

@@ -4,6 +4,7 @@
  * Block types NF4 and FP4 are laid out as bitsandbytes does: the matrix is flattened row-major and cut into blocks of
  * `block` elements over the flat sequence (a row need not be a multiple of it, the last block may be short); element 2i of
  * the sequence is the HIGH nibble of byte i, 2i+1 the LOW one; value = table[code] * absmax[flat / block].
+ * The block types of GGUF (Q8_0, Q4_K, ...) hold their scales inside their blocks, each row being whole blocks: kernels/blocks.h.
  * With double quantisation (nested): absmax[b] = nested_code[absmax_q[b]] * nested_absmax[b / nested_block] + nested_offset. */
 #ifndef PW_KERNELS_WEIGHT_H
 #define PW_KERNELS_WEIGHT_H
@@ -13,7 +14,13 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-enum pw_qtype { PW_Q_DENSE, PW_Q_NF4, PW_Q_FP4, PW_Q_INT8, PW_QTYPES };
+enum pw_qtype {
+    PW_Q_DENSE, PW_Q_NF4, PW_Q_FP4, PW_Q_INT8,
+#define PW_BLOCK(id, ...) PW_Q_##id,
+#include "kernels/blocks.def" /* PW_Q_Q8_0, PW_Q_Q4_0, ... */
+#undef PW_BLOCK
+    PW_QTYPES
+};
 
 struct pw_lora {             /* y += scale * (dropout(x) A^T) B^T */
     int r;
@@ -25,7 +32,7 @@ struct pw_weight {
     int64_t n_out, n_in;
     enum pw_qtype type;
     enum pw_dtype dtype;          /* dense: of data; quantised: what it was before ("dtype" of the quant state) */
-    const void *data;             /* dense elements, or packed codes, ceil(n_out*n_in/2) bytes for 4-bit types */
+    const void *data;             /* dense elements, or packed codes, ceil(n_out*n_in/2) bytes for NF4 and FP4; GGUF types: all there is */
     const float *absmax;          /* (blocks) f32; NULL when nested. INT8: one per row, value = code * (absmax[row] / 127) */
     const uint8_t *absmax_q;      /* (blocks); NULL when not nested */
     const float *nested_absmax;   /* (ceil(blocks / nested_block)) */

@@ -4,10 +4,29 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "kernels/blocks.h"
 
 /* ---- linear; p: T, K, N, R; x: dropout. A sum of K, plus the adapter: xa errs by sum_bound(K) / (1-p) and R of them are added with scale 0.5.
  * Gradients are sums of N (dx), T (dw, dbias), and twofold sums for da, db ---- */
 enum { L_X, L_W, L_BIAS, L_A, L_B, L_Y, L_XA, L_DY, L_DX, L_DW, L_DBIAS, L_DA, L_DB };
+
+/* Blocks of a GGUF type with values within [-1, 1]: random codes under f16 scales small enough for them. */
+static void random_blocks(struct problem *p, const struct pw_block_type *b, struct pw_rng *r)
+{
+    const bool k = b->elements > 32, minimum = b->type == PW_Q_Q4_1 || b->type == PW_Q_Q5_1 || b->type == PW_Q_Q4_K || b->type == PW_Q_Q5_K;
+    /* the largest product of codes that a scale is multiplied by */
+    const double most = b->type == PW_Q_Q6_K ? 128.0 * 32 : k ? 63.0 * 31 : b->type == PW_Q_Q8_0 || b->type == PW_Q_IQ4_NL ? 128 : 31;
+    int64_t blocks = pw_weight_blocks(&p->w);
+    uint8_t *data = hold(p, (size_t)(blocks * b->bytes));
+    for (int64_t i = 0; i < blocks * b->bytes; i++) data[i] = (uint8_t)pw_rng_below(r, 256);
+    for (int64_t i = 0; i < blocks; i++) {
+        uint16_t d = pw_f32_to_f16((float)((minimum ? 0.5 : 1) * pw_rng_uniform(r) / most));
+        uint16_t m = pw_f32_to_f16((float)(0.5 * pw_rng_uniform(r) / (k ? 63 : 1)));
+        memcpy(data + i * b->bytes + (b->type == PW_Q_Q6_K ? 208 : 0), &d, 2);
+        if (minimum) memcpy(data + i * b->bytes + 2, &m, 2);
+    }
+    p->w.data = data;
+}
 
 /* A quantised or 16-bit weight with values within [-1, 1], made by ref's encode. */
 static void quantise(struct problem *p, enum pw_qtype q, enum pw_dtype type, int64_t n_out, int64_t n_in, bool nested)
@@ -21,6 +40,10 @@ static void quantise(struct problem *p, enum pw_qtype q, enum pw_dtype type, int
         uint16_t *half = hold(p, (size_t)n * 2);
         for (int64_t i = 0; i < n; i++) half[i] = type == PW_BF16 ? pw_f32_to_bf16(value[i]) : pw_f32_to_f16(value[i]);
         p->w.data = half;
+        return;
+    }
+    if (pw_block_type(q)) {
+        random_blocks(p, pw_block_type(q), &r);
         return;
     }
     int64_t blocks = pw_weight_blocks(&p->w);
@@ -167,12 +190,26 @@ const struct op_case op_cases_linear[] = {
     { &linear, { 9, 65, 51, 3 }, I8, CASE_LORA, { 0 } }, { &linear, { 130, 96, 40, 130 }, BF, CASE_LORA, { 0 } },
     { &linear, { 6, 70, 30, 4 }, HF, 0, { 0 } }, { &linear, { 33, 64, 40, 8 }, NF4, CASE_LORA | CASE_NO_DX, { 0.1 } },
     { &linear, { 300, 24, 20, 8 }, F32, CASE_LORA | CASE_BIAS, { 0 } }, { &linear, { 140, 33, 12, 3 }, NF4, CASE_LORA, { 0.2 } },
+    /* the block types of GGUF: one row and few, more than one piece of 512, rows that are no multiple of a tile */
+    { &linear, { 2, 32, 3, 2 }, G(Q8_0), CASE_GRAD | CASE_LORA | CASE_BIAS, { 0 } }, { &linear, { 2, 32, 3, 2 }, G(Q5_1), CASE_GRAD, { 0 } },
+    { &linear, { 1, 256, 2, 2 }, G(Q4_K), CASE_GRAD, { 0 } }, { &linear, { 1, 256, 2, 2 }, G(Q6_K), CASE_GRAD, { 0 } },
+    { &linear, { 1, 96, 50, 4 }, G(Q8_0), CASE_LORA, { 0 } }, { &linear, { 19, 544, 51, 3 }, G(Q8_0), CASE_LORA | CASE_BIAS, { 0.1 } },
+    { &linear, { 1, 96, 50, 4 }, G(Q4_0), CASE_LORA, { 0 } }, { &linear, { 19, 544, 51, 3 }, G(Q4_0), CASE_LORA | CASE_BIAS, { 0.1 } },
+    { &linear, { 5, 160, 131, 4 }, G(Q4_1), CASE_LORA, { 0 } }, { &linear, { 5, 160, 131, 4 }, G(Q5_0), CASE_LORA, { 0 } },
+    { &linear, { 5, 160, 131, 4 }, G(Q5_1), CASE_LORA, { 0 } }, { &linear, { 5, 160, 131, 4 }, G(IQ4_NL), CASE_LORA, { 0 } },
+    { &linear, { 1, 256, 50, 4 }, G(Q4_K), CASE_LORA, { 0 } }, { &linear, { 9, 768, 51, 3 }, G(Q4_K), CASE_LORA | CASE_BIAS, { 0.1 } },
+    { &linear, { 1, 512, 50, 4 }, G(Q6_K), CASE_LORA, { 0 } }, { &linear, { 9, 768, 51, 3 }, G(Q6_K), CASE_LORA, { 0 } },
+    { &linear, { 3, 256, 133, 4 }, G(Q5_K), CASE_LORA | CASE_BIAS, { 0 } }, { &linear, { 2, 512, 130, 4 }, G(Q4_K), 0, { 0 } },
     /* T, D, V, masked; softcap */
     { &head, { 4, 5, 7, 3 }, F32, CASE_GRAD, { 0 } }, { &head, { 4, 5, 7, 0 }, F32, CASE_GRAD, { 2 } },
     { &head, { 3, 6, 9, 2 }, NF4, CASE_GRAD, { 0 } }, { &head, { 2, 4, 1, 0 }, F32, CASE_GRAD, { 0 } }, { &head, { 150, 32, 101, 4 }, F32, 0, { 0 } },
     { &head, { 33, 16, 1500, 2 }, F32, 0, { 3 } }, { &head, { 20, 64, 200, 3 }, BF, 0, { 0 } }, { &head, { 1, 64, 200, 0 }, NF4, 0, { 0 } },
+    { &head, { 20, 64, 200, 3 }, G(Q8_0), 0, { 0 } }, { &head, { 5, 256, 150, 3 }, G(Q6_K), 0, { 0 } },
     { &decode, { 64, 6 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, FP4, 0, { 0 } },
     { &decode, { 200, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 7, 3 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, I8, 0, { 0 } },
     { &decode, { 65, 9 }, BF, 0, { 0 } }, { &decode, { 65, 9 }, HF, 0, { 0 } },
+    { &decode, { 96, 9 }, G(Q8_0), 0, { 0 } }, { &decode, { 96, 9 }, G(Q4_0), 0, { 0 } }, { &decode, { 32, 9 }, G(Q4_1), 0, { 0 } }, { &decode, { 96, 9 }, G(Q5_0), 0, { 0 } },
+    { &decode, { 64, 9 }, G(Q5_1), 0, { 0 } }, { &decode, { 512, 9 }, G(Q4_K), 0, { 0 } }, { &decode, { 256, 9 }, G(Q5_K), 0, { 0 } }, { &decode, { 512, 9 }, G(Q6_K), 0, { 0 } },
+    { &decode, { 96, 9 }, G(IQ4_NL), 0, { 0 } },
 };
 const int op_cases_linear_n = (int)(sizeof op_cases_linear / sizeof *op_cases_linear);

@@ -34,4 +34,5 @@ int32_t *ids(struct problem *p, int64_t n, int64_t low, int64_t high, struct pw_
 #define I8 PW_Q_INT8, PW_BF16
 #define BF PW_Q_DENSE, PW_BF16
 #define HF PW_Q_DENSE, PW_F16
+#define G(id) PW_Q_##id, PW_BF16 /* a block type of GGUF */
 #endif

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 #include "kernels/backend.h"
+#include "kernels/blocks.h"
 
 #define PW_OP(name, params, args) .name = cpu_##name,
 static const struct pw_ops ops = {
@@ -291,6 +292,13 @@ int cpu_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
     float *absmax = (float *)(uintptr_t)w->absmax;
     uint8_t *code = (uint8_t *)(uintptr_t)w->data;
     int64_t n = w->n_out * w->n_in, block = w->type == PW_Q_INT8 ? w->n_in : w->block;
+    const struct pw_block_type *b = pw_block_type(w->type);
+    if (b) {
+        int64_t blocks = n / b->elements;
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
+        for (int64_t i = 0; i < blocks; i++) b->encode(value + i * b->elements, code + i * b->bytes);
+        return 0;
+    }
 #pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t first = 0; first < n; first += block) {
         int64_t end = cpu_min(n, first + block);

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 #include "base/rng.h"
+#define BLOCK_HALF(u) half_to_float(u)
+#include "kernels/block_decode.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -178,10 +180,40 @@ static void decode4(const struct pw_weight *w, int64_t first, int64_t n, float *
     }
 }
 
+/* n elements from `column` of a row of blocks on: whole groups in place, a part of one through a copy */
+static void decode_blocks(const struct pw_weight *w, int64_t row, int64_t column, int64_t n, float *out)
+{
+    static void (*const groups[])(const uint8_t *, int, float *) = {
+#define PW_BLOCK(id, name, stored, ggml, elements, bytes, decode, encode) [PW_Q_##id] = decode,
+#include "kernels/blocks.def"
+#undef PW_BLOCK
+    };
+    const struct pw_block_type *b = pw_block_type(w->type);
+    void (*const group)(const uint8_t *, int, float *) = groups[w->type];
+    const uint8_t *bytes = (const uint8_t *)w->data + row * (w->n_in / b->elements) * b->bytes;
+    while (n > 0) {
+        const uint8_t *block = bytes + column / b->elements * b->bytes;
+        int in_block = (int)(column % b->elements), first = in_block % PW_BLOCK_GROUP;
+        int64_t count = PW_BLOCK_GROUP - first < n ? PW_BLOCK_GROUP - first : n;
+        if (count == PW_BLOCK_GROUP) {
+            group(block, in_block / PW_BLOCK_GROUP, out);
+        } else {
+            float part[PW_BLOCK_GROUP];
+            group(block, in_block / PW_BLOCK_GROUP, part);
+            memcpy(out, part + first, (size_t)count * 4);
+        }
+        out += count;
+        column += count;
+        n -= count;
+    }
+}
+
 static void decode(const struct pw_weight *w, int64_t row, int64_t column, int64_t n, float *out)
 {
     int64_t first = row * w->n_in + column;
-    if (w->type == PW_Q_NF4 || w->type == PW_Q_FP4) {
+    if (w->type > PW_Q_INT8) {
+        decode_blocks(w, row, column, n, out);
+    } else if (w->type == PW_Q_NF4 || w->type == PW_Q_FP4) {
         decode4(w, first, n, out);
     } else if (w->type == PW_Q_INT8) {
         const int8_t *code = (const int8_t *)w->data + first;

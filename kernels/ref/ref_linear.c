@@ -3,12 +3,19 @@
 
 #include <math.h>
 #include <string.h>
+#include "kernels/blocks.h"
 
 double ref_weight(const struct pw_weight *w, int64_t i)
 {
     if (w->type == PW_Q_DENSE) {
         struct pw_tensor t = pw_tensor1((void *)(uintptr_t)w->data, w->dtype, w->n_out * w->n_in);
         return ref_get(t, i);
+    }
+    const struct pw_block_type *b = pw_block_type(w->type);
+    if (b) {
+        float group[PW_BLOCK_GROUP];
+        b->decode((const uint8_t *)w->data + i / b->elements * b->bytes, (int)(i % b->elements) / PW_BLOCK_GROUP, group);
+        return group[i % PW_BLOCK_GROUP];
     }
     if (w->type == PW_Q_INT8) {
         float step = w->absmax[i / w->n_in] / 127.0f;
@@ -135,6 +142,11 @@ int ref_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
     float *absmax = (float *)(uintptr_t)w->absmax;
     uint8_t *code = (uint8_t *)(uintptr_t)w->data;
     int64_t n = w->n_out * w->n_in, block = w->type == PW_Q_INT8 ? w->n_in : w->block;
+    const struct pw_block_type *b = pw_block_type(w->type);
+    if (b) {
+        for (int64_t i = 0; i < n / b->elements; i++) b->encode(value + i * b->elements, code + i * b->bytes);
+        return 0;
+    }
     if (w->type != PW_Q_INT8) memset(code, 0, (size_t)(n + 1) / 2);
     for (int64_t first = 0; first < n; first += block) {
         int64_t end = first + block < n ? first + block : n;
