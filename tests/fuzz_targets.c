@@ -14,6 +14,7 @@
 #include "data/archive.h"
 #include "data/csv.h"
 #include "data/dataset.h"
+#include "data/gguf.h"
 #include "data/jinja.h"
 #include "data/model_config.h"
 #include "data/safetensors.h"
@@ -89,6 +90,34 @@ static void run_safetensors(const uint8_t *bytes, size_t n)
             for (size_t k = 0; k < s.tensors[i].bytes; k++)
                 sum += s.tensors[i].data[k];
         pw_safetensors_close(&s);
+    }
+    if (sum == 1)
+        fputc(' ', stderr);
+}
+
+static void run_gguf(const uint8_t *bytes, size_t n)
+{
+    struct pw_gguf g;
+    uint64_t sum = 0;
+    if (pw_gguf_open(&g, as_file("x.gguf", bytes, n)) == 0) {
+        for (size_t i = 0; i < g.n_tensors; i++)
+            for (size_t k = 0; k < g.tensors[i].bytes; k++)
+                sum += g.tensors[i].data[k];
+        for (size_t i = 0; i < g.n_pairs; i++) {
+            const struct pw_gguf_pair *p = &g.pairs[i];
+            const char *s;
+            size_t len;
+            if (p->of == PW_GGUF_STRING) {
+                const uint8_t *at = p->data;
+                for (uint64_t k = 0; k < p->n; k++) {
+                    at = pw_gguf_string(at, &s, &len);
+                    sum += len ? (uint8_t)s[len - 1] : 0;
+                }
+            } else
+                for (const uint8_t *at = p->data; at < p->end; at++)
+                    sum += *at;
+        }
+        pw_gguf_close(&g);
     }
     if (sum == 1)
         fputc(' ', stderr);
@@ -207,7 +236,7 @@ static void run_contest(const uint8_t *bytes, size_t n)
 }
 
 const struct fuzz_target fuzz_targets[] = {
-    {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"config", run_config},
+    {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"gguf", run_gguf}, {"config", run_config},
     {"tokenizer", run_tokenizer}, {"tokenizer_llama2c", run_tokenizer_llama2c}, {"jinja", run_jinja}, {"archive", run_archive},
     {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"contest", run_contest}, {NULL, NULL},
 };
