@@ -1,5 +1,5 @@
 /* A model on disk, whatever the container: the common part. Owns the bookkeeping of which tensors were asked for, shape checks, the
- * tied embedding, and the model's hash. Refuses to know containers (checkpoint_hf.c, llama2c.c) and 4-bit layouts (bnb.c). */
+ * tied embedding, and the model's hash. Refuses to know containers (checkpoint_hf.c, gguf_model.c, llama2c.c) and 4-bit layouts (bnb.c). */
 #include "data/checkpoint.h"
 
 #include <inttypes.h>
@@ -53,8 +53,9 @@ static int open_any(struct pw_checkpoint *c, const char *model)
     PW_CHECK(pw_file_exists(model), PW_E_IO, "%s: no such file or folder", model);
     if (ends_with(model, ".bin"))
         return pw_checkpoint_open_llama2c(c, model);
-    PW_CHECK(!ends_with(model, ".gguf"), PW_E_UNSUPPORTED, "%s: GGUF models cannot be read yet", model);
-    int rc = pw_error(PW_E_UNSUPPORTED, "%s: not a model (expected a Hugging Face folder or a llama2.c .bin)", model);
+    if (ends_with(model, ".gguf"))
+        return pw_checkpoint_open_gguf(c, model);
+    int rc = pw_error(PW_E_UNSUPPORTED, "%s: not a model (expected a Hugging Face folder, a .gguf or a llama2.c .bin)", model);
     if (ends_with(model, ".safetensors"))
         pw_error_hint("give the folder that holds it and its config.json");
     return rc;
@@ -93,6 +94,7 @@ void pw_checkpoint_close(struct pw_checkpoint *c)
     for (size_t i = 0; i < c->n_files; i++)
         pw_safetensors_close(&c->files[i]);
     pw_map_close(&c->map);
+    pw_gguf_close(&c->gguf);
     pw_arena_free(&c->arena);
     pw_free(c);
 }
@@ -215,7 +217,7 @@ static void shape_text(const int64_t *shape, int ndim, char out[128])
         at += (size_t)snprintf(out + at, 128 - at, i ? ", %" PRId64 : "%" PRId64, shape[i]);
 }
 
-int pw_checkpoint_tensor(struct pw_checkpoint *c, const char *name, int64_t a, int64_t b, struct pw_tensor *out)
+static int check_shape(struct pw_checkpoint *c, const char *name, int64_t a, int64_t b, struct stored **out)
 {
     struct stored *s = pw_checkpoint_stored(c, name);
     PW_CHECK(s, PW_E_FORMAT, "%s: tensor %s is missing", c->path, name);
@@ -227,6 +229,14 @@ int pw_checkpoint_tensor(struct pw_checkpoint *c, const char *name, int64_t a, i
         shape_text(s->t.shape, s->t.ndim, got);
         return pw_error(PW_E_FORMAT, "%s: %s: shape does not fit the config (expected (%s), got (%s))", s->file, name, expected, got);
     }
+    *out = s;
+    return 0;
+}
+
+int pw_checkpoint_tensor(struct pw_checkpoint *c, const char *name, int64_t a, int64_t b, struct pw_tensor *out)
+{
+    struct stored *s;
+    PW_PASS(check_shape(c, name, a, b, &s));
     enum pw_dtype dtype = PW_F32;
     if (strcmp(s->t.dtype, "F16") == 0)
         dtype = PW_F16;
@@ -247,6 +257,14 @@ int pw_checkpoint_weight(struct pw_checkpoint *c, const char *name, int64_t n_ou
 {
     if (pw_bnb_has(c, name))
         return pw_bnb_read(c, name, n_out, n_in, out);
+    struct stored *s = c->gguf.n_tensors ? pw_checkpoint_stored(c, name) : NULL;
+    const struct pw_block_type *b = s ? pw_block_type_stored(s->t.dtype) : NULL;
+    if (b) {
+        PW_PASS(check_shape(c, name, n_out, n_in, &s));
+        *out = (struct pw_weight){.n_out = n_out, .n_in = n_in, .type = b->type, .dtype = PW_F32, .data = s->t.data};
+        s->used = true;
+        return 0;
+    }
     struct pw_tensor t;
     PW_PASS(pw_checkpoint_tensor(c, name, n_out, n_in, &t));
     *out = pw_weight_dense(t);

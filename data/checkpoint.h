@@ -1,7 +1,7 @@
 /* A model on disk: its config and its named tensors, whatever the container.
  *
- * Opens a Hugging Face folder (safetensors, sharded or not, dense or bitsandbytes 4-bit), or a llama2.c .bin; later GGUF. Files are
- * mapped, not read. Tensors are asked for by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"); what was asked
+ * Opens a Hugging Face folder (safetensors, sharded or not, dense or bitsandbytes 4-bit), a GGUF file, or a llama2.c .bin. Files
+ * are mapped, not read. Tensors are asked for by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"); what was asked
  * for is remembered, so that pw_checkpoint_all_used can name a tensor that nobody read: an unread tensor is an error.
  * Every size is checked against the config by the caller through the expected shape. Knows nothing of devices. */
 #ifndef PW_DATA_CHECKPOINT_H
@@ -17,7 +17,7 @@ int pw_checkpoint_open(struct pw_checkpoint **out, const char *model, const stru
 void pw_checkpoint_close(struct pw_checkpoint *c);      /* unmaps: views from it die */
 const struct pw_model_config *pw_checkpoint_config(const struct pw_checkpoint *c);
 const char *pw_checkpoint_path(const struct pw_checkpoint *c);
-const char *pw_checkpoint_format(const struct pw_checkpoint *c);   /* "safetensors", "safetensors, bitsandbytes nf4", "llama2.c" */
+const char *pw_checkpoint_format(const struct pw_checkpoint *c);   /* "safetensors", "safetensors, bitsandbytes nf4", "GGUF, Q4_K", "llama2.c" */
 const char *pw_checkpoint_tokenizer(const struct pw_checkpoint *c);/* folder or file to give to pw_tokenizer_load; NULL = none */
 size_t pw_checkpoint_bytes(const struct pw_checkpoint *c);         /* of all tensors as stored */
 /* SHA-256 over config and tensors (names, dtypes, shapes, bytes) in name order: what is stored, exactly. Computed once, kept. Reads all. */
@@ -31,7 +31,7 @@ int pw_checkpoint_identity(struct pw_checkpoint *c, char hex[65]);
 bool pw_checkpoint_has(const struct pw_checkpoint *c, const char *name);
 /* A dense tensor of exactly this shape (b = 0: one dimension). dtype f32, f16 or bf16, in place. */
 int pw_checkpoint_tensor(struct pw_checkpoint *c, const char *name, int64_t a, int64_t b, struct pw_tensor *out);
-/* A weight of exactly (n_out, n_in), dense or 4-bit, as stored; scales that are not aligned in the file are copied. */
+/* A weight of exactly (n_out, n_in), dense, 4-bit or of a GGUF type, as stored; scales that are not aligned in the file are copied. */
 int pw_checkpoint_weight(struct pw_checkpoint *c, const char *name, int64_t n_out, int64_t n_in, struct pw_weight *out);
 int pw_checkpoint_all_used(const struct pw_checkpoint *c);
 /* For listings: i-th tensor in name order; false past the end. */

@@ -1,9 +1,10 @@
 /* What the files that make up the checkpoint share: the list of stored tensors, and one opener per container.
- * Private to data/checkpoint.c, data/checkpoint_hf.c, data/llama2c.c and data/bnb.c. */
+ * Private to data/checkpoint.c, data/checkpoint_hf.c, data/gguf_model.c, data/llama2c.c and data/bnb.c. */
 #ifndef PW_DATA_CHECKPOINT_PARTS_H
 #define PW_DATA_CHECKPOINT_PARTS_H
 
 #include "data/checkpoint.h"
+#include "data/gguf.h"
 #include "data/safetensors.h"
 
 struct stored {
@@ -17,6 +18,7 @@ struct pw_checkpoint {
     struct pw_model_config config;
     struct pw_safetensors *files; const char **paths; size_t n_files;  /* Hugging Face folder */
     struct pw_map map;                              /* llama2.c */
+    struct pw_gguf gguf;
     struct stored *tensors; size_t n;               /* in name order */
     const char *source;                             /* recorded by pw quant, or NULL */
     char hash[65];
@@ -24,6 +26,7 @@ struct pw_checkpoint {
 
 /* Each fills config, format, tokenizer and the tensors (any order); on failure the caller closes. */
 int pw_checkpoint_open_hf(struct pw_checkpoint *c, const char *dir);
+int pw_checkpoint_open_gguf(struct pw_checkpoint *c, const char *file);
 int pw_checkpoint_open_llama2c(struct pw_checkpoint *c, const char *file);
 
 struct stored *pw_checkpoint_stored(const struct pw_checkpoint *c, const char *name);  /* NULL: no such */

@@ -263,10 +263,13 @@ static int collect(struct pw_model *m)
 {
     struct pw_checkpoint *c = m->checkpoint;
     const struct pw_model_config *k = &m->config;
-    PW_PASS(pw_checkpoint_tensor(c, pw_checkpoint_embed_name(c), k->vocab, k->hidden, &m->embed));
+    struct pw_weight table;
+    PW_PASS(pw_checkpoint_weight(c, pw_checkpoint_embed_name(c), k->vocab, k->hidden, &table));
+    /* Rows of a table in blocks are looked up, not multiplied: they are widened (place_embed). Until then it has no data. */
+    m->embed = table.type == PW_Q_DENSE ? pw_tensor2((void *)(uintptr_t)table.data, table.dtype, k->vocab, k->hidden) : pw_tensor2(NULL, PW_F32, k->vocab, k->hidden);
     PW_PASS(pw_checkpoint_tensor(c, "model.norm.weight", k->hidden, 0, &m->norm_final));
     if (k->tied)
-        m->head = pw_weight_dense(m->embed);
+        m->head = table;
     else
         PW_PASS(pw_checkpoint_weight(c, pw_checkpoint_head_name(c), k->vocab, k->hidden, &m->head));
     for (int i = 0; i < k->layers; i++)
@@ -274,10 +277,24 @@ static int collect(struct pw_model *m)
     return pw_checkpoint_all_used(c);
 }
 
-/* A tied head that is not quantised is the embedding itself. */
+/* Bytes of the embedding in the pool. One in blocks of GGUF is widened: to f32, on a device to its type of activations (what is read is rounded to it
+ * anyway). */
+static enum pw_dtype embed_type(const struct pw_model *m, const struct plan *p)
+{
+    return p->convert ? p->type : m->embed.data ? m->embed.dtype : p->device ? m->dev->act : PW_F32;
+}
+
+static size_t embed_bytes(const struct pw_model *m, const struct plan *p)
+{
+    if (m->embed.data)
+        return dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed));
+    return pw_pool_round((size_t)pw_count(m->embed) * pw_dtype_bytes(embed_type(m, p)));
+}
+
+/* Is the head a weight of its own? A tied one is not, unless it is quantised, or the table is widened and the head stays in its blocks. */
 static bool own_head(const struct pw_model *m, const struct plan *p)
 {
-    return !m->config.tied || p->head;
+    return !m->config.tied || p->head || (!m->embed.data && !p->convert);
 }
 
 static size_t need(const struct pw_model *m, const struct plan *p)
@@ -285,7 +302,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     const struct pw_model_config *k = &m->config;
     const size_t norm = pw_pool_round((size_t)k->hidden * sizeof(float));
     size_t bytes = norm + 2 * pw_pool_round((size_t)k->context * (size_t)(k->head_dim / 2) * sizeof(float));
-    bytes += p->embed_host ? 0 : dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed));
+    bytes += p->embed_host ? 0 : embed_bytes(m, p);
     if (own_head(m, p))
         bytes += weight_need(p, &m->head, HEAD);
     for (int i = 0; i < k->layers; i++) {
@@ -299,7 +316,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
 /* The most that is in the stage at once: one tensor, or one weight with its bias. */
 static size_t largest(const struct pw_model *m, const struct plan *p)
 {
-    size_t most = dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)), n;
+    size_t most = embed_bytes(m, p), n;
     if (own_head(m, p) && (n = weight_need(p, &m->head, HEAD)) > most)
         most = n;
     for (int i = 0; i < m->config.layers; i++)
@@ -309,12 +326,29 @@ static size_t largest(const struct pw_model *m, const struct plan *p)
     return most + pw_pool_round((size_t)m->config.hidden * sizeof(float));
 }
 
-static int pin_embedding(struct pw_model *m, struct plan *p)
+static int place_embed(struct pw_model *m, struct plan *p)
 {
+    const struct pw_model_config *k = &m->config;
+    const enum pw_dtype type = embed_type(m, p);
     struct pw_tensor t = m->embed;
-    const enum pw_dtype to = p->convert ? p->type : t.dtype;
-    if (t.dtype != to || !aligned(t.data, to))
-        PW_PASS(convert(m, p, &t, to));
+    if (!t.data) {
+        struct pw_weight table;
+        PW_PASS(pw_checkpoint_weight(m->checkpoint, pw_checkpoint_embed_name(m->checkpoint), k->vocab, k->hidden, &table));
+        PW_PASS(widen(m, p, &table, type));
+        t = pw_tensor2((void *)(uintptr_t)table.data, table.dtype, k->vocab, k->hidden);
+        if (!p->device) {
+            m->embed = t;
+            return 0;
+        }
+    }
+    if (!p->embed_host) {
+        if (embed_bytes(m, p) > 0)
+            PW_PASS(place_tensor(m, p, &t, type));
+        m->embed = t;
+        return 0;
+    }
+    if (t.dtype != type || !aligned(t.data, type))
+        PW_PASS(convert(m, p, &t, type));
     PW_TRY(pw_dev_pinned(m->dev, &m->embed_pinned, pw_bytes(t)), "taking host memory for the embedding");
     memcpy(m->embed_pinned, t.data, pw_bytes(t));
     t.data = m->embed_pinned;
@@ -326,13 +360,11 @@ static int pin_embedding(struct pw_model *m, struct plan *p)
 static int place(struct pw_model *m, struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
-    if (own_head(m, p))        /* before the embedding: a tied one is made from what is stored */
+    const bool own = own_head(m, p);
+    if (own)                   /* before the embedding: a tied one is made from what is stored */
         PW_TRY(place_weight(m, p, &m->head, HEAD), "head");
-    if (p->embed_host)
-        PW_PASS(pin_embedding(m, p));
-    else if (dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed)) > 0)
-        PW_PASS(place_tensor(m, p, &m->embed, p->convert ? p->type : m->embed.dtype));
-    if (!own_head(m, p))
+    PW_TRY(place_embed(m, p), "embedding");
+    if (!own)
         m->head = pw_weight_dense(m->embed);
     PW_PASS(place_tensor(m, p, &m->norm_final, PW_F32));
     for (int i = 0; i < k->layers; i++) {
@@ -416,8 +448,7 @@ static void shape_weight(const struct plan *p, struct pw_weight *w, enum place w
 
 static void shape(struct pw_model *m, const struct plan *p)
 {
-    if (p->convert)
-        m->embed.dtype = p->type;
+    m->embed.dtype = embed_type(m, p);
     shape_weight(p, &m->head, HEAD);
     m->norm_final.dtype = PW_F32;
     for (int i = 0; i < m->config.layers; i++) {

@@ -20,8 +20,8 @@ struct pw_model {
     struct pw_dev *dev;
     struct pw_layer *layers;
     struct pw_tensor norm_final;                       /* (D) f32 */
-    struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16 */
-    struct pw_weight head;                             /* (V, D); shares the embedding's bytes when tied and dense */
+    struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16; a GGUF block type is widened */
+    struct pw_weight head;                             /* (V, D); tied: the embedding's bytes, in the type it is stored in, or its own when quantised */
     struct pw_tensor rope_cos, rope_sin;               /* (context, head_dim / 2) f32 */
     struct pw_checkpoint *checkpoint;                  /* owned; NULL when the model was created, not loaded */
     bool trainable;                                    /* weights are dense and may be written */

@@ -28,6 +28,9 @@
 
 #include "kernels/weight.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 enum { PW_BLOCK_GROUP = 32, PW_BLOCK_MOST = 256 }; /* elements of a group, of the largest block */
 
 struct pw_block_type {
@@ -52,4 +55,7 @@ void pw_encode_q8_0(const float *x, uint8_t *block);
 void pw_encode_q4_0(const float *x, uint8_t *block);
 void pw_encode_q4_K(const float *x, uint8_t *block);
 void pw_encode_q6_K(const float *x, uint8_t *block);
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "kernels/blocks.h"
 #include "quant/dynamic_map.h"
 
 #define NESTED_BLOCK 256
@@ -18,19 +19,27 @@ int pw_quant_parse(const char *name, struct pw_quant_options *out)
         {"nf4", PW_Q_NF4, PW_BF16}, {"fp4", PW_Q_FP4, PW_BF16}, {"int8", PW_Q_INT8, PW_F16},
         {"f32", PW_Q_DENSE, PW_F32}, {"f16", PW_Q_DENSE, PW_F16}, {"bf16", PW_Q_DENSE, PW_BF16},
     };
-    static const char *const later[] = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_K", "q5_K", "q6_K", "iq4_nl"};
-    const char *names[sizeof types / sizeof *types];
+    const char *names[sizeof types / sizeof *types + PW_QTYPES];
+    size_t n = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        names[i] = types[i].name;
+        names[n++] = types[i].name;
         if (strcmp(name, types[i].name) == 0) {
             *out = (struct pw_quant_options){.type = types[i].type, .block = 64, .dtype = types[i].dtype};
             return 0;
         }
     }
-    for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-        PW_CHECK(strcmp(name, later[i]) != 0, PW_E_UNSUPPORTED, "type %s belongs to GGUF files, which cannot be written yet (known: nf4, fp4, int8, f32, f16, bf16)", name);
-    const char *near = pw_nearest(name, names, sizeof names / sizeof *names);
-    int rc = pw_error(PW_E_USAGE, "unknown type \"%.40s\" (known: nf4, fp4, int8, f32, f16, bf16)", name);
+    for (int q = 0; q < PW_QTYPES; q++) {
+        const struct pw_block_type *b = pw_block_type((enum pw_qtype)q);
+        if (b && strcmp(name, b->name) == 0) {
+            PW_CHECK(b->encode, PW_E_UNSUPPORTED, "type %s is read, but not made (known: nf4, fp4, int8, f32, f16, bf16, q8_0, q4_0, q4_K, q6_K)", name);
+            *out = (struct pw_quant_options){.type = b->type, .dtype = PW_F32};
+            return 0;
+        }
+        if (b && b->encode)
+            names[n++] = b->name;
+    }
+    const char *near = pw_nearest(name, names, n);
+    int rc = pw_error(PW_E_USAGE, "unknown type \"%.40s\" (known: nf4, fp4, int8, f32, f16, bf16, q8_0, q4_0, q4_K, q6_K)", name);
     if (near)
         pw_error_hint("did you mean %s?", near);
     return rc;
@@ -60,7 +69,9 @@ static struct layout lay_out(int64_t n_out, int64_t n_in, const struct pw_quant_
     } else if (o->type == PW_Q_INT8) {
         l.data = rounded(n);
         l.absmax = rounded(4 * (size_t)n_out);
-    } else
+    } else if (pw_block_type(o->type))
+        l.data = rounded(pw_block_bytes(pw_block_type(o->type), n_out * n_in));
+    else
         l.data = rounded(n * pw_dtype_bytes(o->dtype));
     l.total = l.data + l.absmax + l.absmax_q + l.nested_absmax + l.nested_code;
     return l;
@@ -71,6 +82,8 @@ size_t pw_quant_bytes(int64_t n_out, int64_t n_in, const struct pw_quant_options
 int pw_quant_place(struct pw_weight *w, int64_t n_out, int64_t n_in, const struct pw_quant_options *o, void *memory, size_t bytes)
 {
     const struct layout l = lay_out(n_out, n_in, o);
+    const struct pw_block_type *b = pw_block_type(o->type);
+    PW_CHECK(!b || n_in % b->elements == 0, PW_E_UNSUPPORTED, "rows of %" PRId64 " elements are not whole %s blocks of %d", n_in, b->name, b->elements);
     PW_CHECK(bytes >= l.total, PW_E_FAIL, "placing a quantised weight: too little memory (expected %zu bytes, got %zu)", l.total, bytes);
     char *at = memory;
     *w = (struct pw_weight){.n_out = n_out, .n_in = n_in, .type = o->type, .dtype = o->dtype, .data = at};
@@ -127,6 +140,8 @@ int pw_quant_encode_rows(struct pw_dev *dev, struct pw_quant_encoder *e, int64_t
         PW_CHECK(at % w->block == 0, PW_E_FAIL, "encoding: a tile begins inside a block");
         tile.data = (const uint8_t *)w->data + at / 2;
         tile.absmax = (e->absmax ? e->absmax : w->absmax) + at / w->block;
+    } else if (pw_block_type(w->type)) {
+        tile.data = (const uint8_t *)w->data + pw_block_bytes(pw_block_type(w->type), at);
     } else {
         tile.data = (const uint8_t *)w->data + at;
         tile.absmax = w->absmax + first;

@@ -27,7 +27,7 @@ int pw_quant_encode_rows(struct pw_dev *dev, struct pw_quant_encoder *e, int64_t
 int pw_quant_encode_end(struct pw_quant_encoder *e);
 int pw_quant_widen(float *out, const void *in, enum pw_dtype dtype, int64_t n); /* to f32; NaN and infinity are errors */
 
-/* ---- folders ---- */
+/* ---- folders and files ---- */
 struct pw_quant_report { const char *name; const char *type; size_t bytes; double rmse, max_error; }; /* of what is stored against the f32 it came from */
 /* How a model becomes a new folder: every block linear as `type` says (nf4, fp4, int8, or a dense dtype, which then all tensors get),
  * everything else as stored. */
@@ -43,6 +43,12 @@ struct pw_remake {
 /* Writes config.json (with quantization_config), model.safetensors and the tokenizer's files into dir, an existing folder inside a
  * pw_outdir. A llama2.c model gets the row order of Hugging Face. Unknown tensors are refused. */
 int pw_quant_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *dir, const struct pw_remake *how);
+/* Writes MODEL as one GGUF file that llama.cpp opens: all matrices as `o` says (f32, f16, bf16, or a type of blocks that can be made;
+ * vectors in f32). With q4_0 and q4_K the head, or the embedding that is one, gets q6_K, as llama.cpp does; rows that are not whole
+ * blocks of a type get q8_0, and f16 when they are not whole blocks of that. A matrix stored in blocks stays as it is when that is
+ * what it should become, or when it is the embedding or the head; another one is refused. Tokenizer and chat template go along. */
+int pw_quant_gguf(struct pw_dev *dev, const char *model, const struct pw_checkpoint_options *copt, const char *out, bool force, const struct pw_quant_options *o,
+                  void (*each)(void *ctx, const struct pw_quant_report *r), void *ctx, struct pw_progress *progress);
 /* Opens MODEL, remakes it in the form o (with the identity recorded), commits out_dir. */
 int pw_quant_folder(struct pw_dev *dev, const char *model, const struct pw_checkpoint_options *copt, const char *out_dir, bool force,
                     const struct pw_quant_options *o, void (*each)(void *ctx, const struct pw_quant_report *r), void *ctx, struct pw_progress *progress);

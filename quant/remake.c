@@ -1,6 +1,6 @@
 /* Making a model folder from a model: quantised as bitsandbytes stores it, or dense. Owns which tensors are quantised, the names of the
- * companions, the order in the file, and config.json. Tensors are streamed in tiles: never a whole one in f32. Refuses to know codes
- * (kernels/) and what is done to the rows in between (edit). */
+ * companions, the order in the file, and config.json. Tensors are streamed in tiles: never a whole one in f32. Refuses to know rows
+ * of sources (source.c), codes (kernels/) and what is done to the rows in between (edit). */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "data/safetensors.h"
 #include "quant/quant.h"
+#include "quant/source.h"
 
 struct job {
     struct pw_dev *dev;
@@ -20,110 +21,25 @@ struct job {
     struct pw_arena arena;
     int64_t done, total;
 };
-enum role { ROLE_LINEAR, ROLE_DENSE, ROLE_COMPANION, ROLE_UNKNOWN };
 
-static bool ends_with(const char *s, const char *tail)
+/* Rows of a source, as they are to be stored. */
+static int source_rows(struct job *j, const struct pw_source *s, bool linear, int64_t first, struct pw_tensor rows)
 {
-    size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
-
-/* What a stored tensor is in a model of this config. */
-static enum role role_of(const struct pw_model_config *c, const char *name, enum pw_linear *linear)
-{
-    int layer = -1, used = 0;
-    if (strstr(name, ".weight.") || ends_with(name, ".SCB") || ends_with(name, ".weight_format") || ends_with(name, ".rotary_emb.inv_freq"))
-        return ROLE_COMPANION;
-    if (!strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "lm_head.weight") || !strcmp(name, "model.norm.weight"))
-        return ROLE_DENSE;
-    if (sscanf(name, "model.layers.%9d.%n", &layer, &used) != 1 || used == 0 || layer < 0 || layer >= c->layers)
-        return ROLE_UNKNOWN;
-    if (!strcmp(name + used, "input_layernorm.weight") || !strcmp(name + used, "post_attention_layernorm.weight"))
-        return ROLE_DENSE;
-    for (int l = 0; l < PW_LIN_COUNT; l++) {
-        const char *suffix = pw_linear_suffix((enum pw_linear)l);
-        size_t n = strlen(suffix);
-        if (strncmp(name + used, suffix, n) != 0)
-            continue;
-        *linear = (enum pw_linear)l;
-        if (!strcmp(name + used + n, ".weight"))
-            return ROLE_LINEAR;
-        if (!strcmp(name + used + n, ".bias"))
-            return ROLE_DENSE;
-    }
-    return ROLE_UNKNOWN;
-}
-
-/* ---- the source, as f32 rows ---- */
-
-struct source {
-    const char *name;
-    struct pw_weight w;
-    bool linear;
-    int64_t heads;       /* > 0: rows of this many heads change from interleaved to half order */
-};
-
-static void copy_row(float *to, const struct source *s, int64_t row)
-{
-    if (s->heads) {
-        const int64_t d = s->w.n_out / s->heads, h = row / d, i = row % d;
-        row = h * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
-    }
-    memcpy(to, (const float *)s->w.data + row * s->w.n_in, (size_t)s->w.n_in * sizeof(float));
-}
-
-static int source_rows(struct job *j, const struct source *s, int64_t first, struct pw_tensor rows)
-{
-    if (s->w.type != PW_Q_DENSE)
-        PW_TRY(pw_decode(j->dev, rows, &s->w, first), "reading %s", s->name);
-    else if (s->heads)   /* llama2.c: f32 */
-        for (int64_t i = 0; i < rows.shape[0]; i++)
-            copy_row((float *)rows.data + i * s->w.n_in, s, first + i);
-    else
-        PW_TRY(pw_quant_widen(rows.data, (const char *)s->w.data + (size_t)(first * s->w.n_in) * pw_dtype_bytes(s->w.dtype), s->w.dtype, pw_count(rows)),
-               "reading %s, rows from %" PRId64, s->name, first);
-    if (s->linear && j->how->edit)
+    PW_PASS(pw_source_rows(j->dev, s, first, rows));
+    if (linear && j->how->edit)
         PW_PASS(j->how->edit(j->how->ctx, s->name, first, rows));
     return 0;
 }
 
-static int open_source(struct job *j, const struct pw_stored *t, enum role role, enum pw_linear l, struct source *s)
+static int open_source(struct job *j, const struct pw_stored *t, bool linear, struct pw_source *s)
 {
-    *s = (struct source){.name = t->name, .linear = role == ROLE_LINEAR};
-    if (role == ROLE_LINEAR) {
-        int64_t n_out, n_in;
-        pw_linear_shape(j->config, l, &n_out, &n_in);
-        PW_PASS(pw_checkpoint_weight(j->c, t->name, n_out, n_in, &s->w));
-        PW_CHECK(j->how->to.type == PW_Q_DENSE || s->w.type == PW_Q_DENSE, PW_E_UNSUPPORTED, "%s: %s is quantised already (%s)", pw_checkpoint_path(j->c),
-                 t->name, pw_qtype_name(s->w.type));
-        if (j->config->rope_interleaved && (l == PW_LIN_Q || l == PW_LIN_K))
-            s->heads = l == PW_LIN_Q ? j->config->heads : j->config->kv_heads;
-        return 0;
-    }
-    struct pw_tensor x;
-    const int64_t a = t->ndim > 0 ? t->shape[0] : 0, b = t->ndim > 1 ? t->shape[1] : 0;
-    PW_CHECK(t->ndim == 1 || t->ndim == 2, PW_E_FORMAT, "%s: expected one or two dimensions, got %d", t->name, t->ndim);
-    PW_PASS(pw_checkpoint_tensor(j->c, t->name, a, b, &x));
-    s->w = (struct pw_weight){.n_out = b ? a : 1, .n_in = b ? b : a, .type = PW_Q_DENSE, .dtype = x.dtype, .data = x.data};
+    PW_PASS(pw_source_open(s, j->c, t, false));
+    PW_CHECK(!linear || j->how->to.type == PW_Q_DENSE || s->w.type == PW_Q_DENSE, PW_E_UNSUPPORTED, "%s: %s is quantised already (%s)", pw_checkpoint_path(j->c), t->name,
+             pw_qtype_name(s->w.type));
     return 0;
 }
 
-/* ---- errors of what is stored ---- */
-
-struct error_sum { double squares, max; int64_t n; };
-
-static void add_errors(struct error_sum *e, const float *want, const float *got, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        double d = fabs((double)got[i] - want[i]);
-        e->squares += d * d;
-        if (!(d <= e->max))
-            e->max = d;
-    }
-    e->n += n;
-}
-
-static int report(struct job *j, const char *name, const char *type, size_t bytes, const struct error_sum *e)
+static int report(struct job *j, const char *name, const char *type, size_t bytes, const struct pw_error_sum *e)
 {
     PW_CHECK(isfinite(e->squares) && isfinite(e->max), PW_E_NUMERIC, "%s: its error is not a number", name);
     struct pw_quant_report r = {.name = name, .type = type, .bytes = bytes, .rmse = e->n ? sqrt(e->squares / (double)e->n) : 0, .max_error = e->max};
@@ -137,37 +53,26 @@ static int report(struct job *j, const char *name, const char *type, size_t byte
 
 static const char *st_name(enum pw_dtype t) { return t == PW_F32 ? "F32" : t == PW_F16 ? "F16" : "BF16"; }
 
-static int narrow(void *out, enum pw_dtype to, const float *x, float *back, int64_t n, const char *name)
-{
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t u = to == PW_F16 ? pw_f32_to_f16(x[i]) : pw_f32_to_bf16(x[i]);
-        ((uint16_t *)out)[i] = u;
-        back[i] = to == PW_F16 ? pw_f16_to_f32(u) : pw_bf16_to_f32(u);
-        PW_CHECK(isfinite(back[i]), PW_E_NUMERIC, "%s: %g does not fit into %s", name, (double)x[i], pw_dtype_name(to));
-    }
-    return 0;
-}
-
-static int write_dense(struct job *j, const struct pw_stored *t, const struct source *s, enum pw_dtype to)
+static int write_dense(struct job *j, const struct pw_stored *t, const struct pw_source *s, bool linear, enum pw_dtype to)
 {
     const int64_t n_in = s->w.n_in, all = s->w.n_out, step = n_in >= (1 << 18) ? 1 : (1 << 18) / n_in;
     const int64_t tile = (step < all ? step : all) * n_in;
     float *x = pw_alloc((size_t)tile * sizeof(float)), *back = pw_alloc((size_t)tile * sizeof(float));
     uint16_t *half = pw_alloc((size_t)tile * sizeof(uint16_t));
-    struct error_sum e = {0};
+    struct pw_error_sum e = {0};
     int rc = 0;
     PW_CHECK_OUT(x && back && half, PW_E_NOMEM, "%s: no memory for a tile", t->name);
-    const bool flat = !s->linear && t->ndim == 1;
+    const bool flat = s->vector;
     const int64_t shape[2] = {flat ? n_in : all, n_in};
     PW_PASS_OUT(pw_st_stream_begin(&j->out, t->name, st_name(to), flat ? 1 : 2, shape));
     for (int64_t first = 0; first < all; first += step) {
         const int64_t rows = all - first < step ? all - first : step;
-        PW_PASS_OUT(source_rows(j, s, first, pw_tensor2(x, PW_F32, rows, n_in)));
+        PW_PASS_OUT(source_rows(j, s, linear, first, pw_tensor2(x, PW_F32, rows, n_in)));
         if (to == PW_F32)
             PW_PASS_OUT(pw_st_stream_bytes(&j->out, x, (size_t)(rows * n_in) * sizeof(float)));
         else {
-            PW_PASS_OUT(narrow(half, to, x, back, rows * n_in, t->name));
-            add_errors(&e, x, back, rows * n_in);
+            PW_PASS_OUT(pw_source_narrow(half, to, x, back, rows * n_in, t->name));
+            pw_error_add(&e, x, back, rows * n_in);
             PW_PASS_OUT(pw_st_stream_bytes(&j->out, half, (size_t)(rows * n_in) * sizeof(uint16_t)));
         }
     }
@@ -241,12 +146,12 @@ static int write_int8(struct job *j, const char *name, const struct pw_weight *w
     return pw_st_stream_bytes(&j->out, w->data, (size_t)(w->n_out * w->n_in));
 }
 
-static int write_quantised(struct job *j, const struct pw_stored *t, const struct source *s)
+static int write_quantised(struct job *j, const struct pw_stored *t, const struct pw_source *s)
 {
     struct pw_quant_options o = j->how->to;
     struct pw_quant_encoder enc = {0};
     struct pw_weight w;
-    struct error_sum e = {0};
+    struct pw_error_sum e = {0};
     int rc = 0;
     o.dtype = s->w.dtype;
     const size_t bytes = pw_quant_bytes(s->w.n_out, s->w.n_in, &o);
@@ -263,12 +168,12 @@ static int write_quantised(struct job *j, const struct pw_stored *t, const struc
         for (int64_t first = 0; first < w.n_out; first += step) {
             const int64_t n = w.n_out - first < step ? w.n_out - first : step;
             struct pw_tensor rows = pw_tensor2(x, PW_F32, n, w.n_in);
-            PW_PASS_OUT(source_rows(j, s, first, rows));
+            PW_PASS_OUT(source_rows(j, s, true, first, rows));
             if (pass == 0)
                 PW_TRY_OUT(pw_quant_encode_rows(j->dev, &enc, first, rows), "quantising %s", t->name);
             else {
                 PW_TRY_OUT(pw_decode(j->dev, pw_tensor2(back, PW_F32, n, w.n_in), &w, first), "checking %s", t->name);
-                add_errors(&e, x, back, n * w.n_in);
+                pw_error_add(&e, x, back, n * w.n_in);
             }
         }
         if (pass == 0)
@@ -291,14 +196,14 @@ enum pass { PASS_F32, PASS_QUANTISED, PASS_16, PASS_BYTES, PASSES };
 
 static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass)
 {
-    enum pw_linear l = PW_LIN_Q;
-    struct source s;
-    const enum role role = role_of(j->config, t->name, &l);
+    enum pw_linear l;
+    struct pw_source s;
+    const enum pw_role role = pw_role_of(j->config, t->name, &l);
     const bool dense = j->how->to.type == PW_Q_DENSE;
-    PW_CHECK(role != ROLE_UNKNOWN, PW_E_FORMAT, "%s: unknown tensor %s", pw_checkpoint_path(j->c), t->name);
-    if (role == ROLE_COMPANION)
+    PW_CHECK(role != PW_ROLE_UNKNOWN, PW_E_FORMAT, "%s: unknown tensor %s", pw_checkpoint_path(j->c), t->name);
+    if (role == PW_ROLE_COMPANION)
         return 0;
-    if (!dense && role == ROLE_LINEAR) {
+    if (!dense && role == PW_ROLE_LINEAR) {
         if (pass == PASS_BYTES && j->how->to.type == PW_Q_INT8) {
             static const uint8_t row_format = 0;
             char name[1200];
@@ -308,14 +213,14 @@ static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass
         }
         if (pass != PASS_QUANTISED)
             return 0;
-        PW_PASS(open_source(j, t, role, l, &s));
+        PW_PASS(open_source(j, t, role == PW_ROLE_LINEAR, &s));
         return write_quantised(j, t, &s);
     }
     if (pass != PASS_F32 && pass != PASS_16)
         return 0;
-    PW_PASS(open_source(j, t, role, l, &s));
+    PW_PASS(open_source(j, t, role == PW_ROLE_LINEAR, &s));
     const enum pw_dtype to = dense ? j->how->to.dtype : s.w.dtype;
-    return (to == PW_F32) == (pass == PASS_F32) ? write_dense(j, t, &s, to) : 0;
+    return (to == PW_F32) == (pass == PASS_F32) ? write_dense(j, t, &s, role == PW_ROLE_LINEAR, to) : 0;
 }
 
 static int write_weights(struct job *j, const char *dir)
@@ -326,9 +231,9 @@ static int write_weights(struct job *j, const char *dir)
     size_t room = 0;
     for (size_t i = 0; pw_checkpoint_at(j->c, i, &t); i++) {
         enum pw_linear l;
-        const enum role role = role_of(j->config, t.name, &l);
-        j->total += role == ROLE_LINEAR || role == ROLE_DENSE;
-        room += (role == ROLE_LINEAR ? 7 : 1) * (pw_st_header_room(t.name, 2) + 40);
+        const enum pw_role role = pw_role_of(j->config, t.name, &l);
+        j->total += role == PW_ROLE_LINEAR || role == PW_ROLE_DENSE;
+        room += (role == PW_ROLE_LINEAR ? 7 : 1) * (pw_st_header_room(t.name, 2) + 40);
     }
     if (j->how->derived) {
         PW_PASS(pw_checkpoint_identity(j->c, hex));

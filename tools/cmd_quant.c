@@ -2,14 +2,15 @@
 #include <string.h>
 
 #include "data/checkpoint.h"
+#include "kernels/blocks.h"
 #include "quant/quant.h"
 #include "tools/cmd.h"
 
 struct quant_options { const char *out, *format; };
 #define AT(field) offsetof(struct quant_options, field)
 static const struct pw_option options[] = {
-    {"out", 'o', PW_OPT_STRING, AT(out), "OUT", NULL, NULL, 0, 0, "the folder to write"},
-    {"format", 0, PW_OPT_CHOICE, AT(format), "FORMAT", "hf|gguf", "hf", 0, 0, "hf: Hugging Face folder with safetensors; gguf: not yet"},
+    {"out", 'o', PW_OPT_STRING, AT(out), "OUT", NULL, NULL, 0, 0, "the folder or file to write"},
+    {"format", 0, PW_OPT_CHOICE, AT(format), "FORMAT", "hf|gguf", "hf", 0, 0, "hf: Hugging Face folder with safetensors; gguf: one file for llama.cpp"},
     PW_OPTIONS_END,
 };
 
@@ -39,16 +40,19 @@ static int quant(struct pw_cmd *c)
     struct pw_dev *dev = NULL;
     struct sink s = {0};
     int rc = 0;
-    PW_CHECK(o->out, PW_E_USAGE, "-o OUT is missing: where should the folder go?");
-    PW_CHECK(c->common->type[0], PW_E_USAGE, "--type is missing (nf4, fp4, int8, f32, f16 or bf16)");
-    PW_CHECK(strcmp(o->format, "hf") == 0, PW_E_UNSUPPORTED, "--format gguf: GGUF files cannot be written yet (known: hf)");
+    PW_CHECK(o->out, PW_E_USAGE, "-o OUT is missing: where should it go?");
+    PW_CHECK(c->common->type[0], PW_E_USAGE, "--type is missing (hf: nf4, fp4, int8, f32, f16, bf16; gguf: q8_0, q4_0, q4_K, q6_K, f32, f16, bf16)");
     PW_PASS(pw_quant_parse(c->common->type, &to));
+    const bool gguf = strcmp(o->format, "gguf") == 0;
+    PW_CHECK(gguf || !pw_block_type(to.type), PW_E_USAGE, "--type %s belongs to GGUF files: give --format gguf", c->common->type);
+    PW_CHECK(!gguf || to.type == PW_Q_DENSE || pw_block_type(to.type), PW_E_USAGE, "--type %s does not exist in GGUF files (known: q8_0, q4_0, q4_K, q6_K, f32, f16, bf16)",
+             c->common->type);
     to.double_quant = c->common->double_quant;
     PW_CHECK(!to.double_quant || to.type == PW_Q_NF4 || to.type == PW_Q_FP4, PW_E_USAGE, "--double-quant is for nf4 and fp4, not %s", c->common->type);
     PW_PASS_OUT(pw_cmd_host_device(c, &dev));
     pw_json_begin(&s.json);
     pw_json_open(&s.json, "tensors", '[');
-    PW_PASS_OUT(pw_quant_folder(dev, c->args.items[0], &copt, o->out, c->common->force, &to, each, &s, c->progress));
+    PW_PASS_OUT((gguf ? pw_quant_gguf : pw_quant_folder)(dev, c->args.items[0], &copt, o->out, c->common->force, &to, each, &s, c->progress));
     pw_json_close(&s.json, ']');
     pw_json_i64(&s.json, "bytes", (int64_t)s.bytes);
     if (c->common->json) {
@@ -68,9 +72,10 @@ out:
 }
 
 const struct pw_command pw_commands_quant[] = {
-    {"quant", "MODEL -o OUT --type nf4|fp4|int8|f16|bf16|f32 [--double-quant]", "a model in another number format",
+    {"quant", "MODEL -o OUT --type nf4|fp4|int8|f16|bf16|f32|q8_0|q4_0|q4_K|q6_K [--double-quant] [--format hf|gguf]", "a model in another number format",
      "Quantised folders are in the form of bitsandbytes and load in transformers. The linear layers of the blocks are quantised; embedding,\n"
-     "norms and head stay as stored. The error of each tensor against what it was made of is printed.\n",
+     "norms and head stay as stored. GGUF files hold all matrices in the type asked for, tokenizer and chat template included, with q6_K for\n"
+     "the head beside q4_0 and q4_K, and vectors in f32. The error of each tensor against what it was made of is printed.\n",
      options, sizeof(struct quant_options), 1, 1, false, quant},
     {NULL},
 };

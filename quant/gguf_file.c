@@ -1,0 +1,217 @@
+/* Writing a model as one GGUF file: which type each tensor gets, and streaming them in tiles. Refuses to know keys and names
+ * (data/gguf_model.c), the tokenizer's arrays (data/tok_gguf.c) and rows of sources (source.c). */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "data/gguf_model.h"
+#include "quant/quant.h"
+#include "quant/source.h"
+
+struct target { uint32_t ggml; const struct pw_block_type *block; enum pw_dtype dtype; const char *type; bool copy; };
+struct item { struct pw_source s; struct target to; char name[160]; int ndim; int64_t shape[2]; };
+struct job {
+    struct pw_dev *dev;
+    struct pw_checkpoint *c;
+    const struct pw_quant_options *o;
+    struct pw_gguf_out out;
+    struct pw_arena arena;
+    struct item *items; size_t n;
+    void (*each)(void *ctx, const struct pw_quant_report *r); void *ctx;
+    struct pw_progress *progress;
+};
+
+/* ---- types ---- */
+
+static struct target dense(enum pw_dtype t)
+{
+    return (struct target){.ggml = t == PW_F32 ? PW_GGML_F32 : t == PW_F16 ? PW_GGML_F16 : PW_GGML_BF16, .dtype = t, .type = pw_dtype_name(t)};
+}
+
+static struct target blocks(enum pw_qtype t, int64_t n_in)
+{
+    const struct pw_block_type *b = pw_block_type(t);
+    if (n_in % b->elements != 0)
+        b = pw_block_type(PW_Q_Q8_0);
+    if (n_in % b->elements != 0)
+        return dense(PW_F16);
+    return (struct target){.ggml = (uint32_t)b->ggml, .block = b, .type = b->name};
+}
+
+static int choose(const struct job *j, const struct pw_source *s, bool linear, struct target *to)
+{
+    const enum pw_qtype want = j->o->type;
+    if (s->vector)
+        *to = dense(PW_F32);        /* llama.cpp wants norms and biases so */
+    else if (want == PW_Q_DENSE)
+        *to = dense(j->o->dtype);
+    else {
+        const bool head = !linear && strcmp(s->name, pw_checkpoint_head_name(j->c)) == 0;
+        *to = blocks(head && (want == PW_Q_Q4_0 || want == PW_Q_Q4_K) ? PW_Q_Q6_K : want, s->w.n_in);
+    }
+    const struct pw_block_type *b = pw_block_type(s->w.type);
+    if (!b || want == PW_Q_DENSE) {
+        PW_CHECK(s->w.type == PW_Q_DENSE || want == PW_Q_DENSE, PW_E_UNSUPPORTED, "%s: it is quantised already (%s)", s->name, pw_qtype_name(s->w.type));
+        return 0;
+    }
+    if ((!linear || to->block == b) && !s->heads) {
+        *to = (struct target){.ggml = (uint32_t)b->ggml, .block = b, .type = b->name, .copy = true};
+        return 0;
+    }
+    const int rc = pw_error(PW_E_UNSUPPORTED, "%s: it is quantised already (%s)", s->name, b->name);
+    pw_error_hint("quantising twice adds both errors: begin with the unquantised model, or write f16");
+    return rc;
+}
+
+static uint32_t file_type(const struct pw_quant_options *o)
+{
+    switch (o->type) {
+    case PW_Q_DENSE: return o->dtype == PW_F32 ? 0 : o->dtype == PW_F16 ? 1 : 32;
+    case PW_Q_Q4_0: return 2;
+    case PW_Q_Q8_0: return 7;
+    case PW_Q_Q4_K: return 14;
+    default: return 18;
+    }
+}
+
+/* ---- the list of tensors ---- */
+
+static int list_items(struct job *j)
+{
+    struct pw_stored t;
+    bool permutes;
+    size_t most = 0;
+    PW_PASS(pw_gguf_permutes(pw_checkpoint_config(j->c), &permutes));
+    while (pw_checkpoint_at(j->c, most, &t))
+        most++;
+    j->items = pw_arena_array(&j->arena, most + 1, sizeof *j->items);
+    PW_CHECK(j->items, PW_E_NOMEM, "no memory for %zu tensors", most);
+    for (size_t i = 0; pw_checkpoint_at(j->c, i, &t); i++) {
+        enum pw_linear l;
+        const enum pw_role role = pw_role_of(pw_checkpoint_config(j->c), t.name, &l);
+        struct item *it = &j->items[j->n];
+        PW_CHECK(role != PW_ROLE_UNKNOWN && (role == PW_ROLE_COMPANION || pw_gguf_name_from_hf(t.name, it->name)), PW_E_FORMAT, "%s: unknown tensor %s",
+                 pw_checkpoint_path(j->c), t.name);
+        if (role == PW_ROLE_COMPANION)
+            continue;
+        if (pw_checkpoint_config(j->c)->tied && strcmp(t.name, pw_checkpoint_embed_name(j->c)) != 0 && strcmp(t.name, "lm_head.weight") == 0)
+            continue;               /* stored twice */
+        if (pw_checkpoint_config(j->c)->tied && strcmp(t.name, "lm_head.weight") == 0)
+            snprintf(it->name, sizeof it->name, "token_embd.weight");
+        PW_PASS(pw_source_open(&it->s, j->c, &t, permutes));
+        PW_PASS(choose(j, &it->s, role == PW_ROLE_LINEAR, &it->to));
+        it->ndim = it->s.vector ? 1 : 2;
+        it->shape[0] = it->s.vector ? it->s.w.n_in : it->s.w.n_out;
+        it->shape[1] = it->s.w.n_in;
+        j->n++;
+    }
+    return pw_checkpoint_all_used(j->c);
+}
+
+static int announce(struct job *j, const char *model)
+{
+    const struct pw_model_config *m = pw_checkpoint_config(j->c);
+    char hex[65];
+    const char *name = pw_path_base(model);
+    PW_PASS(pw_gguf_put_config(&j->out, m));
+    pw_gguf_put_str(&j->out, "general.name", name, strlen(name));
+    pw_gguf_put_u32(&j->out, "general.quantization_version", 2);
+    pw_gguf_put_u32(&j->out, "general.file_type", file_type(j->o));
+    PW_PASS(pw_checkpoint_identity(j->c, hex));
+    pw_gguf_put_str(&j->out, "pennyweight.source", hex, 64);
+    for (size_t i = 0; i < j->n; i++)
+        PW_PASS(pw_gguf_add_tensor(&j->out, j->items[i].name, j->items[i].to.ggml, j->items[i].ndim, j->items[i].shape));
+    return 0;
+}
+
+/* ---- tensors ---- */
+
+static int write_tile(struct job *j, const struct item *it, float *x, float *back, void *stored, int64_t n, struct pw_error_sum *e)
+{
+    const int64_t n_in = it->s.w.n_in;
+    if (it->to.block) {
+        struct pw_weight w = {.n_out = n, .n_in = n_in, .type = it->to.block->type, .dtype = PW_F32, .data = stored};
+        PW_TRY(pw_encode(j->dev, &w, pw_tensor2(x, PW_F32, n, n_in)), "quantising %s", it->name);
+        PW_TRY(pw_decode(j->dev, pw_tensor2(back, PW_F32, n, n_in), &w, 0), "checking %s", it->name);
+        pw_error_add(e, x, back, n * n_in);
+        return pw_gguf_bytes(&j->out, stored, pw_weight_bytes(&w));
+    }
+    if (it->to.dtype == PW_F32)
+        return pw_gguf_bytes(&j->out, x, (size_t)(n * n_in) * sizeof *x);
+    PW_PASS(pw_source_narrow(stored, it->to.dtype, x, back, n * n_in, it->name));
+    pw_error_add(e, x, back, n * n_in);
+    return pw_gguf_bytes(&j->out, stored, (size_t)(n * n_in) * 2);
+}
+
+static int write_item(struct job *j, const struct item *it, size_t done)
+{
+    const int64_t n_in = it->s.w.n_in, all = it->s.w.n_out, room = (int64_t)1 << 20;
+    const int64_t step = n_in >= room ? 1 : room / n_in, tile = (step < all ? step : all) * n_in;
+    struct pw_error_sum e = {0};
+    size_t bytes;
+    int rc = 0;
+    float *x = NULL, *back = NULL;
+    void *stored = NULL;
+    PW_PASS(pw_gguf_tensor_bytes(it->name, it->to.ggml, it->ndim, it->shape, &bytes));
+    if (it->to.copy)
+        PW_PASS_OUT(pw_gguf_bytes(&j->out, it->s.w.data, pw_weight_bytes(&it->s.w)));
+    else {
+        x = pw_alloc((size_t)tile * sizeof *x);
+        back = pw_alloc((size_t)tile * sizeof *back);
+        stored = pw_alloc((size_t)tile * sizeof *x);
+        PW_CHECK_OUT(x && back && stored, PW_E_NOMEM, "%s: no memory for a tile", it->name);
+        for (int64_t first = 0; first < all; first += step) {
+            const int64_t n = all - first < step ? all - first : step;
+            PW_PASS_OUT(pw_source_rows(j->dev, &it->s, first, pw_tensor2(x, PW_F32, n, n_in)));
+            PW_PASS_OUT(write_tile(j, it, x, back, stored, n, &e));
+        }
+    }
+    PW_CHECK_OUT(isfinite(e.squares) && isfinite(e.max), PW_E_NUMERIC, "%s: its error is not a number", it->name);
+    const struct pw_quant_report r = {.name = it->name, .type = it->to.type, .bytes = bytes, .rmse = e.n ? sqrt(e.squares / (double)e.n) : 0, .max_error = e.max};
+    if (j->each)
+        j->each(j->ctx, &r);
+    pw_progress_at(j->progress, (int64_t)done + 1, (int64_t)j->n, NULL);
+out:
+    pw_free(stored);
+    pw_free(back);
+    pw_free(x);
+    return rc;
+}
+
+static int write_rope(struct job *j, bool announced)
+{
+    const struct pw_model_config *m = pw_checkpoint_config(j->c);
+    int n = 0;
+    float *factors = pw_arena_array(&j->arena, (size_t)m->head_dim, sizeof *factors);
+    PW_CHECK(factors, PW_E_NOMEM, "no memory");
+    PW_PASS(pw_gguf_rope_factors(m, factors, &n));
+    if (!n)
+        return 0;
+    return announced ? pw_gguf_bytes(&j->out, factors, (size_t)n * sizeof *factors) : pw_gguf_add_tensor(&j->out, "rope_freqs.weight", PW_GGML_F32, 1, (int64_t[]){n});
+}
+
+int pw_quant_gguf(struct pw_dev *dev, const char *model, const struct pw_checkpoint_options *copt, const char *out, bool force, const struct pw_quant_options *o,
+                  void (*each)(void *ctx, const struct pw_quant_report *r), void *ctx, struct pw_progress *progress)
+{
+    struct job j = {.dev = dev, .o = o, .each = each, .ctx = ctx, .progress = progress};
+    int rc = 0;
+    PW_CHECK(o->type == PW_Q_DENSE || pw_block_type(o->type), PW_E_USAGE, "type %s does not exist in GGUF files (known: f32, f16, bf16, q8_0, q4_0, q4_K, q6_K)",
+             pw_qtype_name(o->type));
+    pw_arena_init(&j.arena);
+    PW_PASS_OUT(pw_checkpoint_open(&j.c, model, copt));
+    PW_PASS_OUT(list_items(&j));
+    PW_PASS_OUT(pw_gguf_create(&j.out, out, force));
+    PW_TRY_OUT(announce(&j, model), "writing %s", out);
+    PW_PASS_OUT(write_rope(&j, false));
+    for (size_t i = 0; i < j.n; i++)
+        PW_TRY_OUT(write_item(&j, &j.items[i], i), "writing %s", out);
+    PW_PASS_OUT(write_rope(&j, true));
+    PW_PASS_OUT(pw_gguf_commit(&j.out));
+out:
+    pw_gguf_abort(&j.out);
+    pw_arena_free(&j.arena);
+    pw_checkpoint_close(j.c);
+    return rc;
+}

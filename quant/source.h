@@ -1,0 +1,28 @@
+/* Tensors of a model on disk as f32 rows, in the order that the model to be written wants: what folders (remake.c) and GGUF files
+ * (gguf_file.c) are made from. Owns what a tensor is in a model of its config, the order of q and k rows, and the errors of what was
+ * stored. Private to quant/. */
+#ifndef PW_QUANT_SOURCE_H
+#define PW_QUANT_SOURCE_H
+
+#include "data/checkpoint.h"
+#include "kernels/op.h"
+
+enum pw_role { PW_ROLE_LINEAR, PW_ROLE_DENSE, PW_ROLE_COMPANION, PW_ROLE_UNKNOWN }; /* block linears; all else; parts of a quantised one */
+enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum pw_linear *linear); /* linear: also of a bias */
+
+struct pw_source {
+    const char *name;
+    struct pw_weight w;      /* as stored; of a vector: one row */
+    int64_t heads;           /* > 0: rows (of a bias: elements) of this many heads change their order */
+    bool interleave;         /* from half to interleaved pairs; else the other way */
+    bool vector;
+};
+/* interleaved: the order of q and k in what is written. */
+int pw_source_open(struct pw_source *s, struct pw_checkpoint *c, const struct pw_stored *t, bool interleaved);
+int pw_source_rows(struct pw_dev *dev, const struct pw_source *s, int64_t first, struct pw_tensor rows); /* (n, n_in) f32 */
+
+struct pw_error_sum { double squares, max; int64_t n; };
+void pw_error_add(struct pw_error_sum *e, const float *want, const float *got, int64_t n);
+/* f32 to 16 bits, and back: what is stored */
+int pw_source_narrow(void *out, enum pw_dtype to, const float *x, float *back, int64_t n, const char *name);
+#endif
