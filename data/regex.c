@@ -18,7 +18,7 @@ static const char space_set[] = "\\t-\\r\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\
 static const char other_set[] = "\\x00-\\x08\\x0e-\\x1f\\x21-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"
                                 "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
 
-struct pw_regex { pcre2_code *code; };
+struct pw_regex { pcre2_code *code; char *source; };
 struct pw_regex_room { pcre2_match_data *data; pcre2_match_context *context; };
 
 /* A category and what later versions of Unicode put into it, as the inside of a class. */
@@ -130,7 +130,7 @@ int pw_regex_compile(struct pw_regex **out, const char *pattern, size_t n, const
     PW_CHECK(n <= PATTERN_LIMIT, PW_E_FORMAT, "%s: regular expression of %zu bytes (limit %d)", source, n, PATTERN_LIMIT);
     PW_PASS_OUT(translate(pattern, n, source, &text));
     r = pw_alloc_zero(1, sizeof *r);
-    PW_CHECK_OUT(r, PW_E_NOMEM, "%s: no memory for a regular expression", source);
+    PW_CHECK_OUT(r && (r->source = pw_strndup(pattern, n)), PW_E_NOMEM, "%s: no memory for a regular expression", source);
     r->code = pcre2_compile((PCRE2_SPTR)text.data, text.len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &where, NULL);
     if (!r->code) {
         unsigned char why[160] = "";
@@ -153,8 +153,11 @@ void pw_regex_free(struct pw_regex *r)
     if (!r)
         return;
     pcre2_code_free(r->code);
+    pw_free(r->source);
     pw_free(r);
 }
+
+const char *pw_regex_source(const struct pw_regex *r) { return r->source; }
 
 int pw_regex_room_open(struct pw_regex_room **out)
 {

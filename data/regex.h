@@ -11,6 +11,7 @@ struct pw_regex_room;  /* one per thread */
 /* source names the place in messages. Refuses patterns over 64 KiB. */
 int pw_regex_compile(struct pw_regex **out, const char *pattern, size_t n, const char *source);
 void pw_regex_free(struct pw_regex *r);
+const char *pw_regex_source(const struct pw_regex *r); /* the pattern as it was given */
 int pw_regex_room_open(struct pw_regex_room **out);
 void pw_regex_room_free(struct pw_regex_room *room);
 

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "data/tok_gguf.h"
 #include "data/tok_parts.h"
 
 int tok_new(struct pw_tokenizer **out)
@@ -341,6 +342,17 @@ static int begins_as_json(const char *path)
     return json;
 }
 
+static int begins_as_gguf(const char *path)
+{
+    struct pw_map m;
+    if (pw_is_dir(path))
+        return 0;
+    PW_PASS(pw_map_open(&m, path));
+    const int gguf = m.bytes >= 4 && memcmp(m.data, "GGUF", 4) == 0;
+    pw_map_close(&m);
+    return gguf;
+}
+
 static int load_json(struct pw_tokenizer *t, struct pw_arena *a, const char *path)
 {
     struct pw_buf text = { 0 };
@@ -423,6 +435,13 @@ int pw_tokenizer_load_as(struct pw_tokenizer **out, const char *path, const char
     struct pw_tokenizer *t = NULL;
     struct pw_arena a;
     *out = NULL;
+    const int gguf = begins_as_gguf(path);
+    PW_PASS(gguf);
+    if (gguf) {
+        PW_CHECK(!pre, PW_E_USAGE, "%s: a pre-split is given, but only tiktoken ranks need one", path);
+        PW_TRY(tok_gguf_load(out, path), "loading the tokenizer of %s", path);
+        return 0;
+    }
     pw_arena_init(&a);
     int rc = tok_new(&t);
     if (rc == 0)

@@ -20,7 +20,7 @@ struct pw_tokenizer;
  * tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json, chat_template.jinja), or one of those
  * files. The files beside a tokenizer.json count as if its folder were given; a SentencePiece or tiktoken file given by
  * itself is read alone: no BOS is added then, as the sentencepiece and tiktoken packages do. What a file is, its bytes say:
- * JSON, lines of base64 and rank, or a SentencePiece protobuf; anything else is refused (a llama2.c tokenizer has no magic
+ * JSON, lines of base64 and rank, a SentencePiece protobuf, or GGUF (with or without a model); anything else is refused (a llama2.c tokenizer has no magic
  * number and needs the vocabulary's size).
  * pre: the pre-split of tiktoken ranks (a name of pw_tokenizer_pre_names); NULL: what tokenizer_class in
  * tokenizer_config.json or the file's published name says, else an error that asks for it. */

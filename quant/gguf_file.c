@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "data/gguf_model.h"
+#include "data/tok_gguf.h"
 #include "quant/quant.h"
 #include "quant/source.h"
 
@@ -110,6 +111,25 @@ static int list_items(struct job *j)
     return pw_checkpoint_all_used(j->c);
 }
 
+/* The tokenizer's keys: those of a GGUF file as they are, others made. */
+static int put_tokenizer(struct job *j)
+{
+    const char *path = pw_checkpoint_tokenizer(j->c);
+    const int64_t vocab = pw_checkpoint_config(j->c)->vocab;
+    struct pw_tokenizer *t = NULL;
+    bool exact = true;
+    if (!path)
+        return 0;
+    const size_t n = strlen(path);
+    if (strcmp(pw_checkpoint_format(j->c), "llama2.c") == 0 && n > 4 && strcmp(path + n - 4, ".bin") == 0)
+        PW_TRY(pw_tokenizer_load_llama2c(&t, path, vocab), "loading the tokenizer %s", path);
+    else
+        PW_TRY(pw_tokenizer_load(&t, path), "loading the tokenizer %s", path);
+    const int rc = pw_gguf_put_tokenizer(&j->out, t, vocab, &exact);
+    pw_tokenizer_free(t);
+    return rc;
+}
+
 static int announce(struct job *j, const char *model)
 {
     const struct pw_model_config *m = pw_checkpoint_config(j->c);
@@ -121,6 +141,7 @@ static int announce(struct job *j, const char *model)
     pw_gguf_put_u32(&j->out, "general.file_type", file_type(j->o));
     PW_PASS(pw_checkpoint_identity(j->c, hex));
     pw_gguf_put_str(&j->out, "pennyweight.source", hex, 64);
+    PW_PASS(put_tokenizer(j));
     for (size_t i = 0; i < j->n; i++)
         PW_PASS(pw_gguf_add_tensor(&j->out, j->items[i].name, j->items[i].to.ggml, j->items[i].ndim, j->items[i].shape));
     return 0;

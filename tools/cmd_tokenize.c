@@ -30,7 +30,7 @@ static int open_tokenizer(struct pw_cmd *c, struct pw_tokenizer **t)
     const char *path = c->args.items[0], *dot = strrchr(pw_path_base(path), '.');
     if (o->pre_split)
         return pw_tokenizer_load_as(t, path, o->pre_split);
-    if (!c->common->tokenizer && dot && strcmp(dot, ".gguf") != 0 && strcmp(dot, ".bin") != 0 && !pw_is_dir(path) && pw_file_exists(path))
+    if (!c->common->tokenizer && dot && strcmp(dot, ".bin") != 0 && !pw_is_dir(path) && pw_file_exists(path))
         return pw_tokenizer_load(t, path);
     if (!c->common->tokenizer && pw_is_dir(path)) {
         struct pw_arena a;
