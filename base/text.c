@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -212,6 +213,8 @@ const char *pw_nearest(const char *word, const char *const *names, size_t n)
     size_t len = strlen(word), limit = len / 3 > 2 ? len / 3 : 2, best = limit + 1;
     const char *found = NULL;
     if (len == 0 || len > WORD_MAX) return NULL;
+    for (size_t i = 0; i < n; i++)
+        if (strcasecmp(word, names[i]) == 0) return names[i]; /* capitals alone are the nearest of all */
     for (size_t i = 0; i < n; i++) {
         size_t other = strlen(names[i]);
         if (other > WORD_MAX) continue;

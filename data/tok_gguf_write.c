@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "data/tok_gguf.h"
 #include "data/tok_parts.h"
+#include "data/utf8.h"
 
 #define KEY "tokenizer.ggml."
 static const char mark[] = "\xE2\x96\x81", digit[] = "\\p{N}";
@@ -27,7 +28,7 @@ static size_t steps_of(const struct pw_tokenizer *t, struct step out[2 * TOK_STE
             out[n++] = (struct step){PRE_BYTE_LEVEL, ""};
         } else if (p->kind == PRE_SPLIT && plain && p->regex && p->behaviour == SPLIT_ISOLATED)
             out[n++] = (struct step){PRE_SPLIT, pw_regex_source(p->regex)};
-        else if (p->kind == PRE_DIGITS && p->behaviour == SPLIT_ISOLATED)
+        else if (p->kind == PRE_CLASS && p->class == pw_cp_numeric && p->behaviour == SPLIT_ISOLATED)
             out[n++] = (struct step){PRE_SPLIT, digit};
         else
             return 0;
