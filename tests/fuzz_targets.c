@@ -163,6 +163,25 @@ static void run_tokenizer_llama2c(const uint8_t *bytes, size_t n)
     }
 }
 
+static void run_tokenizer_model(const uint8_t *bytes, size_t n)
+{
+    struct pw_tokenizer *t;
+    if (pw_tokenizer_load(&t, as_file("tokenizer.model", bytes, n)) == 0) {
+        use_tokenizer(t);
+        pw_tokenizer_free(t);
+    }
+}
+
+static void run_tokenizer_ranks(const uint8_t *bytes, size_t n)
+{
+    static const char *const pre[] = {"gpt-2", "gpt-4o", "deepseek-llm", "qwen2"};
+    struct pw_tokenizer *t;
+    if (n > 0 && pw_tokenizer_load_as(&t, as_file("x.tiktoken", bytes + 1, n - 1), pre[bytes[0] & 3]) == 0) {
+        use_tokenizer(t);
+        pw_tokenizer_free(t);
+    }
+}
+
 static void run_jinja(const uint8_t *bytes, size_t n)
 {
     static const char context[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\" yes \"}],"
@@ -237,6 +256,7 @@ static void run_contest(const uint8_t *bytes, size_t n)
 
 const struct fuzz_target fuzz_targets[] = {
     {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"gguf", run_gguf}, {"config", run_config},
-    {"tokenizer", run_tokenizer}, {"tokenizer_llama2c", run_tokenizer_llama2c}, {"jinja", run_jinja}, {"archive", run_archive},
+    {"tokenizer", run_tokenizer}, {"tokenizer_llama2c", run_tokenizer_llama2c},
+    {"tokenizer_model", run_tokenizer_model}, {"tokenizer_ranks", run_tokenizer_ranks}, {"jinja", run_jinja}, {"archive", run_archive},
     {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"contest", run_contest}, {NULL, NULL},
 };

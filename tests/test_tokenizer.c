@@ -1,5 +1,6 @@
-/* Tokenizers against ids, offsets and texts of the Python package (tests/fixtures/tokenizer, made by
- * tools/reference/tokenizer_fixtures.py); files that must be refused; the incremental decoder; published GPT-2 vectors. */
+/* Tokenizers against ids, offsets and texts of the Python packages (tests/fixtures/tokenizer, made by
+ * tools/reference/tokenizer_fixtures.py, and kinds/ there by kinds_fixtures.py); files that must be refused; the incremental
+ * decoder; published vectors. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -220,12 +221,13 @@ START_TEST(refused)
     size_t n;
     pw_arena_init(&a);
     ck_ok(pw_dir_list(&a, "tests/fixtures/refused/tokenizer", &files, &n));
-    ck_assert_uint_ge(n, 45);
+    ck_assert_uint_ge(n, 85);
     for (size_t i = 0; i < n; i++) {
         const char *path = pw_path_join(&a, "tests/fixtures/refused/tokenizer", files[i]);
         struct pw_tokenizer *t = NULL;
         bool bin = strcmp(files[i] + strlen(files[i]) - 4, ".bin") == 0;
-        int rc = bin ? pw_tokenizer_load_llama2c(&t, path, LLAMA2C_PIECES) : pw_tokenizer_load(&t, path);
+        bool ranks = strstr(files[i], ".tiktoken") != NULL;
+        int rc = bin ? pw_tokenizer_load_llama2c(&t, path, LLAMA2C_PIECES) : pw_tokenizer_load_as(&t, path, ranks ? "gpt-2" : NULL);
         ck_assert_msg(rc == PW_E_FORMAT || rc == PW_E_UNSUPPORTED, "%s: %d (%s)", files[i], rc, pw_error_text());
         ck_assert_ptr_null(t);
         const char *message = pw_error_text(), *after = strstr(message, files[i]);
@@ -251,6 +253,35 @@ START_TEST(damaged)
             bad[pw_rng_below(&r, n)] = "{}[]\",:0a-9\\e"[pw_rng_below(&r, 13)];
         ck_ok(pw_file_write(path, bad, len, true));
         if (pw_tokenizer_load(&t, path) == 0) {
+            struct pw_tokens k = { 0 };
+            (void)pw_tokenizer_encode(t, "the <s> caf\xC3\xA9 said", 15, PW_TOK_DEFAULT, &k);
+            pw_tokens_free(&k);
+            pw_tokenizer_free(t);
+        }
+        pw_error_clear();
+        pw_free(bad);
+    }
+    pw_free(good);
+}
+END_TEST
+
+/* The same for the protobuf and for ranks: bytes of any value. */
+START_TEST(damaged_binary)
+{
+    static const char *const files[] = { "tests/fixtures/tokenizer/kinds/unigram-bytes.model", "tests/fixtures/tokenizer/kinds/gpt-4o.tiktoken" };
+    struct pw_rng r = pw_rng_make(12, PW_STREAM_TEST);
+    size_t n;
+    char *good = test_slurp(files[_i], &n);
+    const char *path = test_path(test_tmpdir(), "damaged");
+    for (int i = 0; i < 300; i++) {
+        struct pw_tokenizer *t = NULL;
+        char *bad = pw_alloc(n);
+        memcpy(bad, good, n);
+        size_t len = i % 3 ? n : (size_t)pw_rng_below(&r, n);
+        for (int j = 0; i % 3 && j < 1 + i % 4; j++)
+            bad[pw_rng_below(&r, n)] = (char)pw_rng_below(&r, 256);
+        ck_ok(pw_file_write(path, bad, len, true));
+        if (pw_tokenizer_load_as(&t, path, _i ? "gpt-2" : NULL) == 0) {
             struct pw_tokens k = { 0 };
             (void)pw_tokenizer_encode(t, "the <s> caf\xC3\xA9 said", 15, PW_TOK_DEFAULT, &k);
             pw_tokens_free(&k);
@@ -298,6 +329,125 @@ START_TEST(folder)
 }
 END_TEST
 
+/* ---- every kind of file, on random strings of all planes ---- */
+
+static const char *const kinds[] = { "unigram-nfkc.model", "unigram-bytes.model", "bpe-bytes.model", "llama3.json", "qwen2.json", "deepseek-v3.json", "deepseek-llm.json",
+    "phi3.json", "llama2-first.json", "gemma.json", "unigram-json.json", "punctuation.json", "gpt-4o.tiktoken" };
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+START_TEST(every_kind)
+{
+    struct pw_tokenizer *t;
+    struct pw_tokens k = { 0 };
+    struct pw_arena a;
+    struct pw_value *rows;
+    char path[256];
+    const char *dot = strrchr(kinds[_i], '.');
+    bool json = strcmp(dot, ".json") == 0;
+    size_t tokens = 0;
+    pw_arena_init(&a);
+    snprintf(path, sizeof path, "tests/fixtures/tokenizer/kinds/%s", kinds[_i]);
+    ck_ok(pw_tokenizer_load_as(&t, path, strcmp(dot, ".tiktoken") == 0 ? "gpt-4o" : NULL));
+    snprintf(path, sizeof path, "tests/fixtures/tokenizer/kinds/%.*s.expected.json", (int)(dot - kinds[_i]), kinds[_i]);
+    ck_ok(pw_json_load(&a, path, &rows));
+    ck_assert_uint_ge(rows->len, 120);
+    for (int again = 0; again < 2; again++)
+        for (size_t i = 0; i < rows->len; i++) {
+            const struct pw_value *row = &rows->items[i], *text = pw_get(row, "text"), *ids = pw_get(row, "ids");
+            int64_t last = 0;
+            ck_ok(pw_tokenizer_encode(t, text->s, text->len, json ? PW_TOK_DEFAULT : 0, &k));
+            ck_assert_msg(k.n == ids->len, "%s: \"%s\": %zu tokens, expected %zu", kinds[_i], text->s, k.n, ids->len);
+            for (size_t j = 0; j < k.n; j++) {
+                ck_assert_msg(k.ids[j] == ids->items[j].i, "%s: \"%s\": token %zu: id %d, expected %lld", kinds[_i], text->s, j, (int)k.ids[j], (long long)ids->items[j].i);
+                if (k.start[j] >= 0) {
+                    ck_assert(k.start[j] >= last && k.start[j] <= k.end[j] && k.end[j] <= (int64_t)text->len);
+                    last = k.start[j];
+                }
+            }
+            expect_decoded(t, &k, row, "decoded", 0);
+            tokens += k.n;
+        }
+    ck_assert_uint_gt(tokens, 3000);
+    pw_arena_free(&a);
+    pw_tokens_free(&k);
+    pw_tokenizer_free(t);
+}
+END_TEST
+
+/* The arrays of a .model given as arrays: the same ids; USER pieces apart as llama.cpp has them. */
+START_TEST(from_arrays)
+{
+    static const struct pw_tok_piece pieces[] = { { "<unk>", 5, 0, PW_PIECE_UNKNOWN, 0 }, { "<s>", 3, 0, PW_PIECE_CONTROL, 0 }, { "</s>", 4, 0, PW_PIECE_CONTROL, 0 },
+        { "\xE2\x96\x81", 3, -1, PW_PIECE_NORMAL, 0 }, { "a", 1, -2, PW_PIECE_NORMAL, 0 }, { "b", 1, -3, PW_PIECE_NORMAL, 0 }, { "ab", 2, -1.5f, PW_PIECE_NORMAL, 0 },
+        { "\xE2\x96\x81" "a", 4, -1.6f, PW_PIECE_NORMAL, 0 }, { "<u>", 3, 0, PW_PIECE_USER, PW_PIECE_RSTRIP }, { "cd", 2, -1, PW_PIECE_NORMAL, 0 } };
+    struct pw_tok_source s = { .where = "arrays", .pieces = pieces, .n = 10, .bos = 1, .eos = 2, .pad = -1, .unk = 0, .add_bos = true };
+    struct pw_tok_spm spm = { .prefix = true, .user_apart = true };
+    static const int32_t bpe[] = { 1, 3, 6, 8, 7, 9, 0, 2 }; /* "ab<u> acdc</s>": cd is merged though c and d are no pieces */
+    struct pw_tokenizer *t;
+    struct pw_tokens k = { 0 };
+    ck_ok(pw_tokenizer_from_spm_bpe(&t, &s, &spm));
+    ck_ok(pw_tokenizer_encode(t, "ab<u> acdc</s>", 14, PW_TOK_DEFAULT, &k));
+    ck_assert_uint_eq(k.n, sizeof bpe / sizeof *bpe);
+    for (size_t i = 0; i < k.n; i++)
+        ck_assert_int_eq(k.ids[i], bpe[i]);
+    ck_assert(pw_tokenizer_adds_bos(t) && pw_tokenizer_eos(t) == 2 && pw_tokenizer_is_special(t, 1) && !pw_tokenizer_is_special(t, 8));
+    pw_tokenizer_free(t);
+    ck_ok(pw_tokenizer_from_unigram(&t, &s, &spm));
+    ck_ok(pw_tokenizer_encode(t, "ab", 2, 0, &k)); /* _ + ab = -2.5, _a + b = -4.6 */
+    ck_assert(k.n == 2 && k.ids[0] == 3 && k.ids[1] == 6);
+    pw_tokenizer_free(t);
+    s.bos = 11;
+    ck_fails(pw_tokenizer_from_unigram(&t, &s, &spm), PW_E_FORMAT, "begin of text: id 11");
+    s.bos = -1;
+    ck_fails(pw_tokenizer_from_unigram(&t, &s, &spm), PW_E_FORMAT, "begin token is to be added");
+    s.bos = 1;
+    static const struct pw_tok_text merges[] = { { "a b", 3 } }, bad[] = { { "a c", 3 } };
+    ck_ok(pw_tokenizer_from_bpe(&t, &s, merges, 1, "qwen2"));
+    ck_ok(pw_tokenizer_encode(t, "ab<u>  b", 8, PW_TOK_SPECIAL, &k));
+    ck_assert(k.n == 4 && k.ids[0] == 1 && k.ids[1] == 6 && k.ids[2] == 8 && k.ids[3] == 5);
+    pw_tokenizer_free(t);
+    ck_fails(pw_tokenizer_from_bpe(&t, &s, bad, 1, "qwen2"), PW_E_FORMAT, "merge 0");
+    ck_fails(pw_tokenizer_from_bpe(&t, &s, merges, 1, "bert"), PW_E_UNSUPPORTED, "pre-split \"bert\"");
+    pw_tokens_free(&k);
+}
+END_TEST
+
+/* A folder with tokenizer.model or ranks: what tokenizer_config.json says of BOS, added tokens and the pre-split. */
+START_TEST(folders_without_json)
+{
+    const char *dir = test_tmpdir(), *other = test_tmpdir();
+    struct pw_tokenizer *t;
+    struct pw_tokens k = { 0 };
+    size_t n, m;
+    char *model = test_slurp("tests/fixtures/tokenizer/kinds/bpe-bytes.model", &n), *ranks = test_slurp("tests/fixtures/tokenizer/kinds/gpt-4o.tiktoken", &m);
+    static const char llama[] = "{\"tokenizer_class\": \"LlamaTokenizer\", \"bos_token\": \"<s>\", \"eos_token\": \"</s>\", \"added_tokens_decoder\":"
+                                " {\"1\": {\"content\": \"<s>\", \"special\": true}, \"5000\": {\"content\": \"<tool>\", \"special\": true}}}";
+    static const char qwen[] = "{\"tokenizer_class\": \"QWenTokenizer\", \"added_tokens_decoder\": {\"5001\": {\"content\": \"<|im_end|>\", \"special\": true}}}";
+    ck_ok(pw_file_write(test_path(dir, "tokenizer.model"), model, n, false));
+    ck_ok(pw_file_write(test_path(dir, "tokenizer_config.json"), llama, sizeof llama - 1, false));
+    ck_ok(pw_tokenizer_load(&t, dir));
+    ck_ok(pw_tokenizer_encode(t, "the<tool>", 9, PW_TOK_DEFAULT, &k));
+    ck_assert(k.ids[0] == 1 && k.ids[k.n - 1] == 5000 && pw_tokenizer_vocab(t) == 5001 && pw_tokenizer_adds_bos(t) && pw_tokenizer_eos(t) == 2);
+    ck_ok(pw_tokenizer_encode(t, "the<tool>", 9, 0, &k));
+    ck_assert(k.ids[0] != 1 && k.ids[k.n - 1] != 5000);
+    pw_tokenizer_free(t);
+    ck_ok(pw_file_write(test_path(dir, "tokenizer_config.json"), "{\"tokenizer_class\": \"XLNetTokenizer\"}", 37, true));
+    ck_fails(pw_tokenizer_load(&t, dir), PW_E_UNSUPPORTED, "XLNetTokenizer");
+    ck_ok(pw_file_write(test_path(other, "x.tiktoken"), ranks, m, false));
+    ck_fails(pw_tokenizer_load(&t, other), PW_E_FORMAT, "x.tiktoken");
+    ck_ok(pw_file_write(test_path(other, "tokenizer_config.json"), qwen, sizeof qwen - 1, false));
+    ck_ok(pw_tokenizer_load(&t, other));
+    ck_ok(pw_tokenizer_encode(t, "the<|im_end|>", 13, PW_TOK_DEFAULT, &k));
+    ck_assert_int_eq(k.ids[k.n - 1], 5001);
+    pw_tokenizer_free(t);
+    ck_ok(pw_file_write(test_path(other, "y.tiktoken"), ranks, m, false));
+    ck_fails(pw_tokenizer_load(&t, other), PW_E_FORMAT, "two files of ranks");
+    pw_free(model);
+    pw_free(ranks);
+    pw_tokens_free(&k);
+}
+END_TEST
+
 static int load_and_use(void *context)
 {
     struct pw_tokenizer *t = NULL;
@@ -318,24 +468,34 @@ START_TEST(no_memory)
 {
     char a[] = "tests/fixtures/tokenizer/sentencepiece.json";
     pw_error_clear();
+    char b[] = "tests/fixtures/tokenizer/kinds/bpe-bytes.model", c[] = "tests/fixtures/tokenizer/kinds/unigram-json.json";
     ck_assert_int_gt(test_sweep_nomem(load_and_use, a), 10);
+    ck_assert_int_gt(test_sweep_nomem(load_and_use, b), 10);
+    ck_assert_int_gt(test_sweep_nomem(load_and_use, c), 10);
 }
 END_TEST
 
-/* 46 strings and their ids as llama.cpp publishes them, on the two-file form. */
-START_TEST(gpt2_vectors)
+/* 46 strings and their ids as llama.cpp publishes them: the two-file form, and ranks. */
+START_TEST(published_vectors)
 {
     static const char mark[] = "\n__ggml_vocab_test__\n";
-    const char *gpt2 = test_shared("data/tokenizers/gpt2-hf"), *in = test_shared("data/tokenizers/ggml-vocab-gpt-2.gguf.inp"),
-               *out = test_shared("data/tokenizers/ggml-vocab-gpt-2.gguf.out");
+    static const struct { const char *tokenizer, *vectors, *pre; } rows[] = {
+        { "gpt2-hf", "gpt-2", NULL }, { "qwen.tiktoken", "qwen2", NULL }, { "qwen.tiktoken", "qwen2", "qwen2" } };
     struct pw_tokenizer *t;
     struct pw_tokens k = { 0 };
     size_t n, m, count = 0;
-    if (!gpt2 || !in || !out) {
-        test_skip("the GPT-2 vocabulary is not here");
+    char name[128];
+    snprintf(name, sizeof name, "data/tokenizers/%s", rows[_i].tokenizer);
+    const char *path = test_shared(name);
+    snprintf(name, sizeof name, "data/tokenizers/ggml-vocab-%s.gguf.inp", rows[_i].vectors);
+    const char *in = test_shared(name);
+    snprintf(name, sizeof name, "data/tokenizers/ggml-vocab-%s.gguf.out", rows[_i].vectors);
+    const char *out = test_shared(name);
+    if (!path || !in || !out) {
+        test_skip("the vocabulary %s is not here", rows[_i].tokenizer);
         return;
     }
-    ck_ok(pw_tokenizer_load(&t, gpt2));
+    ck_ok(pw_tokenizer_load_as(&t, path, rows[_i].pre));
     char *text = test_slurp(in, &n), *ids = test_slurp(out, &m), *line = ids;
     for (char *at = text; line < ids + m; count++) {
         char *end = strstr(at, mark), *stop = end ? end : text + n;
@@ -404,9 +564,13 @@ int main(void)
     tcase_add_test(c, llama2c);
     tcase_add_test(c, refused);
     tcase_add_test(c, damaged);
+    tcase_add_loop_test(c, damaged_binary, 0, 2);
     tcase_add_test(c, folder);
     tcase_add_test(c, no_memory);
-    tcase_add_test(c, gpt2_vectors);
+    tcase_add_loop_test(c, published_vectors, 0, 3);
+    tcase_add_loop_test(c, every_kind, 0, KINDS);
+    tcase_add_test(c, from_arrays);
+    tcase_add_test(c, folders_without_json);
     tcase_add_test(c, unicode);
     suite_add_tcase(s, c);
     return test_run(s);

@@ -61,9 +61,14 @@ check-docs: pw
 	@./pw help manual | diff - docs/commands.md && ./pw recipe docs | diff - docs/recipe.md || { echo "docs/ is not current: run 'make docs'"; exit 1; }
 
 # ---- not there yet: said plainly ----
-.PHONY: cuda cuda-report gpu-pack check-simt bench-peers check-reference
-cuda cuda-report gpu-pack check-simt bench-peers check-reference:
-	@echo "make $@: this version has no CUDA backend, no peer benchmarks and no live reference check yet (the scripts are in tools/reference); see the list of open work in docs/state.md" >&2; exit 1
+.PHONY: cuda cuda-report gpu-pack check-simt bench-peers
+cuda cuda-report gpu-pack check-simt bench-peers:
+	@echo "make $@: this version has no CUDA backend and no peer benchmarks yet; see the list of open work in docs/state.md" >&2; exit 1
+
+# ---- live comparison with the Python packages (tools/reference/run says how) ----
+.PHONY: check-reference
+check-reference: pw
+	@tools/reference/run
 
 # ---- speed and memory, measured: prints the tables of docs/bench.md ----
 .PHONY: bench

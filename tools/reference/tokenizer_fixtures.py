@@ -145,7 +145,14 @@ def refused():
         return d
 
     refuse("model-wordpiece.json", change("model", "type", "WordPiece"))
-    refuse("pre-whitespace.json", change("pre_tokenizer", {"type": "Whitespace"}))
+    refuse("pre-bert.json", change("pre_tokenizer", {"type": "BertPreTokenizer"}))
+    refuse("normalizer-accents.json", change("normalizer", {"type": "StripAccents"}))
+    refuse("normalizer-precompiled-base64.json", change("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AB*="}))
+    refuse("regex-property.json", change("pre_tokenizer", {"type": "Split", "behavior": "Isolated", "pattern": {"Regex": "\\p{Greek}"}}))
+    refuse("unigram-bytelevel.json", change("model", {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0]]}) | {"pre_tokenizer": {"type": "ByteLevel"}})
+    refuse("unigram-row.json", change("model", {"type": "Unigram", "unk_id": 0, "vocab": [["a"]]}))
+    refuse("unigram-unk.json", change("model", {"type": "Unigram", "unk_id": 7, "vocab": [["a", 0]]}))
+    refuse("unigram-map.json", change("model", {"type": "Unigram", "unk_id": 0, "vocab": {"a": 0}}))
     refuse("pre-after-bytelevel.json", change("pre_tokenizer", {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Digits"}]}))
     refuse("pre-behaviour.json", change("pre_tokenizer", {"type": "Split", "behavior": "Sideways", "pattern": {"String": "x"}}))
     refuse("pre-regex.json", change("pre_tokenizer", {"type": "Split", "behavior": "Isolated", "pattern": {"Regex": "(a"}}))
