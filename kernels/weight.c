@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 #include "base/error.h"
+#include "kernels/codes.h"
 #include "kernels/dev.h"
 
 static const char *const names[] = { [PW_Q_DENSE] = "dense", [PW_Q_NF4] = "nf4", [PW_Q_FP4] = "fp4", [PW_Q_INT8] = "int8" };
@@ -119,19 +120,19 @@ int pw_nf4_code(float x)
 
 int pw_fp4_code(float x)
 {
-    static const struct { float above; int code; } steps[7] = {
-        { 0.8333333f, 3 }, { 0.583333f, 2 }, { 0.4166667f, 5 }, { 0.29166667f, 4 }, { 0.20833333f, 7 }, { 0.0859375f, 6 }, { 0.00260417f, 1 },
-    };
+    static const float above[7] = { PW_FP4_ABOVE };
+    static const int code[7] = { PW_FP4_CODES };
     int sign = x < 0 ? 8 : 0;
     float a = fabsf(x);
     for (int i = 0; i < 7; i++)
-        if (a > steps[i].above) return steps[i].code + sign;
+        if (a > above[i]) return code[i] + sign;
     return sign;
 }
 
 int pw_int8_code(float x, float absmax)
 {
-    return absmax > 0 ? (int)nearbyintf(x * (127.0f / absmax)) : 0;
+    float factor = 127.0f / absmax;
+    return isfinite(factor) ? (int)nearbyintf(x * factor) : 0; /* no finite factor: zeros, and values so small that their step is none */
 }
 
 int pw_state8_code(const float map[256], float x)

@@ -9,39 +9,14 @@ struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 
 SIMT_FN float bf16_to_f32(uint16_t b) { return __uint_as_float((uint32_t)b << 16); }
-SIMT_FN uint16_t bf16_from_f32(float f)
-{
-    uint32_t u = __float_as_uint(f);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
-}
+SIMT_FN uint16_t bf16_from_f32(float f) { return cvt_bf16(f); }
 /* Two at once, `low` in the low half: one word of an mma operand. */
-SIMT_FN uint32_t bf16x2(float low, float high) { return (uint32_t)bf16_from_f32(low) | (uint32_t)bf16_from_f32(high) << 16; }
+SIMT_FN uint32_t bf16x2(float low, float high) { return cvt_bf16x2(low, high); }
 SIMT_FN float bf16x2_low(uint32_t w) { return __uint_as_float(w << 16); }
 SIMT_FN float bf16x2_high(uint32_t w) { return __uint_as_float(w & 0xffff0000u); }
 
-SIMT_FN float f16_to_f32(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
-    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | fraction << 13 | (fraction ? 0x400000u : 0));
-    if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
-    float x = (float)fraction * 0x1p-24f; /* subnormal: exact */
-    return __uint_as_float(__float_as_uint(x) | sign);
-}
-SIMT_FN uint16_t f16_from_f32(float f)
-{
-    uint32_t u = __float_as_uint(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffffu;
-    if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
-    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);            /* rounds to infinity */
-    if (a < 0x38800000u) {                                              /* subnormal in f16 */
-        if (a < 0x33000000u) return (uint16_t)sign;
-        int shift = 126 - (int)(a >> 23);                               /* 14 .. 24 */
-        uint32_t m = (a & 0x7fffffu) | 0x800000u, half = 1u << (shift - 1), q = m >> shift, rest = m & ((1u << shift) - 1);
-        return (uint16_t)(sign | (q + (rest > half || (rest == half && (q & 1)))));
-    }
-    uint32_t r = a - 0x38000000u;
-    return (uint16_t)(sign | ((r + 0xfffu + (r >> 13 & 1)) >> 13));
-}
+SIMT_FN float f16_to_f32(uint16_t h) { return cvt_f32_from_f16(h); }
+SIMT_FN uint16_t f16_from_f32(float f) { return cvt_f16(f); }
 
 /* One element as f32, whatever its type. f64 is only ever written or added to by sums. */
 SIMT_FN float load(const float *p, size_t i) { return p[i]; }

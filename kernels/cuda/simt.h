@@ -43,6 +43,32 @@ typedef cudaError_t simt_error;
 
 SIMT_FN unsigned simt_smem_addr(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
+/* f32 to 16 bits and back, rounding to nearest even; NaN stays NaN. x2: `low` in the low half. */
+SIMT_FN uint16_t cvt_bf16(float x)
+{
+    uint16_t d;
+    asm("cvt.rn.bf16.f32 %0, %1;\n" : "=h"(d) : "f"(x));
+    return d;
+}
+SIMT_FN uint32_t cvt_bf16x2(float low, float high)
+{
+    uint32_t d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(d) : "f"(high), "f"(low));
+    return d;
+}
+SIMT_FN uint16_t cvt_f16(float x)
+{
+    uint16_t d;
+    asm("cvt.rn.f16.f32 %0, %1;\n" : "=h"(d) : "f"(x));
+    return d;
+}
+SIMT_FN float cvt_f32_from_f16(uint16_t h)
+{
+    float d;
+    asm("cvt.f32.f16 %0, %1;\n" : "=f"(d) : "h"(h));
+    return d;
+}
+
 /* 16 bytes global -> shared; zero-fills when !pred, without reading src. */
 SIMT_FN void cp_async_16(void *dst, const void *src, bool pred)
 {

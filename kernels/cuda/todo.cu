@@ -23,8 +23,6 @@ NOT_YET(attn_bwd, DEV, T, T, T, T, T, T, T, T, T, const struct pw_seqs *, const 
 NOT_YET(linear_fwd, DEV, T, T, T, W, struct pw_drop)
 NOT_YET(linear_bwd, DEV, const struct pw_linear_grads *, T, T, T, W, struct pw_drop)
 NOT_YET(head_loss, DEV, T, T, T, T, T, W, T, T, double)
-NOT_YET(encode, DEV, struct pw_weight *, T)
-NOT_YET(decode, DEV, T, W, int64_t)
 
 extern "C" size_t cuda_scratch_linear(const struct pw_dev *, int64_t, const struct pw_weight *, bool) { return 0; }
 extern "C" size_t cuda_scratch_head(const struct pw_dev *, int64_t, const struct pw_weight *, bool) { return 0; }

@@ -6,6 +6,36 @@
 
 #include "kernels/simt/fibers.h"
 
+/* cvt: NaN in, the canonical NaN out (PTX ISA 8, "cvt"). */
+SIMT_FN uint16_t cvt_bf16(float x)
+{
+    const uint32_t u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+SIMT_FN uint32_t cvt_bf16x2(float low, float high) { return (uint32_t)cvt_bf16(low) | (uint32_t)cvt_bf16(high) << 16; }
+SIMT_FN uint16_t cvt_f16(float x)
+{
+    const uint32_t u = __float_as_uint(x), sign = u >> 16 & 0x8000, a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) return 0x7fff;
+    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);            /* rounds to infinity */
+    if (a < 0x33000000u) return (uint16_t)sign;
+    if (a < 0x38800000u) {                                              /* subnormal in f16 */
+        const int shift = 126 - (int)(a >> 23);                         /* 14 .. 24 */
+        const uint32_t m = (a & 0x7fffffu) | 0x800000u, half = 1u << (shift - 1), q = m >> shift, rest = m & ((1u << shift) - 1);
+        return (uint16_t)(sign | (q + (rest > half || (rest == half && (q & 1)))));
+    }
+    const uint32_t r = a - 0x38000000u;
+    return (uint16_t)(sign | ((r + 0xfffu + (r >> 13 & 1)) >> 13));
+}
+SIMT_FN float cvt_f32_from_f16(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    if (exponent == 31) return __uint_as_float(fraction ? 0x7fffffffu : sign | 0x7f800000u);
+    if (exponent) return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
+    return __uint_as_float(__float_as_uint((float)fraction * 0x1p-24f) | sign); /* subnormal: exact */
+}
+
 SIMT_FN void cp_async_16(void *dst, const void *src, bool pred, SIMT_AT) { simt_copy_issue(dst, src, pred, file, line); }
 SIMT_FN void cp_async_commit(void) { simt_copy_commit(); }
 template <int N> static inline void cp_async_wait(void) { simt_copy_wait(N); }
