@@ -38,6 +38,7 @@ SIMT_FN void cuda_report(struct cuda_status *s, enum cuda_fault fault, int64_t i
 
 /* ---- the device ---- */
 
+enum { CUDA_SUMS = 2048 };
 struct cuda_impl {
     simt_stream stream;
     struct cuda_status *status;
@@ -46,6 +47,7 @@ struct cuda_impl {
     size_t shared_limit;      /* bytes of shared memory a block may ask for */
     void *gemm;               /* kernels/cuda/gemm.h */
     void *lanes;              /* of transfers: plugin.cu */
+    double *sums;             /* CUDA_SUMS partial sums, on the device: for one op at a time, which the stream sees to */
     char name[256];
 };
 static inline struct cuda_impl *cuda_of(const struct pw_dev *dev) { return (struct cuda_impl *)dev->impl; }
@@ -56,6 +58,8 @@ int cuda_launched(struct pw_dev *dev, const char *op, simt_error e);
 
 /* Blocks of `size` that cover n, as a grid of one dimension. */
 static inline unsigned cuda_parts(int64_t n, int64_t size) { return (unsigned)((n + size - 1) / size); }
+static inline unsigned cuda_warps(int64_t n, unsigned most) { return n >= most ? most : n < 1 ? 32 : (unsigned)((n + 31) / 32 * 32); } /* threads for n pieces of work */
+static inline bool cuda_aligned(const void *p) { return (uintptr_t)p % 16 == 0; } /* absent tensors are */
 static inline size_t cuda_round(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
 
 /* The statement for each element type a tensor may have at run time: `name` is its typed pointer, name##_type the type of an element. */
@@ -67,4 +71,23 @@ static inline size_t cuda_round(size_t bytes) { return (bytes + 255) & ~(size_t)
     case PW_F64: { typedef double name##_type; name##_type *name = (name##_type *)(tensor).data; __VA_ARGS__; break; }    \
     default: return pw_error(PW_E_UNSUPPORTED, "device %s: elements of type %s", dev->kind, pw_dtype_name((tensor).dtype)); \
     }
+/* The same without f64 */
+#define CUDA_BY_SMALL(tensor, name, ...)                                                            \
+    switch ((tensor).dtype) {                                                                       \
+    case PW_F32: { typedef float name##_type; name##_type *name = (name##_type *)(tensor).data; __VA_ARGS__; break; }     \
+    case PW_BF16: { typedef bf16 name##_type; name##_type *name = (name##_type *)(tensor).data; __VA_ARGS__; break; }     \
+    case PW_F16: { typedef f16 name##_type; name##_type *name = (name##_type *)(tensor).data; __VA_ARGS__; break; }       \
+    default: return pw_error(PW_E_UNSUPPORTED, "device %s: elements of type %s", dev->kind, pw_dtype_name((tensor).dtype)); \
+    }
+/* The same for tensors that are activations or f32: bf16 and f32. */
+#define CUDA_BY_FLOAT(tensor, name, ...)                                                            \
+    switch ((tensor).dtype) {                                                                       \
+    case PW_F32: { typedef float name##_type; name##_type *name = (name##_type *)(tensor).data; __VA_ARGS__; break; }     \
+    case PW_BF16: { typedef bf16 name##_type; name##_type *name = (name##_type *)(tensor).data; __VA_ARGS__; break; }     \
+    default: return pw_error(PW_E_UNSUPPORTED, "device %s: elements of type %s", dev->kind, pw_dtype_name((tensor).dtype)); \
+    }
+/* `fast` as a constant. */
+#define CUDA_BY_BOOL(value, fast, ...)                                                              \
+    if (value) { [[maybe_unused]] constexpr bool fast = true; __VA_ARGS__; }                        \
+    else { [[maybe_unused]] constexpr bool fast = false; __VA_ARGS__; }
 #endif

@@ -123,7 +123,8 @@ template <enum decode_kind KIND> SIMT_INLINE void decode8_any(const cuda_weight 
     float scale = 0;
     int left = 0; /* elements of the current block still to come */
     if constexpr (KIND == DECODE_INT8) scale = int8_step(__ldg(w.absmax + row));
-    if constexpr (KIND == DECODE_FOUR) scale = weight_scale<false>(w, i), left = w.block - (int)(i % w.block);
+    if constexpr (KIND == DECODE_FOUR)
+        if (k < w.n_in) scale = weight_scale<false>(w, i), left = w.block - (int)(i % w.block);
 #pragma unroll
     for (int e = 0; e < 8; e++) {
         x[e] = 0;

@@ -144,6 +144,7 @@ static void close_device(struct pw_dev *dev)
     if (impl->lanes) rt_lanes_close(lanes_of(dev));
     pw_free(impl->lanes);
     close_card(impl);
+    if (impl->sums) (void)rt_free(impl->sums);
     if (impl->status) (void)rt_pinned_free(impl->status);
     pw_free(impl);
     dev->impl = NULL;
@@ -153,7 +154,7 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
 {
     struct cuda_impl *impl = (struct cuda_impl *)pw_alloc_zero(1, sizeof *impl);
     int rc = 0;
-    void *status = NULL;
+    void *status = NULL, *sums = NULL;
     PW_CHECK(impl, PW_E_NOMEM, "no memory for a device handle");
     dev->impl = impl;
     dev->host = false;
@@ -166,6 +167,8 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     PW_PASS_OUT(failed(dev, "opening lanes for transfers", rt_lanes_open(lanes_of(dev))));
     impl->status = (struct cuda_status *)status;
     memset(status, 0, sizeof *impl->status);
+    PW_PASS_OUT(failed(dev, "memory for sums", rt_malloc(&sums, CUDA_SUMS * sizeof(double))));
+    impl->sums = (double *)sums;
 out:
     if (rc < 0) close_device(dev);
     return rc;

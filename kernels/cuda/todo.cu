@@ -5,17 +5,6 @@
 #define T struct pw_tensor
 #define W const struct pw_weight *
 #define NOT_YET(name, ...) extern "C" int cuda_##name(__VA_ARGS__) { return pw_error(PW_E_UNSUPPORTED, #name ": device %s has no kernel for it yet", dev->kind); }
-NOT_YET(embed_fwd, DEV, T, T, T)
-NOT_YET(embed_bwd, DEV, T, T, T)
-NOT_YET(rmsnorm_fwd, DEV, T, T, T, T, double, double)
-NOT_YET(rmsnorm_bwd, DEV, T, T, T, T, T, T, double)
-NOT_YET(rope, DEV, T, T, T, T, enum pw_rope_layout, int)
-NOT_YET(glu_fwd, DEV, T, T, T, enum pw_act)
-NOT_YET(glu_bwd, DEV, T, T, T, T, T, enum pw_act)
-NOT_YET(scatter_rows, DEV, T, T, T)
-NOT_YET(gather_rows, DEV, T, T, T)
-NOT_YET(sumsq, DEV, T, T)
-NOT_YET(adamw, DEV, T, T, T, T, const struct pw_adamw *)
 NOT_YET(adamw8, DEV, T, T, T, T, T, T, T, const struct pw_adamw *)
 NOT_YET(lion, DEV, T, T, T, const struct pw_adamw *)
 NOT_YET(attn_fwd, DEV, T, T, T, T, T, const struct pw_seqs *, const struct pw_attn *)
