@@ -2,11 +2,12 @@
 #include "kernels/blocks.h"
 
 #include <string.h>
+#include "kernels/codes.h"
 
 #define BLOCK_HALF(u) pw_f16_to_f32(u)
 #include "kernels/block_decode.h"
 
-const int8_t pw_iq4_table[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+const int8_t pw_iq4_table[16] = { PW_IQ4_VALUES };
 
 static const struct pw_block_type types[] = {
 #define PW_BLOCK(id, name, stored, ggml, elements, bytes, decode, encode) { name, stored, PW_Q_##id, ggml, elements, bytes, decode, encode },

@@ -1,4 +1,4 @@
-/* The constants of the 4-bit formats, as lists of initialisers: kernels/nf4.c makes the tables of the definition from them, and
+/* The constants of the formats whose codes stand for values in a table, as lists of initialisers: kernels/nf4.c makes the tables of the definition from them, and
  * kernels/cuda/ its own copies where a device sees them. NF4: QLoRA, Dettmers et al. 2023, appendix E; the thresholds between its values are
  * those bitsandbytes compares with (strictly greater). They are part of a file format: never recomputed, because the normal quantiles
  * evaluated in double differ from them at 1e-7. */
@@ -26,4 +26,6 @@
 /* The magnitudes from the largest down: a value above FP4_ABOVE[i] gets FP4_CODES[i]; none: 0 */
 #define PW_FP4_ABOVE 0.8333333f, 0.583333f, 0.4166667f, 0.29166667f, 0.20833333f, 0.0859375f, 0.00260417f
 #define PW_FP4_CODES 3, 2, 5, 4, 7, 6, 1
+/* iq4_nl of GGUF */
+#define PW_IQ4_VALUES -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 #endif

@@ -1,4 +1,4 @@
-/* Weights in kernels: eight consecutive elements of a row as f32 or bf16, whatever they are stored as (layouts: kernels/weight.h).
+/* Weights in kernels: eight consecutive elements of a row as f32 or bf16, whatever they are stored as (layouts: kernels/weight.h, kernels/blocks.h).
  *
  * A kernel takes a struct cuda_weight by value and is a template over `kind`, how elements are stored, and `fast`, whether each eight are one aligned
  * load of one block (cuda_weight_fast: rows of whole eights, aligned addresses, blocks of a power of two). f32 results are those of kernels/ref bit for
@@ -15,9 +15,16 @@
 #define PW_KERNELS_CUDA_DECODE_H
 
 #include "kernels/codes.h"
+#include "kernels/cuda/blocks.h"
 #include "kernels/cuda/cuda.h"
 
-enum decode_kind { DECODE_F32, DECODE_BF16, DECODE_F16, DECODE_FOUR, DECODE_INT8, DECODE_KINDS }; /* FOUR: NF4 and FP4, which differ by the table alone */
+enum decode_kind {
+    DECODE_F32, DECODE_BF16, DECODE_F16, DECODE_FOUR, DECODE_INT8, /* FOUR: NF4 and FP4, which differ by the table alone */
+#define PW_BLOCK(id, ...) DECODE_##id,
+#include "kernels/blocks.def"
+#undef PW_BLOCK
+    DECODE_KINDS
+};
 
 struct cuda_weight {
     const uint8_t *data;
@@ -49,8 +56,13 @@ static inline enum decode_kind cuda_decode_kind(const struct pw_weight *w)
 {
     if (w->type == PW_Q_NF4 || w->type == PW_Q_FP4) return DECODE_FOUR;
     if (w->type == PW_Q_INT8) return DECODE_INT8;
-    if (w->type != PW_Q_DENSE) return DECODE_KINDS;
-    return w->dtype == PW_F32 ? DECODE_F32 : w->dtype == PW_BF16 ? DECODE_BF16 : w->dtype == PW_F16 ? DECODE_F16 : DECODE_KINDS;
+    if (w->type == PW_Q_DENSE) return w->dtype == PW_F32 ? DECODE_F32 : w->dtype == PW_BF16 ? DECODE_BF16 : w->dtype == PW_F16 ? DECODE_F16 : DECODE_KINDS;
+    switch (w->type) {
+#define PW_BLOCK(id, ...) case PW_Q_##id: return DECODE_##id;
+#include "kernels/blocks.def"
+#undef PW_BLOCK
+    default: return DECODE_KINDS;
+    }
 }
 static inline bool cuda_weight_fast(const struct pw_weight *w)
 {
@@ -67,18 +79,46 @@ static inline bool cuda_weight_fast(const struct pw_weight *w)
     case DECODE_F16: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_F16; __VA_ARGS__; break; }          \
     case DECODE_FOUR: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_FOUR; __VA_ARGS__; break; }        \
     case DECODE_INT8: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_INT8; __VA_ARGS__; break; }        \
+    case DECODE_Q8_0: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q8_0; __VA_ARGS__; break; }                     \
+    case DECODE_Q4_0: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q4_0; __VA_ARGS__; break; }                     \
+    case DECODE_Q4_1: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q4_1; __VA_ARGS__; break; }                     \
+    case DECODE_Q5_0: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q5_0; __VA_ARGS__; break; }                     \
+    case DECODE_Q5_1: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q5_1; __VA_ARGS__; break; }                     \
+    case DECODE_Q4_K: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q4_K; __VA_ARGS__; break; }                     \
+    case DECODE_Q5_K: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q5_K; __VA_ARGS__; break; }                     \
+    case DECODE_Q6_K: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_Q6_K; __VA_ARGS__; break; }                     \
+    case DECODE_IQ4_NL: { [[maybe_unused]] constexpr enum decode_kind kind = DECODE_IQ4_NL; __VA_ARGS__; break; }                 \
     default: return pw_error(PW_E_UNSUPPORTED, "%s: device %s has no kernel for weights of type %s", (op), dev->kind, pw_qtype_name((w)->type)); \
     }
 
 /* ---- device ---- */
 
-SIMT_FN constexpr bool decode_uses_table(enum decode_kind kind) { return kind == DECODE_FOUR; }
+SIMT_FN constexpr bool decode_uses_table(enum decode_kind kind) { return kind == DECODE_FOUR || kind == DECODE_IQ4_NL; }
+/* Of a block type of GGUF; 0 elements: the kind is none. */
+SIMT_FN constexpr int decode_elements(enum decode_kind kind)
+{
+    switch (kind) {
+#define PW_BLOCK(id, name, stored, ggml, elements, bytes, ...) case DECODE_##id: return elements;
+#include "kernels/blocks.def"
+#undef PW_BLOCK
+    default: return 0;
+    }
+}
+SIMT_FN constexpr int decode_bytes(enum decode_kind kind)
+{
+    switch (kind) {
+#define PW_BLOCK(id, name, stored, ggml, elements, bytes, ...) case DECODE_##id: return bytes;
+#include "kernels/blocks.def"
+#undef PW_BLOCK
+    default: return 0;
+    }
+}
 
 template <enum decode_kind KIND> SIMT_INLINE void decode_table(const cuda_weight &w, float *table)
 {
-    static constexpr float nf4[16] = {PW_NF4_VALUES}, fp4[16] = {PW_FP4_VALUES};
+    static constexpr float nf4[16] = {PW_NF4_VALUES}, fp4[16] = {PW_FP4_VALUES}, iq4[16] = {PW_IQ4_VALUES};
     const unsigned i = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
-    if (decode_uses_table(KIND) && i < 16) table[i] = w.fp4 ? fp4[i] : nf4[i];
+    if (decode_uses_table(KIND) && i < 16) table[i] = KIND == DECODE_IQ4_NL ? iq4[i] : w.fp4 ? fp4[i] : nf4[i];
 }
 
 /* The scale of the block that holds element i of the flat sequence. */
@@ -116,7 +156,20 @@ SIMT_FN void f16_8(uint4 v, float x[8])
     for (int e = 0; e < 8; e++) x[e] = f16_to_f32((uint16_t)(e % 2 ? p[e / 2] >> 16 : p[e / 2] & 0xffff));
 }
 
-/* The same without any alignment: by the element. */
+template <enum decode_kind KIND, bool EVEN> SIMT_INLINE void decode8_block(const uint8_t *block, const float *table, int at, float x[8])
+{
+    if constexpr (KIND == DECODE_Q8_0) block8_q8_0<EVEN>(block, at, x);
+    else if constexpr (KIND == DECODE_Q4_0) block8_q4_0<EVEN>(block, at, x);
+    else if constexpr (KIND == DECODE_Q4_1) block8_q4_1<EVEN>(block, at, x);
+    else if constexpr (KIND == DECODE_Q5_0) block8_q5_0<EVEN>(block, at, x);
+    else if constexpr (KIND == DECODE_Q5_1) block8_q5_1<EVEN>(block, at, x);
+    else if constexpr (KIND == DECODE_Q4_K) block8_q4_K<EVEN>(block, at, x);
+    else if constexpr (KIND == DECODE_Q5_K) block8_q5_K<EVEN>(block, at, x);
+    else if constexpr (KIND == DECODE_Q6_K) block8_q6_K<EVEN>(block, at, x);
+    else block8_iq4_nl<EVEN>(block, at, table, x);
+}
+
+/* Without alignment: by the element. */
 template <enum decode_kind KIND> SIMT_INLINE void decode8_any(const cuda_weight &w, const float *table, int64_t row, int64_t k, float x[8])
 {
     const int64_t i = row * w.n_in + k;
@@ -144,12 +197,15 @@ template <enum decode_kind KIND> SIMT_INLINE void decode8_any(const cuda_weight 
 
 template <enum decode_kind KIND, bool FAST> SIMT_INLINE void decode8(const cuda_weight &w, const float *table, int64_t row, int64_t k, float x[8])
 {
+    constexpr int elements = decode_elements(KIND);
     const int64_t i = row * w.n_in + k;
-    if constexpr (!FAST) {
+    if constexpr (!FAST && elements == 0) {
         decode8_any<KIND>(w, table, row, k, x);
     } else if (k >= w.n_in) {
 #pragma unroll
         for (int e = 0; e < 8; e++) x[e] = 0;
+    } else if constexpr (elements > 0) { /* rows are whole blocks */
+        decode8_block<KIND, FAST>(w.data + i / elements * decode_bytes(KIND), table, (int)(k % elements), x);
     } else if constexpr (KIND == DECODE_F32) {
         const float4 a = __ldg((const float4 *)(w.data + 4 * i)), b = __ldg((const float4 *)(w.data + 4 * i) + 1);
         x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;

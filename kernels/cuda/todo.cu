@@ -5,8 +5,6 @@
 #define T struct pw_tensor
 #define W const struct pw_weight *
 #define NOT_YET(name, ...) extern "C" int cuda_##name(__VA_ARGS__) { return pw_error(PW_E_UNSUPPORTED, #name ": device %s has no kernel for it yet", dev->kind); }
-NOT_YET(adamw8, DEV, T, T, T, T, T, T, T, const struct pw_adamw *)
-NOT_YET(lion, DEV, T, T, T, const struct pw_adamw *)
 NOT_YET(attn_fwd, DEV, T, T, T, T, T, const struct pw_seqs *, const struct pw_attn *)
 NOT_YET(attn_bwd, DEV, T, T, T, T, T, T, T, T, T, const struct pw_seqs *, const struct pw_attn *)
 NOT_YET(linear_fwd, DEV, T, T, T, W, struct pw_drop)
