@@ -147,6 +147,9 @@ $(B)/.flags:
 $(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a | $(B)/libpw_simt.so
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 
+# The emulation itself, with kernels of its own.
+$(B)/tests/test_simt: $(B)/simt/tests/simt_kernels.o $(patsubst %.cc,$(B)/simt/%.o,$(wildcard kernels/simt/*.cc))
+
 -include $(shell test -d $(B) && find $(B) -name '*.d')
 
 .PHONY: all check clean help layers walls config
