@@ -44,6 +44,9 @@ struct family {
     double (*bound)(const struct op_case *c); /* absolute error of every output element, inputs within [-1, 1] */
     /* What roundings to bf16 on the way add on devices with bf16 activations; largest[i]: of |array i| on ref. NULL: none. */
     double (*bound16)(const struct op_case *c, const double *largest);
+    /* In place of both bounds on devices with bf16 activations: adds to allow[i][j] what element j of array i may be off by, its own last rounding
+     * aside. ref: the arrays after the run on ref, f64. For families whose elements differ too much for one bound. */
+    void (*allow16)(const struct problem *p, const struct pw_tensor *ref, double *const *allow);
 };
 
 enum { CASE_GRAD = 1, CASE_LORA = 2, CASE_BIAS = 4, CASE_NO_DX = 8, CASE_PREFIX = 16, CASE_CACHE = 32, CASE_NESTED = 64 };

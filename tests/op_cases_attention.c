@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- attention; p: longest sequence, sequences, H, G, d; x: window, softcap, scale factor. Scores err by e = sum_bound(d) / sqrt(d), the
+/* ---- attention; p: longest sequence, sequences, H, G, d, cached keys of the first (0: 3 with CASE_CACHE; 5 more each); x: window, softcap, scale factor. Scores err by e = sum_bound(d) / sqrt(d), the
  * weights of a query relatively by 2e + 8u, so an output (a mean of |v| <= 1) by that plus its own sum over n weights that add up to 1. In
  * backward |dp|, |mean| <= d, dS <= 2 d scale, and up to n * H/G such terms are added ---- */
 enum { A_Q, A_K, A_V, A_OUT, A_LSE, A_DOUT, A_DQ, A_DK, A_DV };
@@ -17,7 +17,7 @@ static void attn_setup(struct problem *p)
     int32_t *prefix_start = hold(p, (size_t)n * 4), *prefix_len = hold(p, (size_t)n * 4);
     int32_t rows = 0, keys = c->flags & CASE_PREFIX ? 70 : 0;
     for (int i = 0; i < n; i++) {
-        int32_t len = (int32_t)(c->p[0] - i * (c->p[0] / (n + 1))), before = c->flags & CASE_CACHE ? 3 + 5 * i : 0;
+        int32_t len = (int32_t)(c->p[0] - i * (c->p[0] / (n + 1))), before = c->flags & CASE_CACHE ? (int32_t)(c->p[5] ? c->p[5] : 3) + 5 * i : 0;
         q_start[i] = rows;
         kv_start[i] = keys;
         kv_len[i] = len + before;
@@ -49,13 +49,72 @@ static int attn_backward(struct problem *p, struct pw_dev *dev, struct pw_tensor
 }
 static double attn_bound(const struct op_case *c)
 {
-    double d = (double)c->p[4], n = (double)c->p[0] + 70, share = (double)(c->p[2] / c->p[3]), scale = c->x[2] / sqrt(d);
+    double d = (double)c->p[4], n = (double)(c->p[0] + c->p[5] + 5 * c->p[1]) + 70, share = (double)(c->p[2] / c->p[3]), scale = c->x[2] / sqrt(d);
     double weight = 2 * (sum_bound(d) * scale + u * (4 + log(n) + 2 * scale * sqrt(d))) + 8 * u; /* relative, of one weight */
     double forward = weight + depth(n) * u;
     double backward = share * (weight + depth(n * share) * u) * 2 * sqrt(d) * (1 + scale * sqrt(d));
     return c->flags & CASE_GRAD ? forward + backward + u * 8 : forward + backward;
 }
-static const struct family attention = { "attn", attn_setup, attn_forward, attn_backward, attn_bound, NULL };
+
+/* With bf16 activations. Products of q and k are exact and add up in f32 through tensor cores: pieces of 16, whose sums may be truncated, so
+ * 2u a piece and 16 more for the rest, of the sum of |q k|. From that e, the error of one score; lse errs by the largest e and its own sum.
+ * Roundings to bf16 on the way: P before P V and P^T dO (u16 of each weight, so u16 of sum p |v| and sum p |dout|), dS before dS K and dS^T Q, and
+ * out, from which backward takes delta. Each is carried to every element through the sums it takes part in; squares of u16 by the factor at the end. */
+static double chain(double n) { return 2 * u * (n / 16 + 16); }
+static void attn_allow16(const struct problem *p, const struct pw_tensor *t, double *const *allow)
+{
+    const struct pw_seqs *s = &p->seqs;
+    const double *q = t[A_Q].data, *k = t[A_K].data, *v = t[A_V].data, *out = t[A_OUT].data, *lse = t[A_LSE].data, *up = t[A_DOUT].data, cap = p->attn.softcap, scale = p->attn.scale;
+    const int64_t heads = p->c->p[2], groups = p->c->p[3], share = heads / groups, d = p->c->p[4];
+    for (int i = 0; i < s->n; i++) {
+        const int64_t prefix = s->prefix_len ? s->prefix_len[i] : 0, n = prefix + s->kv_len[i], n_q = s->q_start[i + 1] - s->q_start[i];
+        for (int64_t j = 0; j < n_q; j++)
+            for (int64_t h = 0; h < heads; h++) {
+                const int64_t seen = n - n_q + j + 1, low = p->attn.window > 0 && seen > p->attn.window ? seen - p->attn.window : 0, at = (s->q_start[i] + j) * heads + h;
+                const double *const q_row = q + at * d, *const up_row = up + at * d, terms = chain((double)(n * share * s->n));
+                double most = 0, delta = 0, delta_error = 0;
+                double *const z = malloc((size_t)n * 2 * sizeof *z), *const e = z + n;
+                if (!z) abort();
+                for (int pass = 0; pass < 3; pass++)
+                    for (int64_t key = low; key < seen; key++) {
+                        const int64_t row = ((key < prefix ? s->prefix_start[i] + key : s->kv_start[i] + key - prefix) * groups + h / share) * d;
+                        if (pass == 0) {
+                            double dot = 0, size = 0;
+                            for (int64_t x = 0; x < d; x++) dot += q_row[x] * k[row + x], size += fabs(q_row[x] * k[row + x]);
+                            z[key] = cap > 0 ? cap * tanh(dot * scale / cap) : dot * scale;
+                            e[key] = chain((double)d) * size * scale + 8 * u * (fabs(z[key]) + cap + fabs(dot * scale));
+                            most = fmax(most, e[key]);
+                            if (key == seen - 1) allow[A_LSE][at] = most + u * ((double)n / 4 + 32) + 4 * u * fabs(lse[at]);
+                            continue;
+                        }
+                        const double weight = exp(z[key] - lse[at]), weight_error = e[key] + allow[A_LSE][at] + 8 * u, tanh_z = cap > 0 ? z[key] / cap : 0;
+                        if (pass == 1) {
+                            for (int64_t x = 0; x < d; x++) allow[A_OUT][at * d + x] += (u16 + weight_error + terms) * weight * fabs(v[row + x]);
+                            continue;
+                        }
+                        if (key == low)
+                            for (int64_t x = 0; x < d; x++) {
+                                const double o = out[at * d + x];
+                                delta += up_row[x] * o;
+                                delta_error += fabs(up_row[x]) * (allow[A_OUT][at * d + x] + (u16 + chain((double)d)) * fabs(o));
+                            }
+                        double dp = 0, dp_size = 0;
+                        for (int64_t x = 0; x < d; x++) dp += up_row[x] * v[row + x], dp_size += fabs(up_row[x] * v[row + x]);
+                        const double slope = 1 - tanh_z * tanh_z, ds = weight * (dp - delta) * slope, slope_error = cap > 0 ? 2 * e[key] / cap + 10 * u : 0;
+                        const double ds_error = (u16 + weight_error + 8 * u + terms) * fabs(ds) + weight * slope * (delta_error + chain((double)d) * dp_size) + weight * fabs(dp - delta) * slope_error;
+                        for (int64_t x = 0; x < d; x++) {
+                            allow[A_DV][row + x] += (u16 + weight_error + terms) * weight * fabs(up_row[x]);
+                            allow[A_DQ][at * d + x] += ds_error * scale * fabs(k[row + x]);
+                            allow[A_DK][row + x] += ds_error * scale * fabs(q_row[x]);
+                        }
+                    }
+                free(z);
+            }
+    }
+    for (int a = A_OUT; a <= A_DV; a++)
+        for (int64_t j = 0; j < pw_count(t[a]); j++) allow[a][j] = allow[a][j] * (1 + 4 * u16) + 2 * u * fabs(((const double *)t[a].data)[j]);
+}
+static const struct family attention = { "attn", attn_setup, attn_forward, attn_backward, attn_bound, .allow16 = attn_allow16 };
 
 const struct op_case op_cases_attention[] = {
     /* T, sequences, H, G, d; window, softcap, scale */
@@ -67,5 +126,19 @@ const struct op_case op_cases_attention[] = {
     { &attention, { 150, 2, 2, 2, 32 }, F32, 0, { 33, 0, 1 } }, { &attention, { 90, 3, 2, 1, 24 }, F32, CASE_PREFIX, { 0, 0, 1 } },
     { &attention, { 70, 3, 4, 2, 40 }, F32, CASE_PREFIX | CASE_CACHE, { 80, 5, 1 } },
     { &attention, { 40, 2, 2, 1, 80 }, F32, CASE_CACHE, { 0, 0, 3 } },
+    /* head dimensions of every instance and between them, lengths one more than a tile of rows or keys, and one less */
+    { &attention, { 65, 1, 1, 1, 64 }, F32, 0, { 0, 0, 4 } }, { &attention, { 129, 1, 2, 2, 96 }, F32, 0, { 0, 0, 2 } }, { &attention, { 65, 2, 2, 1, 128 }, F32, 0, { 0, 0, 3 } },
+    { &attention, { 33, 3, 2, 1, 256 }, F32, 0, { 0, 0, 4 } }, { &attention, { 66, 1, 2, 2, 33 }, F32, 0, { 0, 2, 3 } }, { &attention, { 63, 1, 3, 1, 136 }, F32, 0, { 20, 0, 2 } },
+    { &attention, { 81, 1, 1, 1, 100 }, F32, 0, { 17, 3, 4 } }, { &attention, { 50, 1, 1, 1, 1 }, F32, 0, { 0, 0, 4 } },
+    /* eight query heads a group; windows smaller than a tile (3: every weight matters) and larger than the sequence */
+    { &attention, { 40, 2, 8, 1, 64 }, F32, 0, { 0, 0, 3 } }, { &attention, { 200, 1, 2, 1, 16 }, F32, 0, { 3, 0, 2 } }, { &attention, { 70, 2, 8, 1, 24 }, F32, CASE_PREFIX, { 3, 0, 2 } },
+    { &attention, { 70, 1, 2, 2, 72 }, F32, CASE_CACHE, { 1000, 0, 2 } }, { &attention, { 70, 2, 2, 1, 12 }, F32, CASE_CACHE, { 1, 0, 2 } },
+    /* many short sequences, more than a block has threads */
+    { &attention, { 3, 300, 2, 1, 8 }, F32, 0, { 0, 0, 3 } }, { &attention, { 20, 19, 4, 2, 40 }, F32, 0, { 7, 0, 3 } },
+    /* few queries over many keys: one split, several, splits that begin at a window, more query tokens than a wave keeps */
+    { &attention, { 1, 3, 8, 1, 64, 700 }, F32, CASE_CACHE, { 0, 0, 4 } }, { &attention, { 1, 2, 4, 2, 128, 1000 }, F32, CASE_CACHE, { 300, 0, 4 } },
+    { &attention, { 16, 2, 3, 1, 80, 126 }, F32, CASE_CACHE, { 0, 0, 4 } }, { &attention, { 10, 6, 4, 2, 17, 300 }, F32, CASE_CACHE | CASE_PREFIX, { 0, 4, 4 } },
+    { &attention, { 17, 2, 2, 1, 64, 300 }, F32, CASE_CACHE, { 0, 0, 4 } }, { &attention, { 1, 2, 2, 1, 256, 260 }, F32, CASE_CACHE, { 0, 0, 4 } },
+    { &attention, { 1, 1, 2, 1, 16, 5000 }, F32, CASE_CACHE, { 0, 0, 4 } }, { &attention, { 2, 2, 2, 1, 96, 400 }, F32, CASE_CACHE, { 5, 0, 3 } },
 };
 const int op_cases_attention_n = (int)(sizeof op_cases_attention / sizeof *op_cases_attention);

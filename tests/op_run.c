@@ -16,8 +16,10 @@ enum { GUARD = 64 };
 void op_case_name(const struct op_case *c, char *out, size_t room)
 {
     const int64_t *p = c->p;
-    snprintf(out, room, "%s/%s/%s/%d,%d,%d,%d,%d/%u/%g,%g,%g", c->f->name, pw_qtype_name(c->q), pw_dtype_name(c->type), (int)p[0], (int)p[1], (int)p[2], (int)p[3],
-             (int)p[4], c->flags, c->x[0], c->x[1], c->x[2]);
+    char last[24] = "";
+    if (p[5]) snprintf(last, sizeof last, ",%d", (int)p[5]);
+    snprintf(out, room, "%s/%s/%s/%d,%d,%d,%d,%d%s/%u/%g,%g,%g", c->f->name, pw_qtype_name(c->q), pw_dtype_name(c->type), (int)p[0], (int)p[1], (int)p[2], (int)p[3],
+             (int)p[4], last, c->flags, c->x[0], c->x[1], c->x[2]);
 }
 
 static int64_t count(const struct array *a) { return a->shape[0] * a->shape[1] * a->shape[2]; }
@@ -196,7 +198,11 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
             double x = fabs(get(want.host[i], j));
             largest[i] = x > largest[i] ? x : largest[i];
         }
-    double bound = c->f->bound(c) + (!rc && dev->act == PW_BF16 && c->f->bound16 ? c->f->bound16(c, largest) : 0);
+    double bound = c->f->bound(c) + (!rc && dev->act == PW_BF16 && c->f->bound16 ? c->f->bound16(c, largest) : 0), *allow[ARRAYS] = { NULL };
+    const bool each = !rc && dev->act == PW_BF16 && c->f->allow16;
+    for (int i = 0; each && i < p.n; i++)
+        if (!(allow[i] = calloc((size_t)count(&p.a[i]) + 1, sizeof(double)))) abort();
+    if (each) c->f->allow16(&p, want.host, allow);
     for (int i = 0; !rc && i < p.n; i++) {
         if (p.a[i].role == IN) continue;
         const bool rounded = got.host[i].dtype == PW_BF16 && p.a[i].act;
@@ -208,6 +214,7 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
             if (p.a[i].role == OUT && p.a[i].type == PW_F64 && bound > 0) allowed = bound + 2 * 0x1p-24 * fabs(b);
             /* codes: at a midpoint of the map either neighbour; that is rare */
             if (p.a[i].type == PW_U8) allowed = (moved += a != b) <= 1 + count(&p.a[i]) / 200;
+            if (each) allowed = allow[i][j];
             if (rounded) allowed += 0x1p-8 * fabs(b);
             if (!(fabs(a - b) <= allowed)) {
                 snprintf(why, room, "%s[%lld]: %.9g, ref %.9g, off by %.3g, allowed %.3g", p.a[i].name, (long long)j, a, b, fabs(a - b), allowed);
@@ -216,6 +223,7 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
             }
         }
     }
+    for (int i = 0; i < p.n; i++) free(allow[i]);
     set_free(&want);
     set_free(&got);
     problem_free(&p);
