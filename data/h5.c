@@ -47,11 +47,15 @@ static hid_t file_type(enum pw_h5_type t)
 }
 
 /* The library's own error printing is off; its reason is taken from its stack instead. */
-static herr_t first_reason(unsigned n, const H5E_error2_t *e, void *into)
+static herr_t keep_reason(unsigned n, const H5E_error2_t *e, void *into)
 {
     (void)n;
     char *text = into;
-    if (e->desc)
+    const char *system = e->desc ? strstr(e->desc, "error message = '") : NULL; /* the system's reason, inside a long line of file names and addresses */
+    if (system) {
+        system += strlen("error message = '");
+        snprintf(text, 160, "%.*s", (int)strcspn(system, "'"), system);
+    } else if (e->desc)
         snprintf(text, 160, "%s", e->desc);
     return 0;
 }
@@ -59,12 +63,15 @@ static herr_t first_reason(unsigned n, const H5E_error2_t *e, void *into)
 static const char *library_reason(char text[160])
 {
     snprintf(text, 160, "unknown reason");
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, first_reason, text); /* ends at the innermost, which says most */
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, keep_reason, text); /* ends at the innermost, which says most */
     return text;
 }
 
 static int library_start(void)
 {
+    /* A file that could not be written (a full disk) leaves the library in a state in which its clean-up at exit crashes. What is opened here is
+     * closed here, so there is nothing left for it to do. After the first call this is without effect. */
+    (void)H5dont_atexit();
     PW_CHECK(H5open() >= 0, PW_E_FAIL, "the HDF5 library does not start");
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* this thread's stack */
     return 0;
