@@ -22,7 +22,7 @@ double pw_seconds(void)
 void pw_progress_start(struct pw_progress *p, const char *what, bool quiet)
 {
     if (!p) return;
-    *p = (struct pw_progress){ .on = !quiet, .tty = isatty(STDERR_FILENO) == 1, .started = pw_seconds() };
+    *p = (struct pw_progress){ .on = !quiet, .tty = isatty(STDERR_FILENO) == 1, .started = pw_seconds(), .stop = p->stop };
     snprintf(p->what, sizeof p->what, "%s", what);
 }
 
@@ -108,4 +108,9 @@ void pw_progress_say(struct pw_progress *p, const char *fmt, ...)
     wipe(p);
     fprintf(stderr, "%s\n", line);
     p->last_drawn = 0; /* the progress line comes back at the next call */
+}
+
+bool pw_progress_stopped(const struct pw_progress *p)
+{
+    return p && p->stop && p->stop();
 }

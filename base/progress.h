@@ -5,7 +5,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct pw_progress { bool on, tty; double started, last_drawn; char what[64]; int width; };
+struct pw_progress {
+    bool on, tty; double started, last_drawn; char what[64]; int width;
+    bool (*stop)(void);      /* may be NULL; true: the user wants an end, and long work between whose pieces it is asked returns PW_E_INTERRUPTED */
+};
+bool pw_progress_stopped(const struct pw_progress *p);
 void pw_progress_start(struct pw_progress *p, const char *what, bool quiet);
 /* done of total (total 0 = unknown); note: free text such as "loss 2.31, 812 tokens/s" or NULL. Time left is computed here. */
 void pw_progress_at(struct pw_progress *p, int64_t done, int64_t total, const char *note);

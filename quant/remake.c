@@ -46,6 +46,7 @@ static int report(struct job *j, const char *name, const char *type, size_t byte
     if (j->how->each)
         j->how->each(j->how->ctx, &r);
     pw_progress_at(j->how->progress, ++j->done, j->total, NULL);
+    PW_CHECK(!pw_progress_stopped(j->how->progress), PW_E_INTERRUPTED, "interrupted: nothing was written");
     return 0;
 }
 

@@ -311,7 +311,8 @@ static int run_chat(struct pw_cmd *c)
         PW_PASS_OUT(say(&talk, "user", line, (size_t)n));
         PW_PASS_OUT(answer(c, o, &l, chat, &talk, &tokens, turn++));
     }
-    PW_CHECK_OUT(!ferror(stdin) || pw_interrupted(), PW_E_IO, "reading stdin failed");
+    PW_CHECK_OUT(!pw_interrupted(), PW_E_INTERRUPTED, "interrupted");
+    PW_CHECK_OUT(!ferror(stdin), PW_E_IO, "reading stdin failed");
 out:
     free(line);
     pw_tokens_free(&tokens);

@@ -145,6 +145,7 @@ static int run_command(const struct pw_command *command, int argc, char **argv)
         goto out;
     }
     progress.on = !common.quiet;
+    progress.stop = pw_interrupted;
     struct pw_cmd c = {.common = &common, .options = options, .args = rest, .progress = &progress, .out = &out};
     PW_PASS_OUT(command->run(&c));
     PW_PASS_OUT(pw_buf_status(&out));
