@@ -298,21 +298,39 @@ static int hash_base(struct training *k)
     return 0;
 }
 
-static int make_folder(struct training *k)
+static int fill_folder(struct training *k, bool *made)
 {
     const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl");
     PW_CHECK(recipe && log, PW_E_NOMEM, "out of memory");
     if (k->lock.path && !k->run->opt.resume)
         PW_PASS(pw_dir_clear(k->r->output, LOCK_NAME));
     if (!k->lock.path) {
+        *made = !pw_file_exists(k->r->output);
         PW_PASS(pw_dir_make(k->r->output));
         PW_PASS(pw_run_lock(&k->lock, k->r->output));
-        if (pw_file_exists(recipe)) /* another process made it since we looked */
+        if (pw_file_exists(recipe)) { /* another process made it since we looked */
+            *made = false;
             return pw_error(PW_E_REFUSED, "%s exists already", k->r->output);
+        }
     }
     PW_PASS(pw_dir_make(k->states));
     PW_PASS(pw_file_write(recipe, k->state.recipe.data, k->state.recipe.len, true));
     return pw_runlog_open(&k->log, log, k->resume_from[0] ? k->state.log_bytes : 0);
+}
+
+/* A folder that cannot be filled (a full disk) does not stay, unless it is another's. */
+static int make_folder(struct training *k)
+{
+    bool made = false;
+    int rc = fill_folder(k, &made);
+    if (rc >= 0 || rc == PW_E_REFUSED || !made)
+        return rc;
+    char what[1024];
+    snprintf(what, sizeof what, "%s", pw_error_text());
+    if (k->log.f)
+        pw_runlog_close(&k->log);
+    (void)pw_dir_remove(k->r->output);
+    return pw_error(rc, "%s", what);
 }
 
 /* ---- the loop ---- */

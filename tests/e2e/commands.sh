@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# The conventions of the command line, from an installed copy and a folder with an odd name: stdout and stderr, exit codes, --json, --quiet,
+# nearest names, outputs that are refused or cannot be written, two runs on one folder, interrupts, --memory.
+set -u
+T=$(mktemp -d); trap 'rm -rf "$T"' EXIT
+ROOT=$PWD; BASE=$ROOT/tools/demo/base; failures=0; checks=0
+if [ ! -s "$BASE/model.safetensors" ]; then echo "skipped: $BASE is missing"; exit 0; fi
+mkdir "$T/bin" "$T/an odd – folder"; cp -L "$ROOT/pw" "$T/bin/pennyweight"; ln -s pennyweight "$T/bin/pw"; export PATH=$T/bin:$PATH XDG_CACHE_HOME=$T/cache
+cd "$T/an odd – folder" || exit 1
+fail() { failures=$((failures + 1)); echo "FAILED: $*"; }
+rc() { local want=$1 got; shift; checks=$((checks + 1)); "$@" > out 2> err < /dev/null; got=$?
+       [ $got = "$want" ] || { fail "expected exit $want, got $got: $*"; tail -3 err; }; }
+has() { checks=$((checks + 1)); grep -qF -- "$2" "$1" || { fail "no '$2' in $1"; head -c 600 "$1"; }; }
+empty() { checks=$((checks + 1)); [ ! -s "$1" ] || fail "$1 is not empty: $(head -c 200 "$1")"; }
+# refused CODE TEXT CMD...: that exit code, that text on stderr in a line that begins with "pw: ", nothing on stdout
+refused() { local want=$1 text=$2; shift 2; rc "$want" "$@"; has err "$text"; empty out; checks=$((checks + 1)); grep -q '^pw: ' err || fail "no line 'pw: …': $*"; }
+# json CMD...: exit 0, one line, one document with the schema
+json() { rc 0 "$@"; checks=$((checks + 1)); [ "$(wc -l < out)" = 1 ] && grep -q '^{"schema":1[,}]' out && grep -q '}$' out || fail "not one JSON document: $*: $(head -c 200 out)"; }
+gone() { local f; for f in "$@"; do checks=$((checks + 1)); [ ! -e "$f" ] || fail "$f was left"; done; checks=$((checks + 1)); ! ls -A | grep -q '\.part$' || fail "left: $(ls -A | grep '\.part$')"; }
+
+# ---- help and names ----
+refused 2 'a command is missing' pw; has err 'usage: pw COMMAND'
+rc 0 pw help; empty err; rc 0 pw --version; rc 0 pw help vote; has out 'pw vote import'; rc 0 pw vote rank --help; has out '--method'
+refused 2 "did you mean 'pw train'" pw trian
+refused 2 "did you mean 'pw vote import'" pw vote imprt l f
+refused 2 'knows: new, import' pw vote
+refused 2 'knows: list, show' pw recipe --json
+refused 2 'did you mean --help?' pw train --hlep
+refused 2 'did you mean --quiet?' pw eval run m --qiet
+refused 2 'nearest is train.lr' pw train tiny-lora --set train.lrr=1
+refused 2 'nearest is tiny-lora' pw recipe show tiny-lorra
+refused 2 'did you mean nf4?' pw quant "$BASE" -o x --type nf5
+refused 2 'a value is missing' pw run "$BASE" -p
+refused 2 'not an integer' pw run "$BASE" -p a -n many
+refused 2 'out of range' pw run "$BASE" -p a -n -1
+refused 2 'too many arguments' pw model info "$BASE" more
+gone x
+
+# ---- one JSON document each ----
+printf '{"prompt":"Q: red?","completion":" A: a colour."}\n{"prompt":"Q: two?","completion":" A: a number."}\n\n{"prompt":"Q: blue?","completion":" A: a colour too."}\n' > d.jsonl
+printf 'model: "%s"\nadapter: {kind: lora, r: 4, alpha: 8}\ndata: {train: d.jsonl, max_length: 64}\ntrain: {steps: 6, batch_size: 2, lr: 1e-3, save_every: 2}\noutput: run\n' "$BASE" > r.yaml
+json pw model info "$BASE" --json
+json pw score "$BASE" --text "What is the hour of bread?" --json; has out '"logprobs":[null,'
+json pw tokenize "$BASE" d.jsonl --json
+json pw run "$BASE" -p "The fountain" -n 4 --json; has out '"finish":"length"'
+json pw recipe list --json; json pw recipe show tiny-lora --json; json pw recipe docs --json; json pw recipe check r.yaml --json
+json pw data check d.jsonl --model "$BASE" --json; has out '"errors":[]'
+json pw plan r.yaml --json; has out '"fits":true'
+json pw plan r.yaml --json --memory 1MiB; has out '"fits":false'
+json pw train r.yaml --dry-run --json; gone run
+json pw lora init "$BASE" -o fresh --json; json pw lora info fresh --json
+json pw eval list --json
+json pw train r.yaml --json --quiet; empty err
+json pw entry build run -o entry.tar.zst --json
+json pw entry check entry.tar.zst --json
+json pw entry check entry.tar.zst --model "$BASE" --json --quiet; has out '"rescored":null'; empty err
+
+# ---- documents of a benchmark; scores that were touched ----
+refused 3 'no data under' pw eval explain mmlu --doc 0
+mkdir -p data/colours data/mmlu; for a in 0 1 2; do printf '{"question":"Colour %s?","choices":["red","blue","green"],"answer":%s}\n' $a $a; done > data/colours/test.jsonl
+json pw eval explain colours --doc 2 --data data --json; has out 'Colour 2?'
+refused 2 '--doc' pw eval explain colours --doc 3 --data data
+json pw eval run "$BASE" --tasks colours --data data --adapter run/adapter --with-base -o run/tuned.json --samples run/tuned.samples.jsonl --json --quiet
+has out '"adapter":null,"n":3'; has out '"adapter":"run/adapter","n":3'
+json pw entry build run -o scored.tar.zst --json; json pw entry check scored.tar.zst --model "$BASE" --json --quiet; has out '"documents":3,'
+cp -r run forged; sed -i 's/"acc":{"value":[0-9.]*/"acc":{"value":0.6666666666666666/g' forged/tuned.json
+rc 0 pw entry build forged -o forged.tar.zst; grep -q '"acc":{"value":0.6666' run/tuned.json || refused 1 'does not fit the samples' pw entry check forged.tar.zst --model "$BASE" --quiet
+refused 3 'exists' pw eval run "$BASE" --tasks colours --data data -o run/tuned.json
+
+# ---- rows that cannot be used ----
+cp d.jsonl b.jsonl; printf '{"prompt":\n{"text":"x"}\n' >> b.jsonl
+rc 1 pw data check b.jsonl --model "$BASE" --json --quiet; has out '"row":5,'; has out '"row":6,'
+refused 1 'b.jsonl:5' pw train r.yaml --set data.train=b.jsonl --set output=y --quiet
+: > none.jsonl; refused 3 'nothing to train on' pw train r.yaml --set data.train=none.jsonl --set output=y
+printf '{"messages":[{"role":"user","content":"a"}]}\n' > m.jsonl; refused 1 'chat template' pw train r.yaml --set data.train=m.jsonl --set output=y
+gone y
+
+# ---- outputs: refused when there, whole or not at all ----
+refused 3 'exists' pw train r.yaml; refused 3 'exists' pw lora init "$BASE" -o fresh; refused 3 'exists' pw entry build run -o entry.tar.zst
+rc 0 pw train r.yaml --force --quiet
+mkdir mine; touch mine/thesis; refused 3 'not a run folder' pw train r.yaml --set output=mine --force --quiet; checks=$((checks + 1)); [ "$(ls -A mine)" = thesis ] || fail "somebody's folder was touched"
+refused 1 'none/q' pw quant "$BASE" -o none/q --type nf4
+refused 1 '/proc/x' pw train r.yaml --set output=/proc/x --quiet
+limit() { ( ulimit -f "$1"; shift; "$@" > out 2> err < /dev/null ); }
+limit 300 pw quant "$BASE" -o full --type f32 --quiet; got=$?; checks=$((checks + 1)); [ $got = 1 ] || fail "quant onto a full disk"; empty out; has err 'File too large'
+limit 300 pw lora merge "$BASE" --adapter run/adapter -o full --quiet; got=$?; checks=$((checks + 1)); [ $got = 1 ] || fail "merge onto a full disk"; empty out
+limit 100 pw train r.yaml --set output=part --quiet; got=$?; checks=$((checks + 1)); [ $got = 1 ] || fail "training onto a full disk: exit $got"; empty out; has err 'step-2.h5'; has err 'File too large'
+checks=$((checks + 1)); [ ! -e part/adapter ] && [ -z "$(ls -A part/checkpoints)" ] || fail "training onto a full disk left an output"
+gone full
+for command in "model info '$BASE' --json" "run '$BASE' -p a -n 3" "eval list" "help" "recipe show tiny-lora" "score '$BASE' --text a"; do rc 1 bash -c "pw $command > /dev/full"; has err 'stdout'; rc 1 bash -c "pw $command >&-"; done
+
+# ---- devices and memory ----
+refused 3 'cuda' pw run "$BASE" -p a --device cuda:0
+refused 2 'gpu' pw run "$BASE" -p a --device gpu
+rc 0 pw run "$BASE" -p a -n 2 --device auto; has err 'CPU'
+for command in "run '$BASE' -p a -n 2" "score '$BASE' --text a" "eval run '$BASE' --tasks colours --data data"; do refused 3 'does not fit' bash -c "pw $command --memory 1MiB"; done
+refused 3 'does not fit' pw train r.yaml --set output=y --memory 1MiB
+rc 0 pw run "$BASE" -p a -n 2 --memory 1GiB
+gone y
+
+# ---- one process to a run folder ----
+pw train r.yaml --set output=long --set train.steps=100000 --quiet > /dev/null 2> long.err & pid=$!
+for _ in $(seq 100); do [ -s long/log.jsonl ] && break; sleep 0.1; done
+refused 3 "in use by another process, $pid" pw train r.yaml --set output=long --set train.steps=100000 --resume
+refused 3 'in use by another process' pw train r.yaml --set output=long --force
+kill -INT $pid; wait $pid; got=$?; checks=$((checks + 1)); [ $got = 130 ] || fail "an interrupted training: exit $got"; has long.err 'state saved'
+gone long/.lock
+pw train r.yaml --set output=long --set train.steps=100000 --resume --quiet > /dev/null 2>&1 & pid=$!
+sleep 1; kill -9 $pid; wait $pid 2> /dev/null
+rc 0 pw train r.yaml --set output=long --force --quiet     # what the killed process left is in nobody's way
+pw chat "$BASE" --template <(echo '{{ messages[0].content }}') < <(sleep 20) > out 2> err & pid=$!
+sleep 1; kill -INT $pid; wait $pid; got=$?; checks=$((checks + 1)); [ $got = 130 ] || fail "an interrupted chat: exit $got"
+
+echo "$checks checks, $failures failures"
+[ $failures = 0 ]
