@@ -112,9 +112,28 @@ int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config
         rc = pw_error(PW_E_NOMEM, "no memory for the adapter");
     if (rc == 0)
         rc = plan(a, model);
+    if (rc == 0 && model->rope_interleaved)
+        a->paired = model->head_dim;
     if (rc < 0)
         pw_adapter_free(a);
     return rc;
+}
+
+/* ---- order of rows ---- */
+
+static bool rotated(const struct pw_adapter_module *m)
+{
+    return pw_adapter_selects(pw_linear_suffix(PW_LIN_Q), m->name) || pw_adapter_selects(pw_linear_suffix(PW_LIN_K), m->name);
+}
+
+void pw_adapter_reorder(const struct pw_adapter *a, const struct pw_adapter_module *m, bool interleave, float *to, const float *from)
+{
+    const int64_t d = a->paired, r = m->lora.r;
+    const bool moves = d > 0 && rotated(m);
+    for (int64_t i = 0; i < m->n_out; i++) {
+        const int64_t k = moves ? i % d : 0, pair = interleave ? k % 2 * (d / 2) + k / 2 : k < d / 2 ? 2 * k : 2 * (k - d / 2) + 1;
+        memcpy(to + i * r, from + (i - k + (moves ? pair : 0)) * r, (size_t)r * sizeof *to);
+    }
 }
 
 /* ---- memory ---- */
@@ -193,7 +212,7 @@ static int copy_modules(struct pw_adapter *out, const struct pw_adapter *a)
 
 int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw_dev *dev)
 {
-    *out = (struct pw_adapter){.config = a->config};
+    *out = (struct pw_adapter){.config = a->config, .paired = a->paired};
     pw_arena_init(&out->arena);
     int rc = copy_modules(out, a);
     if (rc == 0)

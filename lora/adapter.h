@@ -30,6 +30,8 @@ struct pw_adapter_module {
 struct pw_adapter {
     struct pw_adapter_config config;
     struct pw_adapter_module *modules; size_t n;
+    int paired;                   /* > 0: rows of B of q and k are ordered as those of the base, in interleaved rotary pairs (llama2.c,
+                                   * GGUF), by heads of this size. Files of adapters always hold the order of Hugging Face. */
     struct pw_arena arena;        /* names, and tensors when loaded from disk */
     struct pw_pool device;        /* tensors after pw_adapter_put */
 };
@@ -49,6 +51,8 @@ int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw
 double pw_adapter_scale(const struct pw_adapter_config *c);
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module);
 void pw_adapter_free(struct pw_adapter *a);
+/* Rows of B (n_out, R) of q or k: from the order of Hugging Face to interleaved pairs, or back. Nothing for other modules, or paired = 0. */
+void pw_adapter_reorder(const struct pw_adapter *a, const struct pw_adapter_module *m, bool interleave, float *to, const float *from);
 bool pw_adapter_selects(const char *target, const char *module);     /* PEFT's rule: the module is the target or ends with "." target */
 
 /* Fills base_name, base_hash and base_type: c is the base, quantise and double_quant how it is changed while loading ("" = not).

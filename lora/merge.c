@@ -58,8 +58,7 @@ int pw_lora_merge(struct pw_dev *dev, struct pw_checkpoint *c, const struct pw_a
     const struct pw_remake how = {.to = {.type = PW_Q_DENSE, .block = 64, .dtype = dtype}, .edit = edit, .ctx = &m, .progress = progress};
     int rc = 0;
     *result = (struct pw_merge_result){.modules = a->n};
-    PW_CHECK(!pw_checkpoint_config(c)->rope_interleaved, PW_E_UNSUPPORTED, "%s: merging into a llama2.c model is not supported: make a folder of it with pw quant first",
-             pw_checkpoint_path(c));
+    PW_CHECK(!a->paired, PW_E_FAIL, "merging: the adapter's rows are not in the order of the folder to be written");
     PW_PASS_OUT(pw_outdir_open(&out, out_dir, force));
     PW_PASS_OUT(pw_quant_remake(dev, c, out.temp, &how));
     PW_CHECK_OUT(m.merged == a->n, PW_E_FAIL, "merging: only %zu of %zu modules found their weight", m.merged, a->n);

@@ -252,7 +252,15 @@ static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const 
     m->lora.b = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->b->bytes / pw_st_dtype_bytes(f->b->dtype))), PW_F32, m->n_out, own.r);
     PW_CHECK(m->lora.a.data && m->lora.b.data, PW_E_NOMEM, "%s: no memory for %s", path, f->name);
     PW_PASS(widen(m->lora.a.data, f->a, path));
-    return widen(m->lora.b.data, f->b, path);
+    if (!a->paired)
+        return widen(m->lora.b.data, f->b, path);
+    float *stored = pw_alloc(pw_bytes(m->lora.b));
+    PW_CHECK(stored, PW_E_NOMEM, "%s: no memory for %s", path, f->name);
+    const int rc = widen(stored, f->b, path);
+    if (rc == 0)
+        pw_adapter_reorder(a, m, true, m->lora.b.data, stored);
+    pw_free(stored);
+    return rc;
 }
 
 static int read_base(struct pw_adapter_config *c, const struct pw_value *metadata, const char *path)
@@ -286,6 +294,8 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
     PW_PASS(collect(a, s, path, &list, &n));
     if (model)
         PW_PASS(check_modules(a, list, n, model, exact, path));
+    if (model && model->rope_interleaved)
+        a->paired = model->head_dim;
     a->modules = pw_arena_array(&a->arena, n, sizeof *a->modules);
     PW_CHECK(a->modules, PW_E_NOMEM, "%s: no memory", path);
     for (; a->n < n; a->n++)
@@ -416,7 +426,13 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
         PW_CHECK_OUT(m->lora.a.dtype == PW_F32 && m->lora.b.dtype == PW_F32 && m->lora.a.data && m->lora.b.data, PW_E_FAIL,
                      "writing the adapter: %s: expected f32 tensors in memory", m->name);
         list[n++] = entry(&arena, m->name, tail_a, m->lora.a);
-        list[n++] = entry(&arena, m->name, tail_b, m->lora.b);
+        struct pw_tensor b = m->lora.b;
+        if (a->paired) {
+            b.data = pw_arena_alloc(&arena, pw_bytes(b));
+            PW_CHECK_OUT(b.data, PW_E_NOMEM, "no memory to write the adapter");
+            pw_adapter_reorder(a, m, false, b.data, m->lora.b.data);
+        }
+        list[n++] = entry(&arena, m->name, tail_b, b);
         PW_CHECK_OUT(list[n - 1].name && list[n - 2].name, PW_E_NOMEM, "no memory to write the adapter");
     }
     qsort(list, n, sizeof *list, by_name);

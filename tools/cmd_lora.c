@@ -203,7 +203,9 @@ static int lora_merge(struct pw_cmd *c)
     PW_CHECK_OUT(c->common->adapters.n == 1, PW_E_USAGE, "--adapter DIR: expected one, got %zu", c->common->adapters.n);
     PW_PASS_OUT(adapter_path(&arena, c->common->adapters.items[0], &path, &scale));
     PW_PASS_OUT(pw_checkpoint_open(&base, c->args.items[0], &copt));
-    PW_PASS_OUT(pw_peft_load(&a, path, pw_checkpoint_config(base)));
+    struct pw_model_config shape = *pw_checkpoint_config(base);
+    shape.rope_interleaved = false;   /* of the folder that is written */
+    PW_PASS_OUT(pw_peft_load(&a, path, &shape));
     PW_PASS_OUT(pw_adapter_check_base(&a, base, "", false, c->common->force, c->progress));
     for (size_t i = 0; i < a.n; i++)
         a.modules[i].lora.scale *= scale;
