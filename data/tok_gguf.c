@@ -21,8 +21,12 @@ static int token_id(struct pw_gguf *g, const char *key, int64_t n, int32_t *out)
 {
     int64_t id = -1;
     PW_PASS(pw_gguf_get_i64(g, key, false, -1, UINT32_MAX, &id));
-    if (id < 0 || id == UINT32_MAX)
+    if (id < 0)
         return 0;
+    if (id == UINT32_MAX) {      /* written by us for "none", where absence would mean a default */
+        *out = -1;
+        return 0;
+    }
     PW_CHECK(id < n, PW_E_FORMAT, "%s: %s: %lld is no token (there are %lld)", g->path, key, (long long)id, (long long)n);
     *out = (int32_t)id;
     return 0;

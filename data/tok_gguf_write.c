@@ -239,16 +239,41 @@ static void put_pieces(struct pw_gguf_out *w, const struct pw_tokenizer *t, size
     pw_buf_free(&text);
 }
 
-static void put_id(struct pw_gguf_out *w, const char *key, int32_t id)
+/* Without its key a token of a "llama" tokenizer is not absent but has a default: "none" is said with all ones. */
+static void put_id(struct pw_gguf_out *w, const char *key, int32_t id, bool default_else)
 {
-    if (id >= 0)
+    if (id >= 0 || default_else)
         pw_gguf_put_u32(w, key, (uint32_t)id);
+}
+
+/* What is put before and after a text: at most one token each. */
+static int ends_of(const struct pw_tokenizer *t, int32_t *bos, int32_t *eos, bool *add_bos, bool *add_eos)
+{
+    *bos = t->bos;
+    *eos = t->eos;
+    for (size_t i = 0; i < t->n_post; i++) {
+        const struct tok_post *p = &t->post[i];
+        if (p->kind != POST_TEMPLATE)
+            continue;
+        PW_CHECK(p->n_before <= 1 && p->n_after <= 1 && (!p->n_before || !*add_bos) && (!p->n_after || !*add_eos), PW_E_UNSUPPORTED,
+                 "the tokenizer adds more than one token at an end of a text: GGUF files cannot say that");
+        if (p->n_before) {
+            *bos = p->before[0];
+            *add_bos = true;
+        }
+        if (p->n_after) {
+            *eos = p->after[0];
+            *add_eos = true;
+        }
+    }
+    return 0;
 }
 
 int pw_gguf_put_tokenizer(struct pw_gguf_out *w, const struct pw_tokenizer *t, int64_t vocab, bool *exact)
 {
     const bool byte_level = t->n_pre && t->pre[t->n_pre - 1].kind == PRE_BYTE_LEVEL;
-    bool prefix = false, spaces = false;
+    bool prefix = false, spaces = false, add_bos = false, add_eos = false;
+    int32_t bos, eos;
     char pre[64] = "default";
     struct span *span = NULL;
     struct merge *merges = NULL;
@@ -258,6 +283,10 @@ int pw_gguf_put_tokenizer(struct pw_gguf_out *w, const struct pw_tokenizer *t, i
     PW_CHECK((int64_t)t->vocab.n <= vocab, PW_E_FORMAT, "the tokenizer has %zu pieces, the model %lld", t->vocab.n, (long long)vocab);
     span = pw_alloc_zero((size_t)vocab + 1, sizeof *span);
     PW_CHECK_OUT(span, PW_E_NOMEM, "no memory for %lld pieces", (long long)vocab);
+    for (size_t i = 0; i < t->n_added; i++) /* Phi-3's rstrip is read by the model's name, which is not this tokenizer's to give */
+        PW_CHECK_OUT(!t->added[i].single_word && !t->added[i].lstrip && !t->added[i].rstrip, PW_E_UNSUPPORTED,
+                     "token %.60s minds the text beside it (single_word, lstrip, rstrip): GGUF files have no field for that", t->added[i].text);
+    PW_PASS_OUT(ends_of(t, &bos, &eos, &add_bos, &add_eos));
     PW_PASS_OUT(list_merges(t, &merges, &n));
     if (byte_level)
         PW_PASS_OUT(find_pre(t, pre));
@@ -272,14 +301,14 @@ int pw_gguf_put_tokenizer(struct pw_gguf_out *w, const struct pw_tokenizer *t, i
     put_pieces(w, t, (size_t)vocab, !byte_level, spaces, span);
     if (byte_level || !*exact)
         put_merges(w, t, merges, n);
-    put_id(w, KEY "bos_token_id", t->bos);
-    put_id(w, KEY "eos_token_id", t->eos);
-    put_id(w, KEY "unknown_token_id", t->unk);
-    put_id(w, KEY "padding_token_id", t->pad);
+    put_id(w, KEY "bos_token_id", bos, !byte_level);
+    put_id(w, KEY "eos_token_id", eos, !byte_level);
+    put_id(w, KEY "unknown_token_id", t->unk, !byte_level);
+    put_id(w, KEY "padding_token_id", t->pad, false);
     if (t->n_stops > 1)
-        put_id(w, KEY "eot_token_id", t->stops[0] == t->eos ? t->stops[1] : t->stops[0]);
-    pw_gguf_put_bool(w, KEY "add_bos_token", pw_tokenizer_adds_bos(t));
-    pw_gguf_put_bool(w, KEY "add_eos_token", pw_tokenizer_adds_eos(t));
+        put_id(w, KEY "eot_token_id", t->stops[0] == t->eos ? t->stops[1] : t->stops[0], false);
+    pw_gguf_put_bool(w, KEY "add_bos_token", add_bos);
+    pw_gguf_put_bool(w, KEY "add_eos_token", add_eos);
     if (!byte_level) {
         pw_gguf_put_bool(w, KEY "add_space_prefix", prefix);
         if (t->spm.on && t->spm.squeeze)
