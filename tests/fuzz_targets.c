@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/value.h"
 #include "data/archive.h"
+#include "data/checkpoint.h"
 #include "data/csv.h"
 #include "data/dataset.h"
 #include "data/gguf.h"
@@ -145,6 +146,31 @@ static void use_tokenizer(struct pw_tokenizer *t)
     pw_buf_free(&out);
 }
 
+/* As a model, then as a tokenizer. */
+static void run_gguf_model(const uint8_t *bytes, size_t n)
+{
+    const char *path = as_file("model.gguf", bytes, n);
+    struct pw_checkpoint *c;
+    struct pw_tokenizer *t;
+    struct pw_stored s;
+    char hash[65];
+    if (pw_checkpoint_open(&c, path, NULL) == 0) {
+        const struct pw_model_config *m = pw_checkpoint_config(c);
+        struct pw_weight w;
+        for (size_t i = 0; pw_checkpoint_at(c, i, &s); i++)
+            if (s.ndim == 2)
+                pw_checkpoint_weight(c, s.name, s.shape[0], s.shape[1], &w);
+        pw_model_config_count(m);
+        pw_checkpoint_hash(c, hash);
+        pw_checkpoint_all_used(c);
+        pw_checkpoint_close(c);
+    }
+    if (pw_tokenizer_load(&t, path) == 0) {
+        use_tokenizer(t);
+        pw_tokenizer_free(t);
+    }
+}
+
 static void run_tokenizer(const uint8_t *bytes, size_t n)
 {
     struct pw_tokenizer *t;
@@ -255,7 +281,7 @@ static void run_contest(const uint8_t *bytes, size_t n)
 }
 
 const struct fuzz_target fuzz_targets[] = {
-    {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"gguf", run_gguf}, {"config", run_config},
+    {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"gguf", run_gguf}, {"gguf_model", run_gguf_model}, {"config", run_config},
     {"tokenizer", run_tokenizer}, {"tokenizer_llama2c", run_tokenizer_llama2c},
     {"tokenizer_model", run_tokenizer_model}, {"tokenizer_ranks", run_tokenizer_ranks}, {"jinja", run_jinja}, {"archive", run_archive},
     {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"contest", run_contest}, {NULL, NULL},
