@@ -203,7 +203,8 @@ __global__ void bad_shuffle_as_barrier(float *o, const float *x)
 __global__ void bad_shared_oob(float *o, const float *x)
 {
     SIMT_SHARED(float[64], s);
-    s[threadIdx.x + 1] = x[threadIdx.x]; /* s[64] */
+    float *const flat = &s[0]; /* not for the compiler to see */
+    flat[threadIdx.x + 1] = x[threadIdx.x]; /* s[64] */
     __syncthreads();
     o[threadIdx.x] = s[threadIdx.x];
 }

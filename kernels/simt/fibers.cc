@@ -387,6 +387,18 @@ SIMT_NO_TSAN static void stand_up(fiber *f, unsigned i)
     f->n_copies = f->open_group = 0;
 }
 
+/* A fiber that will never be resumed: what it left marked on its stack, and what it did, which comes before all that follows. */
+SIMT_NO_TSAN static void abandon(fiber *f)
+{
+    ASAN_UNPOISON_MEMORY_REGION(f->stack, STACK_BYTES);
+#if defined(__SANITIZE_THREAD__)
+    __tsan_switch_to_fiber(f->tsan, __tsan_switch_to_fiber_no_sync);
+    __tsan_switch_to_fiber(tls.sched_tsan, 0); /* ordered */
+    __tsan_destroy_fiber(f->tsan);
+    f->tsan = __tsan_create_fiber(0);
+#endif
+}
+
 /* Fibers and shared memory for blocks of n threads; false = no memory. */
 SIMT_NO_TSAN static bool set_up(unsigned n)
 {
@@ -458,7 +470,7 @@ SIMT_NO_TSAN static void run_block(dim3 index, size_t dyn_bytes)
     run_threads();
     acquire(&b.live);
     if (b.failed)
-        for (unsigned i = 0; i < b.made; i++) stand_up(&b.fibers[i], i);
+        for (unsigned i = 0; i < b.n; i++) abandon(&b.fibers[i]), stand_up(&b.fibers[i], i);
     ASAN_UNPOISON_MEMORY_REGION(b.smem, b.smem_used);
     memset(b.smem, 0xff, b.smem_used); /* the next block starts from NaN */
     ASAN_POISON_MEMORY_REGION(b.smem, b.smem_used);
