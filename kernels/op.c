@@ -178,6 +178,7 @@ static int good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int6
     PW_CHECK(s->n == 0 || (s->q_start && s->kv_start && s->kv_len), PW_E_FAIL, "%s: seqs: a list is missing", op);
     PW_CHECK(!s->prefix_start == !s->prefix_len, PW_E_FAIL, "%s: seqs: prefix_start and prefix_len go together", op);
     PW_CHECK(s->n == 0 ? rows == 0 : s->q_start[0] == 0 && s->q_start[s->n] == rows, PW_E_FAIL, "%s: seqs: expected query rows 0 to %" PRId64 " to be covered", op, rows);
+    int64_t taken = 0; /* own key rows before this one belong to earlier sequences */
     for (int i = 0; i < s->n; i++) {
         int64_t n_q = (int64_t)s->q_start[i + 1] - s->q_start[i], start = s->kv_start[i], len = s->kv_len[i];
         PW_CHECK(n_q >= 0, PW_E_FAIL, "%s: seqs: q_start falls from %d to %d at sequence %d", op, s->q_start[i], s->q_start[i + 1], i);
@@ -190,8 +191,10 @@ static int good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int6
                      "%s: seqs: sequence %d: prefix %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, at, n, pool);
         }
         /* backward adds to a sequence's own key rows without locks */
-        if (backward && i && len)
-            PW_CHECK(start >= (int64_t)s->kv_start[i - 1] + s->kv_len[i - 1], PW_E_FAIL, "%s: seqs: keys of sequence %d begin before those of %d end", op, i, i - 1);
+        if (backward && len) {
+            PW_CHECK(start >= taken, PW_E_FAIL, "%s: seqs: keys of sequence %d begin at row %" PRId64 ", before row %" PRId64 " where those of an earlier one end", op, i, start, taken);
+            taken = start + len;
+        }
     }
     return 0;
 }

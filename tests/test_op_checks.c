@@ -93,6 +93,11 @@ START_TEST(sequences)
     q_start[2] = 4;
     k.shape[1] = v.shape[1] = 3;
     ck_fails(pw_attn_fwd(dev, out, pw_none(), q, k, v, &s, &a), PW_E_FAIL, "G dividing 2, got G = 3");
+    /* backward: own keys apart, also when an empty sequence stands between those that share them */
+    int32_t q3[4] = { 0, 2, 2, 4 }, start3[3] = { 0, 0, 1 }, len3[3] = { 2, 0, 2 };
+    struct pw_seqs s3 = { 3, q3, start3, len3, NULL, NULL };
+    k.shape[1] = v.shape[1] = 1;
+    ck_fails(pw_attn_bwd(dev, q, k, v, out, out, pw_none(), q, k, v, &s3, &a), PW_E_FAIL, "keys of sequence 2 begin at row 1, before row 2");
 }
 END_TEST
 
