@@ -82,7 +82,7 @@ template <int HD, int PART> __global__ void __launch_bounds__(backward_tile<HD>:
             const int shift = visit % 2 ? p.own_at - p.prefix_n : p.prefix_at;
             const int from = max(base - shift, visit % 2 ? p.prefix_n : 0), to = min(top - shift, visit % 2 ? p.n : p.prefix_n);
             /* Query j sees keys up to back + j and from back + j + 1 - window on. */
-            const int first = max(0, from - p.back) * a.share;
+            const int first = max(0, from - p.back) * a.share & ~(MB - 1); /* tiles of the sequence's own numbering: no bit depends on where its rows lie */
             const int64_t last_query = (int64_t)to + a.window - p.back - 1; /* the first that sees none of them any more */
             const int end = last_query < p.n_q ? (int)last_query * a.share : p.n_q * a.share;
             if (first >= end) continue;
