@@ -49,6 +49,7 @@ enum {
     STACK_BYTES = 128 * 1024,
     REDZONE = 64,
     SMEM_BYTES = SIMT_SMEM_MAX + 64 * REDZONE,
+    SHARED_MOST = 32,
 };
 
 struct block {                       /* one for each thread of the machine */
@@ -59,9 +60,11 @@ struct block {                       /* one for each thread of the machine */
     void *sched_sp;
     void (*body)(void *);
     void *body_arg;
-    uint64_t gen;                    /* block counter: names shared variables */
+    uint64_t gen;                    /* block counter; its address stands for the start of a block */
     char *smem, *dyn;
     size_t smem_used, smem_payload;
+    struct { const void *variable; char *p; } shared[SHARED_MOST]; /* of this block, in the order of their first use */
+    int n_shared;
     bool failed;
     uint64_t rng;
     void *sched_fake, *sched_tsan;
@@ -311,10 +314,14 @@ SIMT_NO_TSAN static char *smem_take(size_t n)
     return b.smem + at;
 }
 
-SIMT_NO_TSAN char *simt_slot_get(simt_slot *s, size_t n)
+SIMT_NO_TSAN char *simt_shared(const void *variable, size_t n)
 {
-    if (s->gen != tls.gen) s->gen = tls.gen, s->p = smem_take(n);
-    return s->p;
+    block &b = tls;
+    for (int i = 0; i < b.n_shared; i++)
+        if (b.shared[i].variable == variable) return b.shared[i].p;
+    if (b.n_shared == SHARED_MOST) simt_fault("kernel", 0, "too many shared variables");
+    b.shared[b.n_shared] = {variable, smem_take(n)};
+    return b.shared[b.n_shared++].p;
 }
 char *simt_dynamic(void) { return tls.dyn; }
 
@@ -475,6 +482,7 @@ SIMT_NO_TSAN static void run_block(dim3 index, size_t dyn_bytes)
     memset(b.smem, 0xff, b.smem_used); /* the next block starts from NaN */
     ASAN_POISON_MEMORY_REGION(b.smem, b.smem_used);
     b.smem_used = b.smem_payload = 0;
+    b.n_shared = 0;
 }
 
 /* ---- launch ---- */

@@ -60,14 +60,13 @@ SIMT_FN int __any_sync(unsigned mask, int p, SIMT_AT) { return __ballot_sync(mas
 /* ---- shared memory ---- */
 
 enum { SIMT_SMEM_MAX = 99 * 1024 }; /* what a block may ask for: sm_86 and sm_89, the cards that users have (163 KiB on sm_80, 227 on sm_90) */
-struct simt_slot { uint64_t gen; char *p; };
-char *simt_slot_get(simt_slot *s, size_t bytes); /* the variable's place in this block */
+char *simt_shared(const void *variable, size_t bytes); /* the place in this block of the variable that this address stands for */
 char *simt_dynamic(void);
 void simt_check_shared(const void *p, size_t n, size_t align, const char *file, int line);
 template <class T> using simt_type = T;
 #define SIMT_SHARED(type, name)                                                \
-    static thread_local simt_slot simt_slot_##name;                            \
-    simt_type<type> &name = *reinterpret_cast<simt_type<type> *>(simt_slot_get(&simt_slot_##name, sizeof(simt_type<type>)))
+    static char simt_shared_##name; /* its address alone; not thread_local, of which a plugin has little */ \
+    simt_type<type> &name = *reinterpret_cast<simt_type<type> *>(simt_shared(&simt_shared_##name, sizeof(simt_type<type>)))
 #define SIMT_DYN_SHARED(type, name) type *const name = reinterpret_cast<type *>(simt_dynamic())
 
 /* ---- copies in flight (cp.async), kept by fiber ---- */
