@@ -47,9 +47,12 @@ struct family {
     /* In place of both bounds on devices with bf16 activations: adds to allow[i][j] what element j of array i may be off by, its own last rounding
      * aside. ref: the arrays after the run on ref, f64. For families whose elements differ too much for one bound. */
     void (*allow16)(const struct problem *p, const struct pw_tensor *ref, double *const *allow);
+    /* Where such devices may round a weight to bf16: rounds weight `which` (0, 1, ..) of the problem, false when there are no more. What that changes in
+     * ref's own results is allowed as well, element by element: much less than the worst case of a sum, since roundings go both ways. */
+    bool (*round16)(struct problem *p, int which);
 };
 
-enum { CASE_GRAD = 1, CASE_LORA = 2, CASE_BIAS = 4, CASE_NO_DX = 8, CASE_PREFIX = 16, CASE_CACHE = 32, CASE_NESTED = 64 };
+enum { CASE_GRAD = 1, CASE_LORA = 2, CASE_BIAS = 4, CASE_NO_DX = 8, CASE_PREFIX = 16, CASE_CACHE = 32, CASE_NESTED = 64, CASE_WIDE = 128 };
 struct op_case {
     const struct family *f;
     int64_t p[6];            /* sizes; each family says which */

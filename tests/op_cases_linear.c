@@ -76,7 +76,7 @@ static void linear_setup(struct problem *p)
     add(p, "bias", IN, PW_F32, 1, c->flags & CASE_BIAS ? n : 0, 1, 1);
     add2(p, "a", IN, r, k);
     add2(p, "b", IN, n, r);
-    p->output = act2(p, "y", OUT, tokens, n);
+    p->output = c->flags & CASE_WIDE ? add2(p, "y", OUT, tokens, n) : act2(p, "y", OUT, tokens, n);
     act2(p, "xa", OUT, tokens, r);
     p->upstream = act2(p, "dy", IN, tokens, n);
     p->a[L_X].gradient = act2(p, "dx", ADD, c->flags & CASE_NO_DX ? 0 : tokens, k);
@@ -87,6 +87,85 @@ static void linear_setup(struct problem *p)
     if (c->flags & CASE_NO_DX) p->a[L_X].gradient = -1;
     if (!dense) quantise(p, c->q, c->type, n, k, c->flags & CASE_NESTED);
     p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7 };
+}
+/* What dropout multiplies element i by. */
+static double kept(struct pw_drop d, int64_t i)
+{
+    const uint64_t group = (uint64_t)i / 4;
+    const uint32_t counter[4] = { (uint32_t)group, (uint32_t)(group >> 32), (uint32_t)d.offset, (uint32_t)(d.offset >> 32) }, key[2] = { (uint32_t)d.seed, (uint32_t)(d.seed >> 32) };
+    uint32_t word[4];
+    if (d.p <= 0) return 1;
+    pw_philox(counter, key, word);
+    return word[i % 4] >= pw_dropout_threshold(d.p) ? 1 / (1 - d.p) : 0;
+}
+/* Weights that a device may multiply as bf16: W, A, B. */
+static void round_array(struct array *a)
+{
+    for (int64_t i = 0, n = a->shape[0] * a->shape[1]; i < n; i++) a->start[i] = (double)pw_bf16_to_f32(pw_f32_to_bf16((float)a->start[i]));
+}
+static void round_stored(struct problem *p)
+{
+    const int64_t n = p->w.n_out * p->w.n_in;
+    float *value = hold(p, (size_t)n * 4);
+    uint16_t *half = hold(p, (size_t)n * 2);
+    struct pw_dev *ref;
+    if (pw_dev_open(&ref, &(struct pw_dev_options){ .kind = "ref" }) < 0 || pw_decode(ref, pw_tensor2(value, PW_F32, p->w.n_out, p->w.n_in), &p->w, 0) < 0) abort();
+    pw_dev_close(ref);
+    for (int64_t i = 0; i < n; i++) half[i] = pw_f32_to_bf16(value[i]);
+    p->w = pw_weight_dense(pw_tensor2(half, PW_BF16, p->w.n_out, p->w.n_in));
+}
+static bool linear_round16(struct problem *p, int which)
+{
+    const int array[3] = { L_W, L_A, L_B };
+    if (which >= 3) return false;
+    if (which == 0 && p->w.data) round_stored(p);
+    else round_array(&p->a[array[which]]);
+    return true;
+}
+/* xa and dxa are stored in bf16 (dxa = scale dy B), and products with a decoded weight are added to what was stored before: one rounding of it. */
+static void linear_each16(const struct problem *p, const struct pw_tensor *ref, int i, double *extra)
+{
+    const struct op_case *c = p->c;
+    const int64_t tokens = c->p[0], k_in = c->p[1], n_out = c->p[2], r = c->flags & CASE_LORA ? c->p[3] : 0;
+    const double *x = ref[L_X].data, *a = ref[L_A].data, *b = ref[L_B].data, *dy = ref[L_DY].data, *xa = ref[L_XA].data, scale = 0.5;
+    const float *bias = ref[L_BIAS].data;
+    if (i == L_Y)
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t n = 0; n < n_out; n++) {
+                double low = 0, size = 0;
+                for (int64_t j = 0; j < r; j++) low += xa[t * r + j] * b[n * r + j], size += fabs(xa[t * r + j] * b[n * r + j]);
+                extra[t * n_out + n] += u16 * scale * size;
+                if (!(c->flags & CASE_WIDE)) extra[t * n_out + n] += u16 * fabs(scale * low + (c->flags & CASE_BIAS ? (double)bias[n] : 0));
+            }
+    for (int64_t t = 0; r && (i == L_DX || i == L_DA) && t < tokens; t++) {
+        double dxa[256];
+        for (int64_t j = 0; j < r; j++) {
+            dxa[j] = 0;
+            for (int64_t n = 0; n < n_out; n++) dxa[j] += scale * dy[t * n_out + n] * b[n * r + j];
+        }
+        for (int64_t k = 0; k < k_in; k++) {
+            const double keep = kept(p->drop, t * k_in + k);
+            double low = 0, size = 0;
+            for (int64_t j = 0; j < r; j++) {
+                low += keep * dxa[j] * a[j * k_in + k], size += keep * fabs(dxa[j] * a[j * k_in + k]);
+                if (i == L_DA) extra[j * k_in + k] += u16 * keep * fabs(dxa[j] * x[t * k_in + k]);
+            }
+            if (i == L_DX && !(c->flags & CASE_NO_DX)) extra[t * k_in + k] += u16 * (size + fabs(low + p->a[L_DX].start[t * k_in + k]));
+        }
+    }
+    for (int64_t t = 0; i == L_DB && t < tokens; t++)
+        for (int64_t n = 0; n < n_out; n++)
+            for (int64_t j = 0; j < r; j++) extra[n * r + j] += u16 * scale * fabs(dy[t * n_out + n] * xa[t * r + j]);
+}
+static double linear_bound(const struct op_case *c);
+static void linear_allow16(const struct problem *p, const struct pw_tensor *ref, double *const *allow)
+{
+    for (int i = 0; i < p->n; i++) {
+        const double *value = ref[i].data;
+        if (p->a[i].role == IN) continue;
+        for (int64_t j = 0, n = pw_count(ref[i]); j < n; j++) allow[i][j] = linear_bound(p->c) * (1 + fabs(value[j]));
+        linear_each16(p, ref, i, allow[i]);
+    }
 }
 static struct pw_tensor some(struct pw_tensor t) { return pw_count(t) ? t : pw_none(); }
 static struct pw_weight linear_weight(struct problem *p, struct pw_tensor *t)
@@ -120,7 +199,7 @@ static double linear_bound(const struct op_case *c)
     double terms = r > tokens ? r : tokens; /* products of an inner sum, up to inner in size */
     return plain + 0.5 / (1 - c->x[0]) * terms * (sum_bound(inner) + (depth(terms) + 4) * u * inner);
 }
-static const struct family linear = { "linear", linear_setup, linear_forward, linear_backward, linear_bound, NULL };
+static const struct family linear = { "linear", linear_setup, linear_forward, linear_backward, linear_bound, NULL, linear_allow16, linear_round16 };
 
 /* ---- head_loss; p: T, D, V, masked every n-th; x: softcap. Logits err by e = sum_bound(D); loss by 2e and its own size (log V + 2D) times u;
  * gradients: weights err relatively by 2e + 8u, and V of them (adding up to 2) times |w| <= 1, or T of them for dw ---- */
@@ -157,7 +236,60 @@ static double head_bound(const struct op_case *c)
     double loss = 2 * e + u * 4 * (log(v) + 2 * d), weight = 2 * e + 16 * u;
     return loss + 2 * weight * tokens + sum_bound(tokens) + depth(v) * u * 2;
 }
-static const struct family head = { "head", head_setup, head_forward, head_backward, head_bound, NULL };
+static bool head_round16(struct problem *p, int which)
+{
+    if (which > 0) return false;
+    if (p->w.data) round_stored(p);
+    else round_array(&p->a[H_W]);
+    return true;
+}
+/* The gradient of each logit is rounded to bf16, relatively; that of the target apart (see kernels/cuda/head.cu). */
+static void head_each16(const struct problem *p, const struct pw_tensor *ref, int i, double *extra)
+{
+    const int64_t tokens = p->c->p[0], width = p->c->p[1], words = p->c->p[2];
+    const double *h = ref[H_H].data, *dense = ref[H_W].data, *dloss = ref[H_DLOSS].data, cap = p->c->x[0];
+    const int32_t *target = p->ids.data;
+    float *stored = NULL;
+    if (i != H_DH && i != H_DW) return;
+    if (p->w.data) {
+        struct pw_dev *dev;
+        stored = pw_alloc_zero((size_t)(words * width), sizeof *stored);
+        if (!stored || pw_dev_open(&dev, &(struct pw_dev_options){ .kind = "ref" }) < 0 || pw_decode(dev, pw_tensor2(stored, PW_F32, words, width), &p->w, 0) < 0) abort();
+        pw_dev_close(dev);
+    }
+    double *z = pw_alloc_zero((size_t)words, sizeof *z);
+    if (!z) abort();
+    for (int64_t t = 0; t < tokens; t++) {
+        double top = -INFINITY, sum = 0;
+        if (target[t] < 0) continue;
+        for (int64_t v = 0; v < words; v++) {
+            z[v] = 0;
+            for (int64_t k = 0; k < width; k++) z[v] += h[t * width + k] * (stored ? (double)stored[v * width + k] : dense[v * width + k]);
+            if (cap > 0) z[v] = cap * tanh(z[v] / cap);
+            top = z[v] > top ? z[v] : top;
+        }
+        for (int64_t v = 0; v < words; v++) sum += exp(z[v] - top);
+        for (int64_t v = 0; v < words; v++) {
+            const double size = u16 * fabs(dloss[t] * (exp(z[v] - top) / sum - (v == target[t])) * (cap > 0 ? 1 - z[v] / cap * (z[v] / cap) : 1));
+            for (int64_t k = 0; k < width; k++) {
+                if (i == H_DH) extra[t * width + k] += size * fabs(stored ? (double)stored[v * width + k] : dense[v * width + k]);
+                else if (!stored) extra[v * width + k] += size * fabs(h[t * width + k]);
+            }
+        }
+    }
+    pw_free(z);
+    pw_free(stored);
+}
+static void head_allow16(const struct problem *p, const struct pw_tensor *ref, double *const *allow)
+{
+    for (int i = 0; i < p->n; i++) {
+        const double *value = ref[i].data;
+        if (p->a[i].role == IN || p->a[i].type == PW_I32) continue;
+        for (int64_t j = 0, n = pw_count(ref[i]); j < n; j++) allow[i][j] = head_bound(p->c) * (1 + fabs(value[j]));
+        head_each16(p, ref, i, allow[i]);
+    }
+}
+static const struct family head = { "head", head_setup, head_forward, head_backward, head_bound, NULL, head_allow16, head_round16 };
 
 /* ---- decode; p: K, N. Exact: the same f32 operations. A row range that begins inside a block and on an odd element ---- */
 enum { D_ALL, D_PART };
@@ -200,6 +332,13 @@ const struct op_case op_cases_linear[] = {
     { &linear, { 1, 256, 50, 4 }, G(Q4_K), CASE_LORA, { 0 } }, { &linear, { 9, 768, 51, 3 }, G(Q4_K), CASE_LORA | CASE_BIAS, { 0.1 } },
     { &linear, { 1, 512, 50, 4 }, G(Q6_K), CASE_LORA, { 0 } }, { &linear, { 9, 768, 51, 3 }, G(Q6_K), CASE_LORA, { 0 } },
     { &linear, { 3, 256, 133, 4 }, G(Q5_K), CASE_LORA | CASE_BIAS, { 0 } }, { &linear, { 2, 512, 130, 4 }, G(Q4_K), 0, { 0 } },
+    /* across the tiles of the CUDA sources: 128 x 128 x 32, pieces of 512, words of 16 bytes; f32 results */
+    { &linear, { 17, 64, 136, 8 }, NF4, CASE_LORA | CASE_BIAS | CASE_NESTED, { 0 } }, { &linear, { 131, 640, 136, 40 }, NF4, CASE_LORA | CASE_BIAS, { 0.1 } },
+    { &linear, { 131, 1032, 24, 8 }, I8, CASE_LORA, { 0.3 } }, { &linear, { 20, 136, 264, 16 }, FP4, CASE_LORA | CASE_NESTED | CASE_WIDE, { 0 } },
+    { &linear, { 520, 72, 40, 8 }, HF, CASE_LORA | CASE_BIAS, { 0.5 } }, { &linear, { 600, 40, 33, 5 }, BF, CASE_LORA, { 0.1 } },
+    { &linear, { 40, 136, 600, 16 }, F32, CASE_LORA | CASE_BIAS, { 0.1 } }, { &linear, { 3, 2080, 17, 4 }, I8, CASE_LORA | CASE_WIDE, { 0 } },
+    { &linear, { 4, 4256, 9, 16 }, NF4, CASE_LORA | CASE_NESTED | CASE_WIDE | CASE_BIAS, { 0 } }, { &linear, { 5, 256, 40, 8 }, BF, CASE_LORA | CASE_WIDE, { 0.2 } },
+    { &linear, { 12, 1096, 33, 8 }, NF4, CASE_LORA, { 0 } }, { &linear, { 16, 128, 66, 8 }, HF, CASE_BIAS, { 0 } },
     /* T, D, V, masked; softcap */
     { &head, { 4, 5, 7, 3 }, F32, CASE_GRAD, { 0 } }, { &head, { 4, 5, 7, 0 }, F32, CASE_GRAD, { 2 } },
     { &head, { 3, 6, 9, 2 }, NF4, CASE_GRAD, { 0 } }, { &head, { 2, 4, 1, 0 }, F32, CASE_GRAD, { 0 } }, { &head, { 150, 32, 101, 4 }, F32, 0, { 0 } },

@@ -7,11 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/error.h"
+#include "kernels/cuda/hooks.h"
 #include "tests/support.h"
 
-static const struct pw_dev_options devices[] = {
-    { .kind = "cpu", .threads = 2, .level = "generic" }, { .kind = "cpu", .threads = 2, .level = "avx2" }, { .kind = "cpu", .threads = 2, .level = "avx512" },
-    { .kind = "simt", .threads = 2, .level = "" },
+/* hooks: what is forced on a device of the CUDA sources, `only` for the cases whose name begins so. */
+static const struct device { struct pw_dev_options opt; struct cuda_hooks hooks; const char *only; } devices[] = {
+    { .opt = { .kind = "cpu", .threads = 2, .level = "generic" } }, { .opt = { .kind = "cpu", .threads = 2, .level = "avx2" } },
+    { .opt = { .kind = "cpu", .threads = 2, .level = "avx512" } }, { .opt = { .kind = "simt", .threads = 2, .level = "" } },
+    { .opt = { .kind = "simt", .threads = 2, .level = "reverse" }, .hooks = { .linear_path = CUDA_LINEAR_FUSED }, .only = "linear" },
+    { .opt = { .kind = "simt", .threads = 2, .level = "" }, .hooks = { .linear_path = CUDA_LINEAR_DECODED, .decoded_bytes = 20000 }, .only = "linear" },
+    { .opt = { .kind = "simt", .threads = 2, .level = "random:7" }, .hooks = { .head_rows = 32, .head_words = 64 }, .only = "head" },
 };
 enum { FAST_SIZE = 50000 };
 #if defined(__SANITIZE_THREAD__)
@@ -20,6 +25,16 @@ enum { SLOWER = 10, THREADS_OF_ONE = 1 }; /* it does not know OpenMP's barriers:
 enum { SLOWER = 1, THREADS_OF_ONE = 2 };
 #endif
 static struct pw_dev_options one;       /* PW_OP_DEVICE */
+
+static void force(struct pw_dev *dev, const struct cuda_hooks *want)
+{
+    if (strcmp(dev->kind, "simt") != 0 && strcmp(dev->kind, "cuda") != 0) return;
+    struct cuda_hooks *hooks = dev->impl;
+    hooks->linear_path = want->linear_path;
+    if (want->decoded_bytes) hooks->decoded_bytes = want->decoded_bytes;
+    if (want->head_rows) hooks->head_rows = want->head_rows;
+    if (want->head_words) hooks->head_words = want->head_words;
+}
 
 static bool wanted(const struct op_case *c, const char *name)
 {
@@ -30,7 +45,8 @@ static bool wanted(const struct op_case *c, const char *name)
 
 START_TEST(device_agrees_with_ref)
 {
-    const struct pw_dev_options *opt = one.kind ? &one : &devices[_i];
+    const struct pw_dev_options *opt = one.kind ? &one : &devices[_i].opt;
+    const char *only = one.kind ? NULL : devices[_i].only;
     struct pw_dev *ref, *dev;
     int failed = 0;
     ck_assert_int_eq(pw_dev_open(&ref, &(struct pw_dev_options){ .kind = "ref" }), 0);
@@ -40,11 +56,13 @@ START_TEST(device_agrees_with_ref)
         pw_dev_close(ref);
         return;
     }
-    ck_assert_int_eq(rc, 0);
+    ck_assert_msg(rc == 0, "%s: %s", opt->kind, pw_error_text());
+    if (!one.kind) force(dev, &devices[_i].hooks);
     for (int i = 0; i < op_cases_count(); i++) {
         char name[160], why[512];
         op_case_name(op_cases_at(i), name, sizeof name);
-        if (!wanted(op_cases_at(i), name) || op_case_compare(op_cases_at(i), ref, dev, why, sizeof why) == 0) continue;
+        if (!wanted(op_cases_at(i), name) || (only && strncmp(name, only, strlen(only)) != 0)) continue;
+        if (op_case_compare(op_cases_at(i), ref, dev, why, sizeof why) == 0) continue;
         if (strstr(why, "has no kernel for it yet")) {
             test_skip("%s: %s", opt->kind, name);
             continue;

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/hooks.h"
 #include "kernels/cuda/num.h"
 
 #define DEV struct pw_dev *dev
@@ -40,6 +41,7 @@ SIMT_FN void cuda_report(struct cuda_status *s, enum cuda_fault fault, int64_t i
 
 enum { CUDA_SUMS = 2048 };
 struct cuda_impl {
+    struct cuda_hooks hooks;  /* first: tests know it by that */
     simt_stream stream;
     struct cuda_status *status;
     int card;                 /* index; -1 on simt */

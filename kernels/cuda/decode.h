@@ -95,7 +95,7 @@ static inline bool cuda_weight_fast(const struct pw_weight *w)
 
 SIMT_FN constexpr bool decode_uses_table(enum decode_kind kind) { return kind == DECODE_FOUR || kind == DECODE_IQ4_NL; }
 /* Of a block type of GGUF; 0 elements: the kind is none. */
-SIMT_FN constexpr int decode_elements(enum decode_kind kind)
+static constexpr __host__ __device__ int decode_elements(enum decode_kind kind)
 {
     switch (kind) {
 #define PW_BLOCK(id, name, stored, ggml, elements, bytes, ...) case DECODE_##id: return elements;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/memory.h"
+#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/runtime.h"
 
 #define PW_OP(name, params, args) .name = cuda_##name,
@@ -143,6 +144,7 @@ static void close_device(struct pw_dev *dev)
     if (!impl) return;
     if (impl->lanes) rt_lanes_close(lanes_of(dev));
     pw_free(impl->lanes);
+    gemm_close(impl->gemm);
     close_card(impl);
     if (impl->sums) (void)rt_free(impl->sums);
     if (impl->status) (void)rt_pinned_free(impl->status);
@@ -160,7 +162,9 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     dev->host = false;
     dev->act = PW_BF16;
     dev->level = impl->name;
+    impl->hooks = {CUDA_LINEAR_AUTO, 64u << 20, 1024, 4096};
     PW_PASS_OUT(open_card(dev, impl, opt, index));
+    PW_PASS_OUT(gemm_open(&impl->gemm, dev->kind));
     PW_PASS_OUT(failed(dev, "pinned memory", rt_pinned(&status, sizeof *impl->status)));
     impl->lanes = pw_alloc_zero(1, sizeof(struct rt_lanes));
     PW_CHECK_OUT(impl->lanes, PW_E_NOMEM, "no memory for a device handle");

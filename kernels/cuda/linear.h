@@ -1,0 +1,19 @@
+/* What the files of the linear layer share: the way for few rows (skinny.cu). */
+#ifndef PW_KERNELS_CUDA_LINEAR_H
+#define PW_KERNELS_CUDA_LINEAR_H
+
+#include "kernels/cuda/cuda.h"
+
+enum { SKINNY_ROWS = 4 };
+/* y (T, N) = x W^T + bias + scale xa B^T for T <= SKINNY_ROWS; no scratch. */
+int skinny_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w);
+/* out (T, N) bf16 = x W^T alone: an adapter's first half. */
+int skinny_plain(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, const struct pw_weight *w);
+/* Whether eight elements of w are a load or a few at a known alignment: FAST of decode8. */
+bool linear_words(const struct pw_weight *w);
+/* Whether tile.h can decode w while it stages it; if not, it is decoded to bf16 first. */
+bool linear_fused(const struct pw_weight *w);
+/* out (rows, ld) bf16 = columns first_col .. of rows first_row .. of w; ld a multiple of 8, out aligned to 16 bytes, zeros past the end of a row. */
+int linear_unpack(struct pw_dev *dev, const char *op, bf16 *out, int64_t rows, int64_t ld, const struct pw_weight *w, int64_t first_row, int64_t first_col);
+int linear_known(struct pw_dev *dev, const char *op, const struct pw_weight *w); /* 0, or the error that names a type without kernels */
+#endif
