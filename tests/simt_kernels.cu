@@ -1,6 +1,6 @@
 /* Kernels that test the emulation and every PTX wrapper (contract: simt_kernels.h). nvcc compiles this file too (make cuda), so that each wrapper is
  * assembled. Kernels named bad_* hold one mistake, which is written beside it. */
-#include "kernels/cuda/num.h"
+#include "kernels/cuda/philox.h"
 
 #include "tests/simt_kernels.h"
 
@@ -303,6 +303,11 @@ __global__ void bad_mma_lane(float *o, const float *)
     mma_m16n8k16_bf16(d, a, b);
     o[threadIdx.x] = d[0];
 }
+__global__ void dropout_bits(uint32_t *eights, uint32_t *pairs, cuda_drop d, uint64_t first)
+{
+    eights[threadIdx.x] = philox_keep<8>(d, first + threadIdx.x);
+    pairs[threadIdx.x] = philox_keep<2>(d, first + threadIdx.x);
+}
 __global__ void write_at(float *x, int at) { x[at + (int)threadIdx.x] = 1; }
 
 #if !defined(__CUDACC__)
@@ -342,6 +347,11 @@ int simt_run(const char *name, const char *schedule, float *out)
     if (!r || !simt_schedule(schedule)) return -1;
     simt_threads(1);
     return simt_call(r->grid, r->block, r->smem, r->kernel, out, (const float *)in);
+}
+int simt_dropout(double p, uint64_t seed, uint64_t offset, uint64_t first, uint32_t *eights, uint32_t *pairs)
+{
+    simt_threads(1);
+    return SIMT_LAUNCH(dropout_bits, 1, 32, 0, nullptr, eights, pairs, cuda_drop_of({p, seed, offset}), first);
 }
 const char *simt_run_fault(void) { return simt_fault_text(); }
 int simt_run_threads(const char *name) { return (int)(find(name)->block.x * find(name)->block.y * find(name)->block.z); }

@@ -30,6 +30,8 @@ uint16_t simt_f16_from_f32(float x);
 /* ldmatrix: rows (32 x 8 u16, row r at rows + 8 r) -> r[lane][4]; mma: the operands and the result in row-major order of a 16x16, 16x8, 16x8 */
 int simt_ldmatrix(bool trans, const uint16_t *rows, uint32_t *r);
 int simt_mma(float *d, const uint16_t *a, const uint16_t *b);
+/* kernels/cuda/philox.h: bit e of eights[i]: element first + i + e is kept, e < 8; of pairs[i]: e < 2 */
+int simt_dropout(double p, uint64_t seed, uint64_t offset, uint64_t first, uint32_t eights[32], uint32_t pairs[32]);
 #ifdef __cplusplus
 }
 #endif

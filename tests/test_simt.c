@@ -294,6 +294,30 @@ START_TEST(numbers)
 }
 END_TEST
 
+/* The mask of dropout against base/rng.c: any place, any offset, both ends of p. */
+START_TEST(dropout)
+{
+    static const double ps[] = { 0, 0.1, 0.5, 1 - 1e-10 };
+    for (int c = 0; c < 16; c++) {
+        const double p = ps[c % 4];
+        const uint64_t seed = 0x9876543210fedcbaull * (uint64_t)(c + 1), offset = c % 3 ? ((uint64_t)c << 36) + 7 : (uint64_t)c, first = c % 2 ? ((uint64_t)1 << 34) - 5 : (uint64_t)c;
+        uint32_t eights[32], pairs[32], dropped = 0;
+        ck_assert_int_eq(simt_dropout(p, seed, offset, first, eights, pairs), 0);
+        for (uint64_t i = 0; i < 32; i++)
+            for (uint64_t e = 0; e < 8; e++) {
+                const uint64_t group = (first + i + e) / 4;
+                const uint32_t counter[4] = { (uint32_t)group, (uint32_t)(group >> 32), (uint32_t)offset, (uint32_t)(offset >> 32) }, key[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
+                uint32_t word[4];
+                pw_philox(counter, key, word);
+                const uint32_t keep = word[(first + i + e) % 4] >= pw_dropout_threshold(p);
+                dropped += !keep;
+                ck_assert_msg((eights[i] >> e & 1) == keep && (e >= 2 || (pairs[i] >> e & 1) == keep), "p %g, element %llu", p, (unsigned long long)(first + i + e));
+            }
+        ck_assert((dropped > 0) == (p > 0) && (dropped < 256) == (p < 0.9));
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("simt");
@@ -321,6 +345,7 @@ int main(void)
     }
     tcase_add_test(t, ldmatrix);
     tcase_add_test(t, mma);
+    tcase_add_test(t, dropout);
     tcase_add_loop_test(t, numbers, 0, 2);
     suite_add_tcase(s, t);
     return test_run(s);

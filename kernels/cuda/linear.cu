@@ -1,7 +1,7 @@
 /* Linear layers: y = x W^T + bias + adapter, and their gradients, over any weight.
  *
  * Three ways to multiply, chosen by linear_path():
- *   skinny    up to 16 rows: bound by reading W once; skinny.cu
+ *   skinny    up to 16 rows: bound by reading W once; skinny.cu, skinny_mma.cu
  *   fused     W is decoded while it is staged for the tensor cores (tile.h); adapter and bias in the same pass, y is rounded once
  *   decoded   W is decoded to bf16 a piece at a time (hooks.decoded_bytes at most) and multiplied by gemm.h; a dense bf16 weight is used where it
  *             is. Adapter and bias are written to y first and the product is added: y is rounded twice, dx too
@@ -41,7 +41,7 @@ bool linear_fused(const struct pw_weight *w)
 static enum cuda_linear_path linear_path(const struct pw_dev *dev, int64_t rows, const struct pw_weight *w, bool backward)
 {
     const int forced = cuda_of(dev)->hooks.linear_path;
-    if (!backward && rows <= SKINNY_ROWS && (forced == CUDA_LINEAR_AUTO || forced == CUDA_LINEAR_SKINNY)) return CUDA_LINEAR_SKINNY;
+    if (!backward && rows <= skinny_rows(w) && (forced == CUDA_LINEAR_AUTO || forced == CUDA_LINEAR_SKINNY)) return CUDA_LINEAR_SKINNY;
     if (!linear_fused(w)) return CUDA_LINEAR_DECODED;
     if (forced == CUDA_LINEAR_DECODED || forced == CUDA_LINEAR_FUSED) return (enum cuda_linear_path)forced;
     return rows < FUSED_ROWS ? CUDA_LINEAR_FUSED : CUDA_LINEAR_DECODED;
@@ -262,8 +262,8 @@ extern "C" int cuda_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw
     if (tokens == 0) return 0;
     if (w->lora) {
         const struct cuda_drop d = cuda_drop_of(drop);
-        if (tokens <= SKINNY_ROWS && d.threshold == 0) {
-            const struct pw_weight a = pw_weight_dense(w->lora->a);
+        const struct pw_weight a = pw_weight_dense(w->lora->a);
+        if (tokens <= skinny_rows(&a) && d.threshold == 0 && cuda_of(dev)->hooks.linear_path == CUDA_LINEAR_AUTO) {
             PW_PASS(skinny_plain(dev, xa, x, &a));
         } else PW_PASS(low_rows(dev, "linear_fwd", (bf16 *)xa.data, x, w->lora->a, false, d, d.inverse, (float *)scratch_at(dev, 0)));
     }

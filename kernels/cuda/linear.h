@@ -4,8 +4,9 @@
 
 #include "kernels/cuda/cuda.h"
 
-enum { SKINNY_ROWS = 4 };
-/* y (T, N) = x W^T + bias + scale xa B^T for T <= SKINNY_ROWS; no scratch. */
+/* Up to how many rows W is read once by kernels of its own: 16, or 4 where its rows are not whole 16-byte words. */
+int64_t skinny_rows(const struct pw_weight *w);
+/* y (T, N) = x W^T + bias + scale xa B^T for T <= skinny_rows(w); no scratch. */
 int skinny_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w);
 /* out (T, N) bf16 = x W^T alone: an adapter's first half. */
 int skinny_plain(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, const struct pw_weight *w);

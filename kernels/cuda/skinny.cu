@@ -1,4 +1,4 @@
-/* y = x W^T for 1 to 4 rows of x: decoding text. Bound by reading W once.
+/* y = x W^T for 1 to 4 rows of x: decoding text; up to 16 are given to skinny_mma.cu. Bound by reading W once.
  *
  * A block is 8 warps; `split` of them share one row of W (1 unless W has too few rows to fill the card), so a block makes 8 / split columns of y.
  *      lane l of a warp takes chunk l, l + 32 split, ..: 16 bytes of W each, 32 weights of 4 bits, 16 of 8, 8 of 16 (f32: 32 bytes)
@@ -10,58 +10,18 @@
  * Shared memory, per weight: one read of the table and M x 2 bytes of x; at M = 1 that is 6 bytes of 128 a cycle for half a byte of W, about five
  * times what a card's memory delivers, at M = 4 still above it. From 5 rows on tensor cores are the better way.
  * Sums: a lane over its chunks in order, then the lanes, then the warps in order: the same for every number of rows. */
-#include "kernels/cuda/decode.h"
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/skinny.h"
 
-enum { THREADS = 256, WARPS = THREADS / 32, AHEAD = 4, TILE = 16384 /* elements of x in shared memory, all rows */ };
+enum { THREADS = 256, WARPS = THREADS / 32, FMA_ROWS = 4, AHEAD = 4, TILE = 16384 /* elements of x in shared memory, all rows */ };
 
-struct skinny_args {
-    const bf16 *x; int64_t k;     /* (rows, K) */
-    bool x_words;
-    struct cuda_weight w;
-    int rows, split;
-    void *y; bool y_f32;          /* (rows, N) */
-    const float *bias;
-    const bf16 *xa; const float *b; int r; float scale; /* r 0: no adapter */
-};
-
-static constexpr __host__ __device__ int chunk_of(enum decode_kind kind) { return kind == DECODE_FOUR || kind > DECODE_INT8 ? 32 : kind == DECODE_INT8 ? 16 : 8; }
 SIMT_FN int x_place(int e) { return e / 32 * 40 + e % 32; }
 SIMT_FN void x_eight(const uint16_t *x, float out[8]) { bf16_8(*(const uint4 *)x, out); }
-
-/* A chunk as it was loaded. */
-template <enum decode_kind KIND> struct chunk_raw { uint4 v; float scale; };
-template <> struct chunk_raw<DECODE_F32> { float4 v[2]; };
-
-template <enum decode_kind KIND> SIMT_INLINE void chunk_load(chunk_raw<KIND> &raw, const cuda_weight &w, int64_t row, int64_t k)
-{
-    const int64_t i = row * w.n_in + k;
-    if constexpr (KIND == DECODE_F32) {
-        raw.v[0] = __ldg((const float4 *)(w.data + 4 * i));
-        raw.v[1] = __ldg((const float4 *)(w.data + 4 * i) + 1);
-    } else {
-        raw.v = __ldg((const uint4 *)(w.data + (KIND == DECODE_FOUR ? i / 2 : KIND == DECODE_INT8 ? i : 2 * i)));
-        raw.scale = KIND == DECODE_FOUR ? weight_scale<true>(w, i) : 1;
-    }
-}
-/* Eight elements of a chunk, before the scale that all of it share. */
-template <enum decode_kind KIND> SIMT_INLINE void chunk_eight(const chunk_raw<KIND> &raw, const float *table, int eight, float x[8])
-{
-    if constexpr (KIND == DECODE_F32) {
-        x[0] = raw.v[0].x, x[1] = raw.v[0].y, x[2] = raw.v[0].z, x[3] = raw.v[0].w, x[4] = raw.v[1].x, x[5] = raw.v[1].y, x[6] = raw.v[1].z, x[7] = raw.v[1].w;
-    } else if constexpr (KIND == DECODE_BF16) bf16_8(raw.v, x);
-    else if constexpr (KIND == DECODE_F16) f16_8(raw.v, x);
-    else if constexpr (KIND == DECODE_INT8) {
-        int8_4(eight ? raw.v.z : raw.v.x, 1, x);
-        int8_4(eight ? raw.v.w : raw.v.y, 1, x + 4);
-    } else four_bit8(eight == 0 ? raw.v.x : eight == 1 ? raw.v.y : eight == 2 ? raw.v.z : raw.v.w, 1, table, x);
-}
 
 /* WIDE: rows of whole chunks at aligned addresses, blocks of whole chunks. Blocks of GGUF: at even addresses; their bytes lie all over a block, so
  * that they are decoded as they are read. */
 template <enum decode_kind KIND, bool WIDE, int M> __global__ void __launch_bounds__(THREADS) skinny_kernel(const skinny_args g)
 {
-    enum { CHUNK = chunk_of(KIND), RAW = WIDE && KIND <= DECODE_INT8, K_TILE = TILE / M, LD = K_TILE / 32 * 40 };
+    enum { CHUNK = chunk_of(KIND), RAW = WIDE && !chunk_is_block(KIND), K_TILE = TILE / M, LD = K_TILE / 32 * 40 };
     SIMT_DYN_SHARED(uint16_t, xs); /* (M, LD), as much of it as K needs */
     SIMT_SHARED(float[16], table);
     SIMT_SHARED(float[WARPS * M], partial);
@@ -176,11 +136,13 @@ static int run(struct pw_dev *dev, skinny_args *g, struct pw_tensor x, struct pw
     const int most = TILE / 4 / (32 * chunk_of(kind)) < WARPS ? TILE / 4 / (32 * chunk_of(kind)) : (int)WARPS;
     g->split = 1;
     while (g->split < most && w->n_out * g->split < 2 * WARPS * (int64_t)cuda_of(dev)->processors && w->n_in > 32 * chunk_of(kind) * g->split) g->split *= 2;
-    const bool wide = decode_elements(kind) > 0 ? linear_words(w) : cuda_weight_fast(w) && w->n_in % chunk_of(kind) == 0 && (uintptr_t)w->data % 16 == 0 &&
-                      (kind != DECODE_FOUR || w->block % 32 == 0);
+    const bool wide = chunk_fits(w);
+    if (g->rows > FMA_ROWS) return skinny_mma_run(dev, g, kind);
     CUDA_BY_KIND(w, "linear_fwd", kind, return wide ? launch<kind, true>(dev, g) : launch<kind, false>(dev, g))
     return 0;
 }
+
+int64_t skinny_rows(const struct pw_weight *w) { return chunk_fits(w) ? 16 : FMA_ROWS; }
 
 int skinny_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w)
 {
