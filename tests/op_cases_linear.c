@@ -333,12 +333,13 @@ const struct op_case op_cases_linear[] = {
     { &linear, { 1, 512, 50, 4 }, G(Q6_K), CASE_LORA, { 0 } }, { &linear, { 9, 768, 51, 3 }, G(Q6_K), CASE_LORA, { 0 } },
     { &linear, { 3, 256, 133, 4 }, G(Q5_K), CASE_LORA | CASE_BIAS, { 0 } }, { &linear, { 2, 512, 130, 4 }, G(Q4_K), 0, { 0 } },
     /* across the tiles of the CUDA sources: 128 x 128 x 32, pieces of 512, words of 16 bytes; f32 results */
-    { &linear, { 17, 64, 136, 8 }, NF4, CASE_LORA | CASE_BIAS | CASE_NESTED, { 0 } }, { &linear, { 131, 640, 136, 40 }, NF4, CASE_LORA | CASE_BIAS, { 0.1 } },
-    { &linear, { 131, 1032, 24, 8 }, I8, CASE_LORA, { 0.3 } }, { &linear, { 20, 136, 264, 16 }, FP4, CASE_LORA | CASE_NESTED | CASE_WIDE, { 0 } },
+    { &linear, { 17, 64, 136, 8 }, NF4, CASE_LORA | CASE_BIAS | CASE_NESTED, { 0 } }, { &linear, { 130, 544, 136, 17 }, NF4, CASE_LORA | CASE_BIAS, { 0.1 } },
+    { &linear, { 67, 1032, 24, 8 }, I8, CASE_LORA, { 0.3 } }, { &linear, { 20, 136, 264, 16 }, FP4, CASE_LORA | CASE_NESTED | CASE_WIDE, { 0 } },
     { &linear, { 520, 72, 40, 8 }, HF, CASE_LORA | CASE_BIAS, { 0.5 } }, { &linear, { 600, 40, 33, 5 }, BF, CASE_LORA, { 0.1 } },
-    { &linear, { 40, 136, 600, 16 }, F32, CASE_LORA | CASE_BIAS, { 0.1 } }, { &linear, { 3, 2080, 17, 4 }, I8, CASE_LORA | CASE_WIDE, { 0 } },
+    { &linear, { 20, 136, 600, 16 }, F32, CASE_LORA | CASE_BIAS, { 0.1 } }, { &linear, { 3, 2080, 17, 4 }, I8, CASE_LORA | CASE_WIDE, { 0 } },
     { &linear, { 4, 4256, 9, 16 }, NF4, CASE_LORA | CASE_NESTED | CASE_WIDE | CASE_BIAS, { 0 } }, { &linear, { 5, 256, 40, 8 }, BF, CASE_LORA | CASE_WIDE, { 0.2 } },
     { &linear, { 12, 1096, 33, 8 }, NF4, CASE_LORA, { 0 } }, { &linear, { 16, 128, 66, 8 }, HF, CASE_BIAS, { 0 } },
+    { &linear, { 2100, 24, 8, 4 }, NF4, CASE_LORA | CASE_BIAS, { 0.3 } }, /* slabs of 2048 rows, several pieces of T */
     /* 5 to 16 rows: steps of 1024 of K, 32 or 8 columns */
     { &linear, { 16, 2080, 139, 8 }, NF4, CASE_LORA | CASE_BIAS | CASE_NESTED | CASE_NO_DX, { 0 } }, { &linear, { 7, 1040, 21, 3 }, I8, CASE_LORA | CASE_WIDE | CASE_NO_DX, { 0 } },
     { &linear, { 6, 1288, 130, 8 }, F32, CASE_LORA | CASE_NO_DX, { 0 } }, { &linear, { 9, 512, 20, 4 }, PW_Q_Q4_K, PW_BF16, CASE_NO_DX, { 0 } },
