@@ -8,12 +8,14 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/lock.h"
 #include "base/value.h"
 
 struct known { char key[65]; double *logprobs; int n; };
 struct pw_samples {
     char *path, *part;
     FILE *f;
+    struct pw_lock lock;                /* of path.lock: two processes would write one log */
     struct known *known; size_t n, cap;
     struct pw_arena arena;
 };
@@ -98,7 +100,11 @@ int pw_samples_open(struct pw_samples **out, const char *path, bool resume, bool
     pw_arena_init(&s->arena);
     s->path = pw_arena_strndup(&s->arena, path, strlen(path));
     s->part = pw_arena_printf(&s->arena, "%s.part", path);
-    PW_CHECK_OUT(s->path && s->part, PW_E_NOMEM, "out of memory");
+    const char *lock = pw_arena_printf(&s->arena, "%s.lock", path), *what = pw_arena_printf(&s->arena, "the sample log %s", path);
+    PW_CHECK_OUT(s->path && s->part && lock && what, PW_E_NOMEM, "out of memory");
+    if (!resume)
+        PW_PASS_OUT(pw_out_check(path, force)); /* before anything is made beside it */
+    PW_PASS_OUT(pw_lock_take(&s->lock, lock, what));
     if (resume && pw_file_exists(s->part))
         PW_TRY_OUT(read_back(s, s->part, &good), "resuming from %s", s->part);
     else if (resume && pw_file_exists(path)) {
@@ -111,7 +117,7 @@ int pw_samples_open(struct pw_samples **out, const char *path, bool resume, bool
             goto out;
         PW_TRY_OUT(read_back(s, s->part, &good), "resuming from %s", path);
     } else
-        PW_PASS_OUT(pw_out_check(path, force || resume));
+        PW_PASS_OUT(pw_out_check(path, force || resume)); /* again: whoever had the lock may have finished */
     s->f = fopen(s->part, good ? "r+" : "w");
     PW_CHECK_OUT(s->f, PW_E_IO, "%s: cannot be written: %s", s->part, strerror(errno));
     PW_CHECK_OUT(ftruncate(fileno(s->f), good) == 0 && fseek(s->f, 0, SEEK_END) == 0, PW_E_IO, "%s: %s", s->part, strerror(errno));
@@ -187,8 +193,13 @@ void pw_samples_close(struct pw_samples *s)
 {
     if (!s)
         return;
-    if (s->f)
+    if (s->f) {
+        const bool empty = ftell(s->f) == 0;
         fclose(s->f);
+        if (empty)
+            unlink(s->part); /* nothing to go on from */
+    }
+    pw_lock_drop(&s->lock);
     pw_free(s->known);
     pw_arena_free(&s->arena);
     pw_free(s);

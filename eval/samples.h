@@ -1,7 +1,7 @@
 /* The sample log: one JSON line a scored document, appended as it is done, so that a killed evaluation loses nothing that was logged.
  *
  * Lines go to PATH.part, which becomes PATH at the end. With resume the lines of PATH.part (else PATH) are read back; a line that was cut
- * off at the end is dropped and said so by being scored again. A document counts as known only when task, adapter, number and prompt agree. */
+ * off at the end is dropped and said so by being scored again. While a log is open it is locked: a second process is refused. A document counts as known only when task, adapter, number and prompt agree. */
 #ifndef PW_EVAL_SAMPLES_H
 #define PW_EVAL_SAMPLES_H
 #include <stdbool.h>

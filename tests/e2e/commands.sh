@@ -108,6 +108,19 @@ gone long/.lock
 pw train r.yaml --set output=long --set train.steps=100000 --resume --quiet > /dev/null 2>&1 & pid=$!
 sleep 1; kill -9 $pid; wait $pid 2> /dev/null
 rc 0 pw train r.yaml --set output=long --force --quiet     # what the killed process left is in nobody's way
+# ---- and to a sample log; killed and resumed: the same bytes ----
+for i in $(seq 4000); do printf '{"question":"Colour %s?","choices":["red %s","blue","green"],"answer":%s}\n' $i $i $((i % 3)); done > data/colours/test.jsonl
+score() { exec pw eval run "$BASE" --tasks colours --data data --quiet "$@"; }
+( score --samples s.jsonl --limit 300 ) > /dev/null
+( score --samples k.jsonl ) > /dev/null 2>&1 & pid=$!
+for _ in $(seq 100); do [ -s k.jsonl.part ] && break; sleep 0.05; done
+refused 3 "in use by another process, $pid" pw eval run "$BASE" --tasks colours --data data --samples k.jsonl --resume
+kill -9 $pid; wait $pid 2> /dev/null; checks=$((checks + 1)); [ -s k.jsonl.part ] && [ ! -e k.jsonl ] || fail "a killed evaluation: no log, or a finished one"
+mv k.jsonl.part all; head -150 all > k.jsonl.part; sed -n 151p all | head -c 40 >> k.jsonl.part      # a line that was cut off
+rc 0 pw eval run "$BASE" --tasks colours --data data --samples k.jsonl --limit 300 --resume --quiet
+checks=$((checks + 1)); cmp -s s.jsonl k.jsonl || fail "a killed and resumed evaluation: other samples"; gone k.jsonl.part k.jsonl.lock
+limit 0 pw eval run "$BASE" --tasks colours --data data --limit 5 --samples full.jsonl --quiet; gone full.jsonl full.jsonl.part
+
 pw chat "$BASE" --template <(echo '{{ messages[0].content }}') < <(sleep 20) > out 2> err & pid=$!
 sleep 1; kill -INT $pid; wait $pid; got=$?; checks=$((checks + 1)); [ $got = 130 ] || fail "an interrupted chat: exit $got"
 
