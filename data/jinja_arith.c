@@ -147,8 +147,10 @@ static int format_text(struct jinja_run *r, const struct jv *f, const struct jv 
             rc = jinja_fail(r, "only %%s, %%d and %%%% are supported when a text is formatted");
         else if (used == n)
             rc = jinja_fail(r, "not enough arguments for the text to format");
+        else if (next != 's' && items[used].kind == JV_REAL && fabs(items[used].d) < 9e18)
+            pw_buf_printf(&b, "%" PRId64, (int64_t)items[used].d), used++;
         else if (next != 's' && items[used].kind != JV_INT && items[used].kind != JV_BOOL)
-            rc = jinja_fail(r, "%%d needs an integer, got %s", jv_kind_name(&items[used]));
+            rc = jinja_fail(r, "%%d needs a number, got %s", jv_kind_name(&items[used]));
         else if (next != 's')
             pw_buf_printf(&b, "%" PRId64, items[used].kind == JV_INT ? items[used].i : (int64_t)items[used].b), used++;
         else

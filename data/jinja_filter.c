@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "data/jinja_parts.h"
+#include "data/utf8.h"
 
 typedef int filter_fn(struct jinja_run *r, const char *name, const struct jv *v, const struct jinja_args *args, struct jv *out);
 #define FILTER(fn) static int fn(struct jinja_run *r, const char *name, const struct jv *v, const struct jinja_args *args, struct jv *out)
@@ -349,6 +350,8 @@ FILTER(f_unique)
     PW_PASS(jv_list(r, 0, &keys));
     for (size_t i = 0; i < items.list->n; i++) {
         PW_PASS(sort_key(r, &items.list->items[i], &a[1], sensitive, &key));
+        if (!jinja_hashable(&key))
+            return jinja_fail(r, "unique: a %s cannot be compared by hash", jv_kind_name(&key));
         PW_PASS(jv_contains(r, &keys, &key, &seen));
         if (seen)
             continue;
@@ -588,7 +591,7 @@ FILTER(f_wordcount)
     for (size_t at = 0; at < text.len;) {
         uint32_t cp;
         at += jinja_get(text.s + at, text.len - at, &cp);
-        bool word = (cp >= '0' && cp <= '9') || cp == '_' || jinja_upper(cp) != jinja_lower(cp) || cp >= 0x300;
+        bool word = cp == '_' || jinja_letter(cp) || pw_cp_numeric(cp);
         n += word && !inside;
         inside = word;
     }

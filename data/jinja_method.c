@@ -178,7 +178,7 @@ static bool is_all(const struct jv *v, const char *name)
     for (size_t at = 0; at < v->len;) {
         uint32_t cp;
         at += jinja_get(v->s + at, v->len - at, &cp);
-        bool digit = cp >= '0' && cp <= '9', cased = jinja_upper(cp) != jinja_lower(cp), letter = cased || cp >= 0xaa;
+        bool digit = jinja_digit(cp), cased = jinja_upper(cp) != jinja_lower(cp), letter = jinja_letter(cp);
         if (strcmp(name, "isupper") == 0 || strcmp(name, "islower") == 0) {
             if (cased && cp != (name[2] == 'u' ? jinja_upper(cp) : jinja_lower(cp)))
                 return false;

@@ -4,7 +4,7 @@
 
 #include "data/jinja_parts.h"
 
-struct parser { struct pw_jinja *t; const struct jinja_token *k; size_t at; int depth, loops; };
+struct parser { struct pw_jinja *t; const struct jinja_token *k; size_t at; int depth, loops, uses; };
 
 static int expression(struct parser *p, struct jinja_node **out);
 static int statements(struct parser *p, const char *const *ends, struct jinja_node **out, int *which);
@@ -208,6 +208,7 @@ static int name_expression(struct parser *p, struct jinja_node **out)
     n->name = pw_arena_strndup(&p->t->arena, now(p)->s, now(p)->n);
     n->name_len = now(p)->n;
     PW_CHECK(n->name, PW_E_NOMEM, "template %s: no memory", p->t->name);
+    p->uses |= strcmp(n->name, "caller") == 0 ? JINJA_USES_CALLER : strcmp(n->name, "varargs") == 0 ? JINJA_USES_VARARGS : strcmp(n->name, "kwargs") == 0 ? JINJA_USES_KWARGS : 0;
     p->t->uses_clock |= strcmp(n->name, "strftime_now") == 0;
     p->at++;
     *out = n;
@@ -653,6 +654,17 @@ static int signature(struct parser *p, struct jinja_node *n)
     return want_op(p, ')');
 }
 
+/* Notes which of caller, varargs and kwargs the body names: a macro takes only what it uses. */
+static int macro_body(struct parser *p, struct jinja_node *n, const char *end)
+{
+    int outside = p->uses;
+    p->uses = 0;
+    PW_PASS(closed_body(p, end, &n->b));
+    n->op = p->uses;
+    p->uses |= outside;
+    return 0;
+}
+
 static int macro_statement(struct parser *p, struct jinja_node **out)
 {
     MAKE(n, JN_MACRO);
@@ -660,7 +672,7 @@ static int macro_statement(struct parser *p, struct jinja_node **out)
         return bad(p, "expected the name of a macro");
     PW_PASS(name_expression(p, &n->a));
     PW_PASS(signature(p, n));
-    PW_PASS(closed_body(p, "endmacro", &n->b));
+    PW_PASS(macro_body(p, n, "endmacro"));
     *out = n;
     return 0;
 }
@@ -674,7 +686,7 @@ static int call_statement(struct parser *p, struct jinja_node **out)
     PW_PASS(expression(p, &n->a));
     if (n->a->kind != JN_CALL)
         return bad(p, "expected a call");
-    PW_PASS(closed_body(p, "endcall", &caller->b));
+    PW_PASS(macro_body(p, caller, "endcall"));
     n->b = caller;
     *out = n;
     return 0;

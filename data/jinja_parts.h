@@ -56,6 +56,7 @@ struct jinja_node {
     struct jinja_node **list;
     size_t n;
 };
+enum { JINJA_USES_CALLER = 1, JINJA_USES_VARARGS = 2, JINJA_USES_KWARGS = 4 }; /* op of JN_MACRO: what its body names */
 struct jinja_macro { const struct jinja_node *node; struct jinja_scope *scope; };
 
 /* ---- tokens ---- */
@@ -136,12 +137,16 @@ void jinja_put(struct pw_buf *b, uint32_t cp);
 bool jinja_space(uint32_t cp);     /* Python's str.isspace */
 uint32_t jinja_upper(uint32_t cp);
 uint32_t jinja_lower(uint32_t cp);
+bool jinja_letter(uint32_t cp);    /* str.isalpha */
+bool jinja_digit(uint32_t cp);     /* str.isdigit, decimal digits only */
+bool jinja_hashable(const struct jv *v);
 
 /* evaluation (jinja_run.c) */
 int jinja_eval(struct jinja_run *r, const struct jinja_node *n, struct jv *out);
 int jinja_call(struct jinja_run *r, const struct jv *f, const struct jinja_args *args, struct jv *out);
 int jinja_attr(struct jinja_run *r, const struct jv *v, const char *name, size_t n, struct jv *out);
 int jinja_item(struct jinja_run *r, const struct jv *v, const struct jv *key, struct jv *out);
+int jinja_slice(struct jinja_run *r, const struct jinja_node *n, const struct jv *v, struct jv *out); /* jinja_slice.c */
 int jinja_arith(struct jinja_run *r, int op, const struct jv *a, const struct jv *b, struct jv *out); /* jinja_arith.c */
 
 /* filters, tests (jinja_filter.c), methods (jinja_method.c), functions (jinja_function.c) */

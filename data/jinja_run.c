@@ -167,60 +167,6 @@ int jinja_item(struct jinja_run *r, const struct jv *v, const struct jv *key, st
     return 0;
 }
 
-/* One end of a slice as Python clamps it. */
-static int slice_end(struct jinja_run *r, const struct jinja_node *n, int64_t length, int64_t step, int64_t absent, int64_t *out)
-{
-    *out = absent;
-    if (!n)
-        return 0;
-    struct jv v;
-    PW_PASS(jinja_eval(r, n, &v));
-    if (v.kind == JV_NONE)
-        return 0;
-    if (v.kind != JV_INT && v.kind != JV_BOOL)
-        return jinja_fail(r, "a slice needs integers, got %s", jv_kind_name(&v));
-    int64_t i = v.kind == JV_INT ? v.i : v.b, low = step < 0 ? -1 : 0, high = step < 0 ? length - 1 : length;
-    if (i < 0)
-        i = i < -length ? low : i + length;
-    *out = i < low ? low : i > high ? high : i;
-    return 0;
-}
-
-static int slice(struct jinja_run *r, const struct jinja_node *n, const struct jv *v, struct jv *out)
-{
-    struct jv list;
-    int64_t step = 1, from, to;
-    if (v->kind == JV_UNDEFINED)
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
-    if (v->kind != JV_LIST && v->kind != JV_STRING) {
-        *out = jv_undefined("slice");
-        return 0;
-    }
-    PW_PASS(jv_iterate(r, v, &list));
-    int64_t length = (int64_t)list.list->n;
-    if (n->d) {
-        struct jv s;
-        PW_PASS(jinja_eval(r, n->d, &s));
-        if (s.kind == JV_INT)
-            step = s.i;
-        else if (s.kind != JV_NONE)
-            return jinja_fail(r, "a slice needs integers, got %s", jv_kind_name(&s));
-    }
-    if (step == 0 || step > INT32_MAX || step < -INT32_MAX)
-        return jinja_fail(r, "the step of a slice is %" PRId64, step);
-    PW_PASS(slice_end(r, n->b, length, step, step < 0 ? length - 1 : 0, &from));
-    PW_PASS(slice_end(r, n->c, length, step, step < 0 ? -1 : length, &to));
-    PW_PASS(jv_list(r, 0, out));
-    out->list->tuple = list.list->tuple;
-    for (int64_t i = from; step > 0 ? i < to : i > to; i += step)
-        PW_PASS(jv_push(r, out, list.list->items[i]));
-    if (v->kind == JV_LIST)
-        return 0;
-    struct jv none = jv_static("");
-    struct jv chars = *out;
-    return jinja_join(r, &chars, &none, true, out);
-}
-
 /* ---- calls ---- */
 
 static int eval_args(struct jinja_run *r, struct jinja_node *const *list, size_t n, struct jinja_args *args)
@@ -282,6 +228,10 @@ static int call_macro(struct jinja_run *r, const struct jinja_macro *m, const st
     PW_PASS(jv_list(r, 0, &rest));
     PW_PASS(jv_map(r, &named));
     rest.list->tuple = true;
+    if (args->n > n->n && !(n->op & JINJA_USES_VARARGS))
+        return jinja_fail(r, "a macro of %zu arguments is called with %zu", n->n, args->n);
+    if (caller && !(n->op & JINJA_USES_CALLER))
+        return jinja_fail(r, "call of a macro that does not use caller");
     for (size_t i = n->n; i < args->n; i++)
         PW_PASS(jv_push(r, &rest, args->items[i]));
     for (size_t i = 0; i < n->n; i++) {
@@ -301,8 +251,12 @@ static int call_macro(struct jinja_run *r, const struct jinja_macro *m, const st
         size_t i = 0;
         while (i < n->n && strcmp(args->names[k], n->list[i]->name) != 0)
             i++;
-        if (i == n->n && strcmp(args->names[k], "caller") == 0)
+        if (i < n->n && i < args->n)
+            return jinja_fail(r, "a macro got its argument %s twice", args->names[k]);
+        if (i == n->n && strcmp(args->names[k], "caller") == 0 && (n->op & JINJA_USES_CALLER))
             caller = &args->named[k];
+        else if (i == n->n && !(n->op & JINJA_USES_KWARGS))
+            return jinja_fail(r, "a macro has no argument %s", args->names[k]);
         else if (i == n->n)
             PW_PASS(jv_put(r, &named, jv_static(args->names[k]), args->named[k]));
     }
@@ -473,7 +427,7 @@ static int eval_node(struct jinja_run *r, const struct jinja_node *n, struct jv 
         return jinja_item(r, &a, &b, out);
     case JN_SLICE:
         PW_PASS(jinja_eval(r, n->a, &a));
-        return slice(r, n, &a, out);
+        return jinja_slice(r, n, &a, out);
     case JN_CALL:
         PW_PASS(jinja_eval(r, n->a, &a));
         PW_PASS(eval_args(r, n->list, n->n, &args));
@@ -517,7 +471,7 @@ static int write_text(struct jinja_run *r, const struct jv *v)
     return pw_buf_status(r->out);
 }
 
-static int run_loop(struct jinja_run *r, const struct jinja_node *n, struct jv *items, int64_t depth0, struct jinja_scope *outer)
+static int run_loop(struct jinja_run *r, const struct jinja_node *n, struct jv *items, int64_t depth0, struct jinja_scope *outer, bool *finished)
 {
     struct jinja_loop *l = jinja_alloc(r, sizeof *l);
     if (!l)
@@ -537,6 +491,7 @@ static int run_loop(struct jinja_run *r, const struct jinja_node *n, struct jv *
             return rc;
         if (rc == LEAVE)
             break;
+        *finished = *finished || rc == 0;
     }
     return 0;
 }
@@ -569,10 +524,11 @@ static int run_for(struct jinja_run *r, const struct jinja_node *n, const struct
     PW_PASS(jv_iterate(r, over, &items));
     if (n->c)
         PW_PASS(keep_items(r, n, &items));
-    int rc = 0;
-    if (items.list->n > 0) {
-        rc = run_loop(r, n, &items, depth0, outer);
-    } else if (n->d->n > 1) {
+    /* As Jinja does it: else runs unless some iteration came to its end, so also after a lone continue or break. */
+    bool finished = false;
+    int rc = run_loop(r, n, &items, depth0, outer, &finished);
+    if (rc == 0 && !finished && n->d->n > 1) {
+        r->scope = outer;
         PW_PASS(scope_push(r));
         rc = run(r, n->d->list[1]);
     }

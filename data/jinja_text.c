@@ -115,6 +115,8 @@ int jinja_case(struct jinja_run *r, const struct jv *v, char how, struct jv *out
         bool upper = how == 'u' || (first && how != 'l');
         if (cp == 0xdf && upper)
             pw_buf_str(&b, how == 'u' || how == 'j' ? "SS" : "Ss");
+        else if (cp == 0x130 && !upper)
+            pw_buf_str(&b, "i\xCC\x87");
         else
             jinja_put(&b, upper ? jinja_upper(cp) : jinja_lower(cp));
         if (how == 't')

@@ -57,8 +57,10 @@ int tok_put(struct tok_build *b, const char *s, size_t n, uint32_t from, uint32_
 
 static int copy(struct tok_build *b, const struct tok_view *v, size_t start, size_t end)
 {
+    if (end == start)
+        return 0;
     PW_PASS(room_for(b, b->n + (end - start)));
-    if (end > start && v->from) {
+    if (v->from) {
         memcpy(b->from + b->n, v->from + start, (end - start) * sizeof *b->from);
         memcpy(b->to + b->n, v->to + start, (end - start) * sizeof *b->to);
     } else {

@@ -167,6 +167,19 @@ bool pw_cp_numeric(uint32_t cp)
     return in_ranges(pw_unicode_new, cp, "Nd Nl No") || c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
 }
 
+bool pw_cp_letter(uint32_t cp)
+{
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
+}
+
+bool pw_cp_decimal(uint32_t cp) { return utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND; }
+
+uint32_t pw_cp_simple(uint32_t cp, bool upper)
+{
+    return (uint32_t)(upper ? utf8proc_toupper((utf8proc_int32_t)cp) : utf8proc_tolower((utf8proc_int32_t)cp));
+}
+
 bool pw_cp_punctuation(uint32_t cp)
 {
     if (cp < 0x80)

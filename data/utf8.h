@@ -21,6 +21,9 @@ void pw_utf8_lossy(const char *s, size_t n, struct pw_buf *out);
 bool pw_cp_space(uint32_t cp);    /* property White_Space */
 bool pw_cp_word(uint32_t cp);     /* letters, marks, decimal digits, connectors */
 bool pw_cp_numeric(uint32_t cp);  /* categories Nd, Nl, No */
+bool pw_cp_letter(uint32_t cp);   /* categories L* */
+bool pw_cp_decimal(uint32_t cp);  /* category Nd */
+uint32_t pw_cp_simple(uint32_t cp, bool upper); /* simple case mapping */
 bool pw_cp_punctuation(uint32_t cp); /* ASCII punctuation and symbols, and categories P* */
 /* Whether text may be cut between two characters that follow each other; *state is 0 at the beginning of a text. */
 bool pw_grapheme_break(uint32_t a, uint32_t b, int32_t *state);

@@ -58,6 +58,8 @@ static const struct { const char *template, *text; } cases[] = {
     {"{{ nothing|default('d') }}{{ n|default('d') }}{{ ''|default('d', true) }}{{ '5'|int + 1 }}{{ 'x'|int }}{{ 2.5|round }}", "dNoned602.0"},
     {"{{ 'a\nb\n\nc'|indent }}|{{ 'aaa'|replace('a', 'b', 2) }}|{{ '<a>'|e }}|{{ \"they're bill's\"|title }}|{{ \"they're\".title() }}",
      "a\n    b\n\n    c|bba|&lt;a&gt;|They're Bill's|They'Re"},
+    {"{% for a in l %}{% continue %}{% else %}none{% endfor %}|{{ 'é😀'.isalpha() }}{{ 'éß'.isalpha() }}|{{ '%d' % 2.9 }}|{{ \"a 'b' 😀 c_d\"|wordcount }}|{{ 'ΑΩǅ'.lower() }}",
+     "none|FalseTrue|2|3|αωǆ"},
 };
 
 START_TEST(as_jinja2_renders)
