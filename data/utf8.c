@@ -147,12 +147,15 @@ static bool in_ranges(const struct pw_unicode_range *r, uint32_t cp, const char 
 
 bool pw_cp_word(uint32_t cp)
 {
-    if (cp >= 0x80 && in_ranges(pw_unicode_new, cp, "Lu Ll Lt Lm Lo Mn Mc Me Nd Pc"))
+    if (cp >= 0x80 && in_ranges(pw_unicode_new, cp, "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl Pc"))
+        return true;
+    if ((cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) || (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) ||
+        cp == 0x200C || cp == 0x200D)
         return true;
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT: case UTF8PROC_CATEGORY_LM:
     case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN: case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_PC:
         return true;
     default:
         return false;

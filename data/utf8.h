@@ -19,7 +19,7 @@ size_t pw_utf8_open_tail(const char *s, size_t n);
 void pw_utf8_lossy(const char *s, size_t n, struct pw_buf *out);
 
 bool pw_cp_space(uint32_t cp);    /* property White_Space */
-bool pw_cp_word(uint32_t cp);     /* letters, marks, decimal digits, connectors */
+bool pw_cp_word(uint32_t cp);     /* Alphabetic, marks, decimal digits, connectors, joiners: \w of Unicode's recommendation */
 bool pw_cp_numeric(uint32_t cp);  /* categories Nd, Nl, No */
 bool pw_cp_letter(uint32_t cp);   /* categories L* */
 bool pw_cp_decimal(uint32_t cp);  /* category Nd */

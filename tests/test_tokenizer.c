@@ -518,6 +518,68 @@ START_TEST(published_vectors)
 }
 END_TEST
 
+/* The published conversations of Mistral: shown as pieces, where a control token is followed by the space that encoding put in front of the
+ * text after it. */
+START_TEST(mistral_samples)
+{
+    static const struct { const char *model, *text, *tokens; bool v3; } rows[] = {
+        { "tokenizer.model.v1", "no_tools/text_v1.txt", "no_tools/tokens_v1.json", false },
+        { "mistral_instruct_tokenizer_240323.model.v3", "no_tools/text_v3.txt", "no_tools/tokens_v3.json", true },
+        { "mistral_instruct_tokenizer_240323.model.v3", "get_weather_full/text_v3.txt", "get_weather_full/tokens_v3.json", true },
+        { "mistral_instruct_tokenizer_240323.model.v3", "several_calls/text_v3.txt", "several_calls/tokens_v3.json", true } };
+    static const char *const control[] = { "<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]" };
+    static const char mark[] = "\xE2\x96\x81";
+    struct pw_tokenizer *t;
+    struct pw_tokens k = { 0 };
+    struct pw_buf text = { 0 };
+    struct pw_arena a;
+    struct pw_value *v;
+    char name[160];
+    size_t n;
+    snprintf(name, sizeof name, "data/tokenizers/mistral/%s", rows[_i].model);
+    const char *model = test_shared(name);
+    snprintf(name, sizeof name, "data/tokenizers/mistral/samples/%s", rows[_i].text);
+    const char *shown = test_shared(name);
+    snprintf(name, sizeof name, "data/tokenizers/mistral/samples/%s", rows[_i].tokens);
+    const char *tokens = test_shared(name);
+    if (!model || !shown || !tokens) {
+        test_skip("the samples of Mistral are not here");
+        return;
+    }
+    char *source = test_slurp(shown, &n);
+    for (const char *at = source; at < source + n;) {
+        size_t len = 0;
+        for (size_t i = 0; i < (rows[_i].v3 ? 9u : 2u) && !len; i++)
+            len = strncmp(at, control[i], strlen(control[i])) == 0 ? strlen(control[i]) : 0;
+        if (len) {
+            pw_buf_add(&text, at, len);
+            at += len + (strncmp(at + len, mark, 3) == 0 ? 3 : 0);
+        } else if (strncmp(at, "<0x0A>", 6) == 0) {
+            pw_buf_char(&text, '\n');
+            at += 6;
+        } else if (strncmp(at, mark, 3) == 0) {
+            pw_buf_char(&text, ' ');
+            at += 3;
+        } else {
+            pw_buf_char(&text, *at++);
+        }
+    }
+    pw_arena_init(&a);
+    ck_ok(pw_json_load(&a, tokens, &v));
+    const struct pw_value *want = pw_get(v, "tokens");
+    ck_ok(pw_tokenizer_load(&t, model));
+    ck_ok(pw_tokenizer_encode(t, text.data, text.len, PW_TOK_PARSE_SPECIAL, &k));
+    ck_assert_uint_eq(k.n, want->len);
+    for (size_t i = 0; i < k.n; i++)
+        ck_assert_int_eq(k.ids[i], want->items[i].i);
+    pw_free(source);
+    pw_buf_free(&text);
+    pw_tokens_free(&k);
+    pw_tokenizer_free(t);
+    pw_arena_free(&a);
+}
+END_TEST
+
 static uint32_t first_of(const char *s)
 {
     uint32_t cp;
@@ -568,6 +630,7 @@ int main(void)
     tcase_add_test(c, folder);
     tcase_add_test(c, no_memory);
     tcase_add_loop_test(c, published_vectors, 0, 3);
+    tcase_add_loop_test(c, mistral_samples, 0, 4);
     tcase_add_loop_test(c, every_kind, 0, KINDS);
     tcase_add_test(c, from_arrays);
     tcase_add_test(c, folders_without_json);
