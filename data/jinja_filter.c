@@ -535,7 +535,9 @@ FILTER(f_indent)
     PW_PASS(jinja_args_take(r, args, name, names, 3, a));
     PW_PASS(jv_truth(r, &a[1], &first));
     PW_PASS(jv_truth(r, &a[2], &blank));
-    PW_PASS(as_text(r, v, &text));
+    if (v->kind != JV_STRING)
+        return jinja_fail(r, "indent: expected a string, got %s", jv_kind_name(v));
+    text = *v;
     pad = a[0];
     if (a[0].kind != JV_STRING) {
         int64_t width;

@@ -85,6 +85,14 @@ static void offer(const struct tok_unigram *u, struct tok_best *to, size_t to_pl
     to->start = (uint32_t)start;
 }
 
+static size_t characters(const char *s, size_t n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += ((unsigned char)s[i] & 0xC0) != 0x80;
+    return count;
+}
+
 static void forward(const struct pw_tokenizer *t, const struct tok_view *v, struct tok_best *best)
 {
     const struct tok_unigram *u = &t->unigram;
@@ -104,8 +112,8 @@ static void forward(const struct pw_tokenizer *t, const struct tok_view *v, stru
             if (id < 0)
                 continue;
             size_t n = i + 1 - at;
-            bool user = t->types && t->types[id] == PW_PIECE_USER; /* its bonus lets it win always */
-            double score = user ? (double)((float)n * (float)u->max_score) - 0.1 : u->score[id];
+            bool user = t->types && t->types[id] == PW_PIECE_USER; /* a bonus, so that it wins */
+            double score = user ? (double)((float)characters(v->s + at, n) * (float)u->max_score) - 0.1 : u->score[id];
             offer(u, &best[i + 1], i + 1, score, best[at].score, id, at);
             single = single || n == len;
         }

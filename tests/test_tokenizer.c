@@ -396,6 +396,15 @@ START_TEST(from_arrays)
     ck_ok(pw_tokenizer_encode(t, "ab", 2, 0, &k)); /* _ + ab = -2.5, _a + b = -4.6 */
     ck_assert(k.n == 2 && k.ids[0] == 3 && k.ids[1] == 6);
     pw_tokenizer_free(t);
+    struct pw_tok_piece other[10];
+    memcpy(other, pieces, sizeof other);
+    other[6].score = -9; /* now _ + ab = -10 and _a + b = -4.6 */
+    s.pieces = other;
+    ck_ok(pw_tokenizer_from_unigram(&t, &s, &spm));
+    ck_ok(pw_tokenizer_encode(t, "ab", 2, 0, &k));
+    ck_assert(k.n == 2 && k.ids[0] == 7 && k.ids[1] == 5);
+    pw_tokenizer_free(t);
+    s.pieces = pieces;
     s.bos = 11;
     ck_fails(pw_tokenizer_from_unigram(&t, &s, &spm), PW_E_FORMAT, "begin of text: id 11");
     s.bos = -1;
@@ -409,6 +418,33 @@ START_TEST(from_arrays)
     ck_fails(pw_tokenizer_from_bpe(&t, &s, bad, 1, "qwen2"), PW_E_FORMAT, "merge 0");
     ck_fails(pw_tokenizer_from_bpe(&t, &s, merges, 1, "bert"), PW_E_UNSUPPORTED, "pre-split \"bert\"");
     pw_tokens_free(&k);
+}
+END_TEST
+
+/* Every published pre-split compiles and loses nothing: the pieces of a text are the text. */
+START_TEST(every_pre_split)
+{
+    static const char text[] = "It's 12345 \xC3\xA9t\xC3\xA9's  \xE6\x9D\xB1\xE4\xBA\xAC\n\n  foo_BAR!? \xF0\x9F\x99\x82 'LL 3.14\t";
+    static const char *const more[] = { "llama3", "qwen", "gpt2", "r50k_base", "starcoder", "o200k_base", "falcon3" };
+    char list[512], *save = NULL;
+    size_t count = 0;
+    snprintf(list, sizeof list, "%s", pw_tokenizer_pre_names());
+    for (char *name = strtok_r(list, ", ", &save); name || count < 18;) {
+        const char *pre = name ? name : more[count - 11];
+        struct pw_tokenizer *t;
+        struct pw_tokens k = { 0 };
+        struct pw_buf back = { 0 };
+        ck_ok(pw_tokenizer_load_as(&t, "tests/fixtures/tokenizer/kinds/gpt-4o.tiktoken", pre));
+        ck_ok(pw_tokenizer_encode(t, text, sizeof text - 1, 0, &k));
+        ck_ok(pw_tokenizer_decode(t, k.ids, k.n, 0, &back));
+        ck_assert_msg(back.len == sizeof text - 1 && memcmp(back.data, text, back.len) == 0, "%s: \"%s\"", pre, back.data);
+        pw_buf_free(&back);
+        pw_tokens_free(&k);
+        pw_tokenizer_free(t);
+        count++;
+        name = name ? strtok_r(NULL, ", ", &save) : NULL;
+    }
+    ck_assert_uint_eq(count, 18);
 }
 END_TEST
 
@@ -632,6 +668,7 @@ int main(void)
     tcase_add_loop_test(c, published_vectors, 0, 3);
     tcase_add_loop_test(c, mistral_samples, 0, 4);
     tcase_add_loop_test(c, every_kind, 0, KINDS);
+    tcase_add_test(c, every_pre_split);
     tcase_add_test(c, from_arrays);
     tcase_add_test(c, folders_without_json);
     tcase_add_test(c, unicode);

@@ -10,7 +10,7 @@ import sentencepiece as spm
 import tiktoken
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers as pre, processors, trainers
 
-from text import WORDS
+from text import WORDS, overlapping
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
@@ -24,7 +24,7 @@ DEEPSEEK3 = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}
 
 def corpus(n=400):
     words = WORDS + "river miller village winter sheep field water said again before nobody believed would rise until stood that they from with have this will your".split()
-    return [" ".join(random.Random(i).choices(words, k=25)) for i in range(n)]
+    return [" ".join(random.Random(i).choices(words, k=25) + [overlapping(random.Random(1000 * i + k)) for k in range(25)]) for i in range(n)]
 
 
 # ---- sentencepiece ----

@@ -12,6 +12,14 @@ EMOJI = ["🙂", "👍🏽", "👩‍👩‍👧‍👦", "🏳️‍🌈", "�
 MARKS = ["\u0301", "\u0323", "\u0308", "\u0345", "\u0e49", "\u064e", "\u20e3", "\u0327", "\u1dce", "\u3099", "\u0f71", "\U0001d165"]
 
 
+SYLLABLES = ["ba", "ab", "na", "an", "a", "b", "ban", "nab", "to", "ot", "t", "on", "no", "ton"]
+
+
+def overlapping(r):
+    """A word that can be cut in many ways."""
+    return "".join(r.choices(SYLLABLES, weights=[9, 3, 8, 2, 6, 1, 5, 1, 4, 2, 1, 3, 2, 2], k=r.randrange(2, 7)))
+
+
 def known(cp):
     """Assigned long ago: packages carry different versions of Unicode, and newer characters are compared elsewhere."""
     return unicodedata.ucd_3_2_0.category(chr(cp)) != "Cn"
@@ -43,7 +51,7 @@ def strings(seed, n, all_planes=True):
             if style < .1:
                 s.append(character(r, all_planes))
             elif k < .35:
-                s.append(r.choice(WORDS))
+                s.append(r.choice(WORDS) if r.random() < .7 else overlapping(r))
             elif k < .55:
                 s.append(r.choice(SPACES))
             elif k < .62:
