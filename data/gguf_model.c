@@ -163,7 +163,9 @@ static int refuse(struct keys *k)
                                          "attention.sliding_window", "residual_scale", "embedding_scale", "attention.scale"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         PW_CHECK(!pw_gguf_find(k->g, key(k, absent[i])), PW_E_UNSUPPORTED, "%s: %s is not supported", k->g->path, k->key);
-    int64_t experts = 0;
+    int64_t experts = 0, parts = 1;
+    PW_PASS(pw_gguf_get_i64(k->g, "split.count", false, 0, INT32_MAX, &parts));
+    PW_CHECK(parts <= 1, PW_E_UNSUPPORTED, "%s: split.count: a model in %lld files is not supported: join them first", k->g->path, (long long)parts);
     PW_PASS(pw_gguf_get_i64(k->g, key(k, "expert_count"), false, 0, INT32_MAX, &experts));
     PW_CHECK(experts == 0, PW_E_UNSUPPORTED, "%s: %s: experts are not supported", k->g->path, k->key);
     return 0;
@@ -195,6 +197,7 @@ int pw_gguf_config(struct pw_gguf *g, struct pw_model_config *c)
         c->eos[i] = -1;
     snprintf(c->family, sizeof c->family, "%s", a->family);
     snprintf(c->architecture, sizeof c->architecture, "%s", a->class);
+    PW_PASS(refuse(&k));
     const struct pw_gguf_tensor *embed = pw_gguf_tensor(g, "token_embd.weight");
     if (!embed) {
         const int rc = pw_error(PW_E_FORMAT, "%s: tensor token_embd.weight is missing%s", g->path, g->n_tensors ? "" : ": the file holds no tensors, only keys");
@@ -221,7 +224,6 @@ int pw_gguf_config(struct pw_gguf *g, struct pw_model_config *c)
     c->context = context;
     PW_PASS(real(&k, "attention.layer_norm_rms_epsilon", true, &c->norm_eps));
     PW_PASS(rope(&k, c));
-    PW_PASS(refuse(&k));
     PW_PASS(token(g, "tokenizer.ggml.bos_token_id", c->vocab, &c->bos));
     PW_PASS(token(g, "tokenizer.ggml.eos_token_id", c->vocab, &c->eos[0]));
     PW_PASS(token(g, "tokenizer.ggml.padding_token_id", INT32_MAX, &c->pad));
@@ -274,6 +276,8 @@ int pw_gguf_rope_factors(const struct pw_model_config *c, float *factors, int *n
     return 0;
 }
 
+int64_t pw_gguf_context(const struct pw_model_config *c) { return c->window && c->window < c->context ? c->window : c->context; }
+
 int pw_gguf_put_config(struct pw_gguf_out *w, const struct pw_model_config *c)
 {
     const struct arch *a;
@@ -283,13 +287,10 @@ int pw_gguf_put_config(struct pw_gguf_out *w, const struct pw_model_config *c)
              "a model with other than llama's arithmetic cannot be written as GGUF");
     PW_CHECK(c->rope_scaling == PW_ROPE_PLAIN || c->rope_scaling == PW_ROPE_LINEAR || c->rope_scaling == PW_ROPE_LLAMA3, PW_E_UNSUPPORTED,
              "this rope scaling cannot be written as GGUF");
-    /* llama.cpp has no sliding window for this architecture: its logits would differ past the window. */
-    PW_CHECK(!c->window || c->window >= c->context, PW_E_UNSUPPORTED, "a sliding window of %lld tokens below the context of %lld cannot be written as GGUF of architecture %s",
-             (long long)c->window, (long long)c->context, a->name);
 #define KEY(end) (snprintf(k, sizeof k, "%s." end, a->name), k)
     pw_gguf_put_str(w, "general.architecture", a->name, strlen(a->name));
     pw_gguf_put_u32(w, KEY("block_count"), (uint32_t)c->layers);
-    pw_gguf_put_u32(w, KEY("context_length"), (uint32_t)c->context);
+    pw_gguf_put_u32(w, KEY("context_length"), (uint32_t)pw_gguf_context(c));
     pw_gguf_put_u32(w, KEY("embedding_length"), (uint32_t)c->hidden);
     pw_gguf_put_u32(w, KEY("feed_forward_length"), (uint32_t)c->ffn);
     pw_gguf_put_u32(w, KEY("attention.head_count"), (uint32_t)c->heads);

@@ -19,5 +19,7 @@ int pw_gguf_permutes(const struct pw_model_config *c, bool *permutes);
 /* Writes the keys of a config (general.architecture and those of the architecture). A llama3 rope scaling becomes the tensor
  * "rope_freqs.weight" of head_dim / 2 floats, which the caller adds: pw_gguf_rope_factors; *n 0 when there is none. */
 int pw_gguf_put_config(struct pw_gguf_out *w, const struct pw_model_config *c);
+/* The context that is written: files of these architectures have no sliding window, and within the window there is no difference. */
+int64_t pw_gguf_context(const struct pw_model_config *c);
 int pw_gguf_rope_factors(const struct pw_model_config *c, float *factors, int *n);
 #endif

@@ -127,6 +127,8 @@ static int put_tokenizer(struct job *j)
         PW_TRY(pw_tokenizer_load(&t, path), "loading the tokenizer %s", path);
     const int rc = pw_gguf_put_tokenizer(&j->out, t, vocab, &exact);
     pw_tokenizer_free(t);
+    if (rc == 0 && !exact)
+        pw_progress_say(j->progress, "the tokenizer's merges do not follow from scores: llama.cpp may cut some texts otherwise than pw does");
     return rc;
 }
 
@@ -136,6 +138,8 @@ static int announce(struct job *j, const char *model)
     char hex[65];
     const char *name = pw_path_base(model);
     PW_PASS(pw_gguf_put_config(&j->out, m));
+    if (pw_gguf_context(m) < m->context)
+        pw_progress_say(j->progress, "GGUF files of this architecture have no sliding window: the context is written as the window, %" PRId64 " tokens", pw_gguf_context(m));
     pw_gguf_put_str(&j->out, "general.name", name, strlen(name));
     pw_gguf_put_u32(&j->out, "general.quantization_version", 2);
     pw_gguf_put_u32(&j->out, "general.file_type", file_type(j->o));

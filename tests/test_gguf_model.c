@@ -517,6 +517,7 @@ static const struct { const char *what; int code; const char *text; } bad[] = {
     {"heads", PW_E_FORMAT, "4 heads are no multiple of 3 key/value heads"},
     {"no length", PW_E_FORMAT, "key llama.context_length is missing"},
     {"eps", PW_E_FORMAT, "llama.attention.layer_norm_rms_epsilon must be above 0"},
+    {"split", PW_E_UNSUPPORTED, "split.count: a model in 3 files is not supported"},
     {"experts", PW_E_UNSUPPORTED, "llama.expert_count: experts are not supported"},
     {"yarn", PW_E_UNSUPPORTED, "llama.rope.scaling.type \"yarn\" is not supported"},
     {"partial", PW_E_UNSUPPORTED, "llama.rope.dimension_count: rotating a part of a head"},
@@ -550,6 +551,7 @@ static void small_model(const char *path, const char *what)
     pw_gguf_put_u32(&w, "llama.attention.head_count", 4);
     pw_gguf_put_u32(&w, "llama.attention.head_count_kv", IS("heads") ? 3 : 2);
     pw_gguf_put_f32(&w, "llama.attention.layer_norm_rms_epsilon", IS("eps") ? 0 : 1e-5f);
+    if (IS("split")) pw_gguf_put_u32(&w, "split.count", 3);
     if (IS("experts")) pw_gguf_put_u32(&w, "llama.expert_count", 8);
     if (IS("yarn")) pw_gguf_put_str(&w, "llama.rope.scaling.type", "yarn", 4);
     if (IS("partial")) pw_gguf_put_u32(&w, "llama.rope.dimension_count", 2);
