@@ -17,7 +17,7 @@ static inline uint32_t block_word(const uint8_t *p)
     return w;
 }
 
-static void block_q8_0(const uint8_t *b, int group, float *out)
+static void block_q8_0(const uint8_t *restrict b, int group, float *restrict out)
 {
     const float d = block_half(b);
     const int8_t *q = (const int8_t *)b + 2;
@@ -25,7 +25,7 @@ static void block_q8_0(const uint8_t *b, int group, float *out)
     for (int i = 0; i < 32; i++) out[i] = (float)q[i] * d;
 }
 
-static void block_q4_0(const uint8_t *b, int group, float *out)
+static void block_q4_0(const uint8_t *restrict b, int group, float *restrict out)
 {
     const float d = block_half(b);
     (void)group;
@@ -35,7 +35,7 @@ static void block_q4_0(const uint8_t *b, int group, float *out)
     }
 }
 
-static void block_q4_1(const uint8_t *b, int group, float *out)
+static void block_q4_1(const uint8_t *restrict b, int group, float *restrict out)
 {
     const float d = block_half(b), m = block_half(b + 2);
     (void)group;
@@ -45,7 +45,7 @@ static void block_q4_1(const uint8_t *b, int group, float *out)
     }
 }
 
-static void block_q5_0(const uint8_t *b, int group, float *out)
+static void block_q5_0(const uint8_t *restrict b, int group, float *restrict out)
 {
     const float d = block_half(b);
     const uint32_t high = block_word(b + 2);
@@ -56,7 +56,7 @@ static void block_q5_0(const uint8_t *b, int group, float *out)
     }
 }
 
-static void block_q5_1(const uint8_t *b, int group, float *out)
+static void block_q5_1(const uint8_t *restrict b, int group, float *restrict out)
 {
     const float d = block_half(b), m = block_half(b + 2);
     const uint32_t high = block_word(b + 4);
@@ -67,7 +67,7 @@ static void block_q5_1(const uint8_t *b, int group, float *out)
     }
 }
 
-static void block_iq4_nl(const uint8_t *b, int group, float *out)
+static void block_iq4_nl(const uint8_t *restrict b, int group, float *restrict out)
 {
     const float d = block_half(b);
     (void)group;
@@ -89,7 +89,7 @@ static inline void block_scales(const uint8_t *s, int g, int *scale, int *minimu
     }
 }
 
-static void block_q4_K(const uint8_t *b, int group, float *out)
+static void block_q4_K(const uint8_t *restrict b, int group, float *restrict out)
 {
     int scale, minimum;
     block_scales(b + 4, group, &scale, &minimum);
@@ -99,7 +99,7 @@ static void block_q4_K(const uint8_t *b, int group, float *out)
     for (int i = 0; i < 32; i++) out[i] = d * (float)(q[i] >> shift & 15) - m;
 }
 
-static void block_q5_K(const uint8_t *b, int group, float *out)
+static void block_q5_K(const uint8_t *restrict b, int group, float *restrict out)
 {
     int scale, minimum;
     block_scales(b + 4, group, &scale, &minimum);
@@ -109,7 +109,7 @@ static void block_q5_K(const uint8_t *b, int group, float *out)
     for (int i = 0; i < 32; i++) out[i] = d * (float)((q[i] >> shift & 15) | (high[i] >> group & 1) << 4) - m;
 }
 
-static void block_q6_K(const uint8_t *b, int group, float *out)
+static void block_q6_K(const uint8_t *restrict b, int group, float *restrict out)
 {
     const int half = group / 4, part = group % 4;
     const uint8_t *low = b + 64 * half + 32 * (part & 1), *high = b + 128 + 32 * half;

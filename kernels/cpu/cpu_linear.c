@@ -14,6 +14,7 @@
 
 enum {
     NC = 48,    /* columns of y a task */
+    FEW = 8,    /* of these, decoded at a time when x has few rows: 16 KiB */
     KB = 128,   /* columns of dx a task */
     NB = 128,   /* rows of W decoded at a time in backward */
     RB = 32,    /* rows a task of the adapter's small products */
@@ -44,11 +45,14 @@ static void product_columns(const struct cpu_isa *isa, float *y, const float *x,
         for (int64_t t = 0; t < tokens; t++) isa->dot4(w, n0, n, x + t * n_in, y + t * n_out + n0);
         return;
     }
-    for (int64_t k = 0; k < n_in; k += CPU_KC) {
-        int64_t piece = cpu_min(CPU_KC, n_in - k);
-        for (int64_t j = 0; j < n; j++) isa->decode(w, n0 + j, k, piece, tile + j * LDT);
-        isa->dot(tokens, n, piece, x + k, n_in, tile, LDT, y + n0, n_out, k > 0);
-    }
+    /* few rows of x use a decoded row too seldom to bring it back from beyond the first cache */
+    const int64_t step = tokens <= 4 ? FEW : NC;
+    for (int64_t j0 = 0; j0 < n; j0 += step)
+        for (int64_t k = 0; k < n_in; k += CPU_KC) {
+            int64_t piece = cpu_min(CPU_KC, n_in - k), rows = cpu_min(step, n - j0);
+            for (int64_t j = 0; j < rows; j++) isa->decode(w, n0 + j0 + j, k, piece, tile + j * LDT);
+            isa->dot(tokens, rows, piece, x + k, n_in, tile, LDT, y + n0 + j0, n_out, k > 0);
+        }
 }
 
 void cpu_matmul(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch)
