@@ -122,6 +122,11 @@ static int add_warning(struct pw_dataset *d, int64_t row, const char *source, co
     return add_note(d, &d->warnings, &d->n_warnings, &d->cap_warnings, row, source, what);
 }
 
+int pw_dataset_note(struct pw_dataset *d, bool error, int64_t line, const char *source, const char *what)
+{
+    return error ? add_error(d, line, source, what) : add_warning(d, line, source, what);
+}
+
 /* ---- one file ---- */
 
 static void maker_close(struct pw_row_maker *m)

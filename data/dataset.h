@@ -70,6 +70,7 @@ struct pw_dataset {
  * With keep_going these are entries of ->errors and 0 is returned. */
 int pw_dataset_load(struct pw_dataset **out, const struct pw_data_file *files, size_t n_files, const struct pw_dataset_options *o);
 void pw_dataset_free(struct pw_dataset *d); /* NULL is fine */
+int pw_dataset_note(struct pw_dataset *d, bool error, int64_t line, const char *source, const char *what); /* one more error or warning; copies */
 static inline int pw_dataset_per(const struct pw_dataset *d) { return d->pairs ? 2 : 1; } /* rows of an example */
 static inline int64_t pw_dataset_examples(const struct pw_dataset *d) { return d->n_rows / pw_dataset_per(d); }
 

@@ -1,15 +1,18 @@
 /* pw data check: what would be trained, token by token. pw template: a chat through a model's template. */
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "data/chat.h"
-#include "data/dataset.h"
+#include "data/preflight.h"
 #include "tools/load.h"
 
 struct data_options {
     const char *model, *format, *chat_template, *overlong, *train_on, *prompt, *completion, *text;
     int64_t max_length, rows, now;
+    struct pw_strings eval;
     const char *messages, *tools;
     bool generation_prompt, spans;
     struct pw_strings set;
@@ -26,6 +29,7 @@ static const struct pw_option check_options[] = {
     {"prompt", 0, PW_OPT_STRING, AT(prompt), "JINJA", NULL, NULL, 0, 0, "makes the prompt from the keys of a row, with --completion"},
     {"completion", 0, PW_OPT_STRING, AT(completion), "JINJA", NULL, NULL, 0, 0, "makes the completion from the keys of a row"},
     {"text", 0, PW_OPT_STRING, AT(text), "JINJA", NULL, NULL, 0, 0, "makes a text from the keys of a row"},
+    {"eval", 0, PW_OPT_LIST, AT(eval), "FILE", NULL, NULL, 0, 0, "rows that will be evaluated on, of any form: overlaps with them are warned of; may be repeated"},
     {"rows", 0, PW_OPT_INT, AT(rows), "N", NULL, "-1", -1, 1e9, "show the tokens of the first N rows; -1: of 3, with --json of none"},
     PW_OPTIONS_END,
 };
@@ -82,18 +86,45 @@ static const char *role_of(const struct pw_dataset *d, int64_t row)
     return d->pairs ? row % 2 ? "rejected" : "chosen" : d->row_label ? d->row_label[row] ? "desirable" : "undesirable" : "";
 }
 
-/* One line a token: "+" is trained, "-" is not. */
-static int show_row(struct pw_buf *out, const struct pw_dataset *d, const struct pw_tokenizer *t, int64_t row)
+/* On a terminal: the row as a text, trained tokens green, others dim, special ones reversed, ends of lines shown. */
+static int colour_row(struct pw_buf *out, const struct pw_dataset *d, const struct pw_tokenizer *t, int64_t row)
+{
+    struct pw_buf piece = {0};
+    for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++) {
+        pw_buf_clear(&piece);
+        PW_PASS(pw_token_bytes(t, d->ids[i], &piece));
+        pw_buf_printf(out, "\033[%s%sm", d->trained[i] ? "32" : "2", pw_tokenizer_is_special(t, d->ids[i]) ? ";7" : "");
+        for (size_t k = 0; k < piece.len; k++) {
+            const unsigned char c = (unsigned char)piece.data[k];
+            if (c == '\n')
+                pw_buf_str(out, "\u23ce");
+            if (c < 0x20 && c != '\n' && c != '\t')     /* nothing in the data moves the cursor */
+                pw_buf_printf(out, "\\x%02x", c);
+            else
+                pw_buf_char(out, (char)c);
+        }
+        pw_buf_str(out, "\033[0m");
+    }
+    pw_buf_char(out, '\n');
+    pw_buf_free(&piece);
+    return pw_buf_status(out);
+}
+
+/* One line a token: "+" is trained, "-" is not; special tokens say so. */
+static int show_row(struct pw_buf *out, const struct pw_dataset *d, const struct pw_tokenizer *t, int64_t row, bool colour)
 {
     struct pw_buf piece = {0};
     const char *role = role_of(d, row);
     pw_buf_printf(out, "row %" PRId64 " (line %" PRId64 "%s%s): %" PRId64 " tokens, %" PRId64 " trained\n", row / pw_dataset_per(d) + 1, d->row_line[row],
                   role[0] ? ", " : "", role,
                   d->row_start[row + 1] - d->row_start[row], count_trained(d, row));
+    if (colour)
+        return colour_row(out, d, t, row);
     for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++) {
         struct pw_json quoted = {0};
         token_text(&quoted, t, d->ids[i], &piece);
-        pw_buf_printf(out, "  %c %7d  %s\n", d->trained[i] ? '+' : '-', d->ids[i], quoted.out.len ? quoted.out.data : "\"\"");
+        pw_buf_printf(out, "  %c %7d  %s%s\n", d->trained[i] ? '+' : '-', d->ids[i], quoted.out.len ? quoted.out.data : "\"\"",
+                      pw_tokenizer_is_special(t, d->ids[i]) ? "  special" : "");
         pw_json_free(&quoted);
     }
     pw_buf_free(&piece);
@@ -113,7 +144,7 @@ static void write_notes(struct pw_json *w, const char *key, const struct pw_data
     pw_json_close(w, ']');
 }
 
-static int write_json(struct pw_cmd *c, const struct pw_dataset *d, const struct pw_tokenizer *t, int64_t rows)
+static int write_json(struct pw_cmd *c, const struct pw_dataset *d, const struct pw_preflight *p, const struct pw_tokenizer *t, int64_t rows)
 {
     struct pw_json w = {0};
     struct pw_buf piece = {0};
@@ -125,6 +156,28 @@ static int write_json(struct pw_cmd *c, const struct pw_dataset *d, const struct
     pw_json_i64(&w, "dropped", d->dropped);
     pw_json_i64(&w, "duplicates", d->duplicates);
     pw_json_i64(&w, "longest", d->longest);
+    pw_json_i64(&w, "untrained", p->untrained);
+    pw_json_i64(&w, "endless", p->endless);
+    pw_json_i64(&w, "doubled_bos", p->doubled_bos);
+    pw_json_i64(&w, "cut_answers", p->cut_answers);
+    pw_json_i64(&w, "near_duplicates", p->near.n);
+    pw_json_open(&w, "overlap", '{');
+    pw_json_i64(&w, "exact", p->exact.n);
+    pw_json_i64(&w, "runs_of_13", p->runs.n);
+    pw_json_close(&w, '}');
+    pw_json_open(&w, "packing", '{');
+    pw_json_i64(&w, "packs", p->packs);
+    pw_json_f64(&w, "fill", p->fill);
+    pw_json_close(&w, '}');
+    pw_json_open(&w, "lengths", '[');
+    for (int i = 0; i < PW_LENGTH_BINS; i++)
+        if (p->lengths[i] > 0) {
+            pw_json_open(&w, NULL, '{');
+            pw_json_i64(&w, "up_to", (int64_t)1 << i);
+            pw_json_i64(&w, "rows", p->lengths[i]);
+            pw_json_close(&w, '}');
+        }
+    pw_json_close(&w, ']');
     write_notes(&w, "errors", d->errors, d->n_errors);
     write_notes(&w, "warnings", d->warnings, d->n_warnings);
     if (rows > 0) {
@@ -154,13 +207,29 @@ static int write_json(struct pw_cmd *c, const struct pw_dataset *d, const struct
     return pw_json_finish(c, &w);
 }
 
-static int write_plain(struct pw_cmd *c, const struct pw_dataset *d, const struct pw_tokenizer *t, int64_t rows)
+static void write_lengths(struct pw_buf *out, const struct pw_preflight *p)
 {
+    int64_t most = 1;
+    for (int i = 0; i < PW_LENGTH_BINS; i++)
+        most = p->lengths[i] > most ? p->lengths[i] : most;
+    for (int i = 0; i < PW_LENGTH_BINS; i++)
+        if (p->lengths[i] > 0)
+            pw_buf_printf(out, "  up to %7lld tokens %9" PRId64 "  %.*s\n", 1ll << i, p->lengths[i], (int)(1 + 39 * p->lengths[i] / most),
+                          "########################################");
+}
+
+static int write_plain(struct pw_cmd *c, const struct pw_dataset *d, const struct pw_preflight *p, const struct pw_tokenizer *t, int64_t rows)
+{
+    const char *plain = getenv("NO_COLOR");
+    const bool colour = isatty(STDOUT_FILENO) == 1 && !(plain && plain[0]);
     for (int64_t row = 0; row < rows; row++)
-        PW_PASS(show_row(c->out, d, t, row));
+        PW_PASS(show_row(c->out, d, t, row, colour));
+    write_lengths(c->out, p);
     pw_buf_printf(c->out, "%" PRId64 " rows, %" PRId64 " tokens, %" PRId64 " trained (%.1f %%), the longest row has %" PRId64 "\n", pw_dataset_examples(d),
                   d->n_tokens, d->n_trained, d->n_tokens ? 100.0 * (double)d->n_trained / (double)d->n_tokens : 0.0, d->longest);
-    pw_buf_printf(c->out, "%" PRId64 " truncated, %" PRId64 " dropped, %" PRId64 " duplicates\n", d->truncated, d->dropped, d->duplicates);
+    pw_buf_printf(c->out, "%" PRId64 " truncated, %" PRId64 " dropped, %" PRId64 " duplicates, %" PRId64 " near-duplicates\n", d->truncated, d->dropped, d->duplicates,
+                  p->near.n);
+    pw_buf_printf(c->out, "packed: %" PRId64 " sequences, %.1f %% full\n", p->packs, 100 * p->fill);
     for (size_t i = 0; i < d->n_warnings; i++)
         pw_buf_printf(c->out, "warning: %s:%" PRId64 ": %s\n", d->warnings[i].source, d->warnings[i].row, d->warnings[i].what);
     for (size_t i = 0; i < d->n_errors; i++)
@@ -172,7 +241,8 @@ static int data_check(struct pw_cmd *c)
 {
     const struct data_options *o = c->options;
     struct pw_tokenizer *t = NULL;
-    struct pw_dataset *d = NULL;
+    struct pw_dataset *d = NULL, *eval = NULL;
+    struct pw_preflight preflight;
     struct pw_buf file = {0};
     struct pw_arena a;
     struct pw_dataset_options so = {.max_length = o->max_length, .keep_going = true, .progress = c->progress};
@@ -190,15 +260,26 @@ static int data_check(struct pw_cmd *c)
         files[i] = (struct pw_data_file){.path = c->args.items[i], .format = o->format, .weight = 1, .prompt = o->prompt,
                                          .completion = o->completion, .text = o->text};
     PW_PASS_OUT(pw_dataset_load(&d, files, c->args.n, &so));
+    struct pw_data_file *held = pw_arena_array(&a, o->eval.n + 1, sizeof *held);
+    PW_CHECK_OUT(held, PW_E_NOMEM, "no memory for the list of files");
+    for (size_t i = 0; i < o->eval.n; i++)
+        held[i] = (struct pw_data_file){.path = o->eval.items[i], .weight = 1};
+    so.max_length = 0;
+    so.keep_going = false;
+    if (o->eval.n > 0)
+        PW_TRY_OUT(pw_dataset_load(&eval, held, o->eval.n, &so), "reading --eval");
+    const struct pw_preflight_options po = {.tokenizer = t, .chat_template = so.chat_template, .max_length = o->max_length, .eval = eval, .source = files[0].path};
+    PW_PASS_OUT(pw_preflight(&preflight, d, &po));
     int64_t rows = o->rows >= 0 ? o->rows : c->common->json ? 0 : 3;
     rows = rows > pw_dataset_examples(d) ? d->n_rows : rows * pw_dataset_per(d);
-    PW_PASS_OUT(c->common->json ? write_json(c, d, t, rows) : write_plain(c, d, t, rows));
+    PW_PASS_OUT(c->common->json ? write_json(c, d, &preflight, t, rows) : write_plain(c, d, &preflight, t, rows));
     if (d->n_errors > 0) {
         PW_PASS_OUT(pw_cmd_emit(c)); /* the list of errors is the result */
         rc = pw_error(PW_E_FAIL, "%zu error%s in the data, first: %s", d->n_errors, d->n_errors == 1 ? "" : "s", d->errors[0].what);
     }
 out:
     pw_dataset_free(d);
+    pw_dataset_free(eval);
     pw_buf_free(&file);
     pw_tokenizer_free(t);
     pw_arena_free(&a);
@@ -310,8 +391,11 @@ out:
 
 const struct pw_command pw_commands_data[] = {
     {"data check", "FILE... --model MODEL [--format F]", "what would be trained, token by token",
-     "Reads data files as training would and shows the first rows token by token: lines with + are trained, lines with - are not. Then\n"
-     "the totals. Every row that cannot be used is listed with its line; exit status 1 when there is one, or when nothing would be trained.\n"
+     "Reads data files as training would and shows the first rows token by token: lines with + are trained, lines with - are not; on a terminal\n"
+     "the rows as texts, trained tokens green, special ones reversed (NO_COLOR: as in a file). Then lengths, totals and how full packs are. Errors, with\n"
+     "exit status 1: rows that cannot be used, with their lines; nothing trained; an end-of-turn token that is never trained; BOS twice; a template\n"
+     "whose control tokens the tokenizer does not know. Warnings: near-duplicates, rows that --eval holds too (the same words, or 13 in a row),\n"
+     "answers longer than --max-length. Training looks in the same way before step 1.\n"
      "Files of other keys are mapped by Jinja templates over the row: --prompt '{{ question }}' --completion '{{ answer }}'. In a JSON\n"
      "object of objects each value is a row, and its key is _key.",
      check_options, sizeof(struct data_options), 1, -1, false, data_check},

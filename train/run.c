@@ -126,6 +126,24 @@ static int check_kind(const struct pw_run *run, const struct pw_dataset *d, cons
     return 0;
 }
 
+/* What `pw data check` finds: errors refuse the run, warnings are told. */
+static int preflight(struct pw_run *run, const struct pw_dataset_options *o)
+{
+    struct pw_dataset *d = run->train;
+    const size_t before = d->n_warnings;
+    const struct pw_preflight_options po = {.tokenizer = run->tokenizer, .chat_template = o->chat_template, .max_length = o->max_length, .eval = run->eval,
+                                            .source = run->opt.recipe->train[0].path};
+    PW_PASS(pw_preflight(&run->preflight, d, &po));
+    for (size_t i = before; i < d->n_warnings; i++)
+        pw_progress_say(run->opt.progress, "warning: %s:%lld: %s", d->warnings[i].source, (long long)d->warnings[i].row, d->warnings[i].what);
+    if (d->n_errors == 0)
+        return 0;
+    int rc = pw_error(PW_E_REFUSED, "the data is not fit to train on, %zu error%s, first: %s:%lld: %s", d->n_errors, d->n_errors == 1 ? "" : "s", d->errors[0].source,
+                      (long long)d->errors[0].row, d->errors[0].what);
+    pw_error_hint("`pw data check` lists them");
+    return rc;
+}
+
 static int open_data(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
@@ -150,6 +168,7 @@ static int open_data(struct pw_run *run)
     } else if (r->eval_share > 0)
         PW_TRY(pw_dataset_split(&run->arena, run->train, r->eval_share, (uint64_t)r->seed, &run->rows, &run->n_rows, &run->held, &run->n_held),
                "holding out data.eval");
+    PW_TRY(preflight(run, &o), "the preflight");
     if (run->train->truncated || run->train->dropped)
         pw_progress_say(run->opt.progress, "%lld rows over %lld tokens were cut, %lld dropped", (long long)run->train->truncated, (long long)o.max_length,
                         (long long)run->train->dropped);

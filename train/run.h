@@ -6,6 +6,7 @@
 #define PW_TRAIN_RUN_H
 
 #include "base/lock.h"
+#include "data/preflight.h"
 #include "train/trainer.h"
 
 struct pw_run_options {
@@ -24,6 +25,7 @@ struct pw_run {
     struct pw_run_options opt;
     struct pw_tokenizer *tokenizer;
     struct pw_dataset *train, *eval;
+    struct pw_preflight preflight;
     uint32_t *rows, *held; int64_t n_rows, n_held;   /* examples; NULL: all of train; of the held-out share */
     struct pw_model *model;          /* shapes alone until training begins */
     struct pw_model_config config;
