@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -45,7 +46,7 @@ static bool next_target(const char **at, char word[256])
     return true;
 }
 
-static int unmatched(const char *target)
+static int unmatched(const char *key, const char *target)
 {
     const char *names[PW_LIN_COUNT * 2 + 1];
     for (int l = 0; l < PW_LIN_COUNT; l++) {
@@ -54,12 +55,72 @@ static int unmatched(const char *target)
     }
     names[PW_LIN_COUNT * 2] = "all-linear";
     const char *near = pw_nearest(target, names, PW_LIN_COUNT * 2 + 1);
-    int rc = pw_error(PW_E_USAGE, "adapter.targets: %s names no linear layer of the model", target);
+    int rc = pw_error(PW_E_USAGE, "adapter.%s: %s names no linear layer of the model", key, target);
     if (near)
         pw_error_hint("did you mean %s?", near);
     else
         pw_error_hint("known: all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
     return rc;
+}
+
+/* "name=number" of a pattern's word. */
+static int split_pattern(const char *key, char word[256], double *value)
+{
+    char *equals = strchr(word, '='), *end = NULL;
+    PW_CHECK(equals && equals > word && equals[1], PW_E_USAGE, "adapter.%s: expected NAME=NUMBER, got %s", key, word);
+    *equals = 0;
+    *value = strtod(equals + 1, &end);
+    PW_CHECK(*end == 0 && isfinite(*value), PW_E_USAGE, "adapter.%s: %s: expected a number, got %s", key, word, equals + 1);
+    return 0;
+}
+
+/* The value of the first part of the pattern that selects the module, or value as it was. */
+static int from_pattern(const char *key, const char *pattern, const char *module, double *value)
+{
+    char word[256];
+    for (const char *at = pattern ? pattern : ""; next_target(&at, word);) {
+        double x;
+        PW_PASS(split_pattern(key, word, &x));
+        if (pw_adapter_selects(word, module)) {
+            *value = x;
+            return 0;
+        }
+    }
+    return 0;
+}
+
+static int check_pattern(const struct pw_adapter *a, const char *key, const char *pattern, double most, bool whole)
+{
+    char word[256];
+    for (const char *at = pattern ? pattern : ""; next_target(&at, word);) {
+        bool matched = false;
+        double x;
+        PW_PASS(split_pattern(key, word, &x));
+        PW_CHECK(x > 0 && x <= most && (!whole || x == floor(x)), PW_E_USAGE, "adapter.%s: %s: expected %s above 0 and up to %g, got %g", key, word,
+                 whole ? "a whole number" : "a number", most, x);
+        for (size_t i = 0; i < a->n && !matched; i++)
+            matched = pw_adapter_selects(word, a->modules[i].name);
+        if (!matched)
+            return unmatched(key, word);
+    }
+    return 0;
+}
+
+/* Is the layer in "0-3,28-31"? The text is checked against n layers on the way. */
+static int layer_taken(const char *layers, int layer, int n, bool *taken)
+{
+    char word[256];
+    *taken = !layers || strcmp(layers, "all") == 0;
+    if (*taken)
+        return 0;
+    for (const char *at = layers; next_target(&at, word);) {
+        char *end = NULL;
+        const long first = strtol(word, &end, 10), last = *end == '-' ? strtol(end + 1, &end, 10) : first;
+        PW_CHECK(end != word && *end == 0 && first >= 0 && first <= last && last < n, PW_E_USAGE, "adapter.layers: expected ranges such as 0-3 within 0 to %d, got %s", n - 1,
+                 word);
+        *taken |= layer >= first && layer <= last;
+    }
+    return 0;
 }
 
 static int add_module(struct pw_adapter *a, const struct pw_model_config *model, const char *name, enum pw_linear l)
@@ -68,8 +129,14 @@ static int add_module(struct pw_adapter *a, const struct pw_model_config *model,
     m->name = pw_arena_strndup(&a->arena, name, strlen(name));
     PW_CHECK(m->name, PW_E_NOMEM, "no memory for the adapter's modules");
     pw_linear_shape(model, l, &m->n_out, &m->n_in);
-    m->lora.r = a->config.r;
-    m->lora.scale = pw_adapter_scale(&a->config);
+    double r = a->config.r;
+    struct pw_adapter_config own = a->config;
+    PW_PASS(from_pattern("rank_pattern", a->config.rank_pattern, name, &r));
+    PW_PASS(from_pattern("alpha_pattern", a->config.alpha_pattern, name, &own.alpha));
+    PW_CHECK(r >= 1 && r <= 65536 && r == floor(r), PW_E_USAGE, "adapter.rank_pattern: %s: expected a whole number from 1 to 65536, got %g", name, r);
+    own.r = (int)r;
+    m->lora.r = own.r;
+    m->lora.scale = pw_adapter_scale(&own);
     m->lora.a = pw_tensor2(NULL, PW_F32, m->lora.r, m->n_in);
     m->lora.b = pw_tensor2(NULL, PW_F32, m->n_out, m->lora.r);
     a->n++;
@@ -85,11 +152,12 @@ static int plan(struct pw_adapter *a, const struct pw_model_config *model)
     PW_CHECK(a->modules, PW_E_NOMEM, "no memory for the adapter's modules");
     for (int i = 0; i < model->layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++) {
-            bool selected = all;
+            bool selected = all, taken = true;
+            PW_PASS(layer_taken(a->config.layers, i, model->layers, &taken));
             snprintf(name, sizeof name, "model.layers.%d.%s", i, pw_linear_suffix((enum pw_linear)l));
             for (const char *at = targets; !selected && next_target(&at, word);)
                 selected = pw_adapter_selects(word, name);
-            if (selected)
+            if (selected && taken)
                 PW_PASS(add_module(a, model, name, (enum pw_linear)l));
         }
     for (const char *at = targets; !all && next_target(&at, word);) {
@@ -97,9 +165,18 @@ static int plan(struct pw_adapter *a, const struct pw_model_config *model)
         for (size_t i = 0; i < a->n && !matched; i++)
             matched = pw_adapter_selects(word, a->modules[i].name);
         if (!matched)
-            return unmatched(word);
+            return unmatched("targets", word);
     }
     PW_CHECK(a->n > 0, PW_E_USAGE, "adapter.targets is empty");
+    PW_PASS(check_pattern(a, "rank_pattern", a->config.rank_pattern, 65536, true));
+    PW_PASS(check_pattern(a, "alpha_pattern", a->config.alpha_pattern, 1e6, false));
+    if (!a->config.layers || strcmp(a->config.layers, "all") == 0)
+        return 0;
+    const char *list = "";            /* what PEFT's target_modules then holds */
+    for (size_t i = 0; i < a->n && list; i++)
+        list = pw_arena_printf(&a->arena, "%s%s%s", list, i ? "," : "", a->modules[i].name);
+    PW_CHECK(list, PW_E_NOMEM, "no memory for the adapter's modules");
+    a->config.targets = list;
     return 0;
 }
 
@@ -114,6 +191,7 @@ int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config
         rc = plan(a, model);
     if (rc == 0 && model->rope_interleaved)
         a->paired = model->head_dim;
+    a->config.rank_pattern = a->config.alpha_pattern = a->config.layers = NULL;     /* the modules have it now */
     if (rc < 0)
         pw_adapter_free(a);
     return rc;

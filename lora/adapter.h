@@ -18,6 +18,9 @@ struct pw_adapter_config {
     double alpha, dropout;
     bool rslora;
     const char *targets;          /* "all-linear", or comma-separated module suffixes "q_proj,v_proj" */
+    /* For planning alone, each may be NULL: "q_proj=8,layers.3.mlp.up_proj=4" (the first that selects a module counts, by the rule of targets) for
+     * ranks and alphas of their own; layers "0-3,28-31" (from 0, both included) or "all". With layers, targets becomes the list of all modules. */
+    const char *rank_pattern, *alpha_pattern, *layers;
     char base_name[512];          /* base_model_name_or_path */
     char base_hash[65];           /* pw_checkpoint_identity of the base, "" if unknown (adapters of other tools) */
     char base_type[24];           /* the form the base had: "dense", "nf4", "nf4 double", ...; "" if unknown */

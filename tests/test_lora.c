@@ -58,6 +58,50 @@ START_TEST(plan_selects)
 }
 END_TEST
 
+/* Ranks, alphas and layers of their own: in the plan, and through a PEFT folder. */
+START_TEST(patterns_and_layers)
+{
+    struct pw_adapter a, back;
+    struct pw_adapter_config k = base_config;
+    const char *dir = test_tmpdir();
+    k.targets = "q_proj,up_proj,down_proj";
+    k.rank_pattern = "layers.3.mlp.up_proj=7,up_proj=5,q_proj=1";
+    k.alpha_pattern = "down_proj=16";
+    k.layers = "2-4,11";
+    void *memory = made(&a, &k, &model);
+    ck_assert_uint_eq(a.n, 12);
+    const struct pw_adapter_module *up = pw_adapter_find(&a, "model.layers.3.mlp.up_proj"), *other = pw_adapter_find(&a, "model.layers.2.mlp.up_proj");
+    const struct pw_adapter_module *down = pw_adapter_find(&a, "model.layers.11.mlp.down_proj");
+    ck_assert(up && other && down && !pw_adapter_find(&a, "model.layers.5.mlp.up_proj"));
+    ck_assert(up->lora.r == 7 && other->lora.r == 5 && down->lora.r == 2 && pw_adapter_find(&a, "model.layers.2.self_attn.q_proj")->lora.r == 1);
+    ck_close(up->lora.scale, 4.0 / 7, 0, 1e-15);
+    ck_close(down->lora.scale, 8, 0, 1e-15);
+    ck_ok(pw_peft_write(&a, dir));
+    ck_ok(pw_peft_load(&back, dir, &model));
+    ck_assert_uint_eq(back.n, a.n);
+    for (size_t i = 0; i < a.n; i++) {
+        const struct pw_adapter_module *m = pw_adapter_find(&back, a.modules[i].name);
+        ck_assert(m && m->lora.r == a.modules[i].lora.r);
+        ck_close(m->lora.scale, a.modules[i].lora.scale, 0, 1e-15);
+        ck_assert_mem_eq(m->lora.a.data, a.modules[i].lora.a.data, pw_bytes(m->lora.a));
+    }
+    pw_adapter_free(&a);
+    pw_adapter_free(&back);
+    pw_free(memory);
+    k = base_config;
+    static const struct { const char *rank, *alpha, *layers, *text; } wrong[] = {
+        {"q_porj=3", NULL, NULL, "adapter.rank_pattern: q_porj names no linear layer"}, {"q_proj=2.5", NULL, NULL, "expected a whole number"},
+        {"q_proj", NULL, NULL, "adapter.rank_pattern: expected NAME=NUMBER"}, {"q_proj=x", NULL, NULL, "expected a number, got x"},
+        {NULL, "k_proj=0", NULL, "adapter.alpha_pattern: k_proj: expected a number above 0"}, {NULL, NULL, "3-12", "adapter.layers: expected ranges such as 0-3 within 0 to 11, got 3-12"},
+        {NULL, NULL, "4-3", "got 4-3"}, {NULL, NULL, "a", "got a"}, {NULL, NULL, "-1", "got -1"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        k.rank_pattern = wrong[i].rank, k.alpha_pattern = wrong[i].alpha, k.layers = wrong[i].layers;
+        ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_USAGE, wrong[i].text);
+    }
+}
+END_TEST
+
 START_TEST(initial_values)
 {
     struct pw_adapter a, b;
@@ -358,6 +402,7 @@ int main(void)
     TCase *t = tcase_create("all");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, plan_selects);
+    tcase_add_test(t, patterns_and_layers);
     tcase_add_test(t, initial_values);
     tcase_add_test(t, folder_reads_back);
     tcase_add_loop_test(t, configs_of_others, 0, sizeof configs / sizeof *configs);

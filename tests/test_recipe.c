@@ -65,6 +65,8 @@ START_TEST(mistakes)
     refused(HEAD "train: {objective: orpo, rpo_alpha: 1}\n", NULL, "train.rpo_alpha needs train.objective: dpo");
     refused(HEAD "train: {objective: dop}\n", NULL, "the nearest is dpo");
     refused(HEAD "adapter: {kind: full}\nquant: nf4\n", NULL, "quant.type must be none");
+    refused(HEAD "adapter: {rank_pattern: {q_proj: x}}\n", NULL, "adapter.rank_pattern: expected numbers, got string");
+    refused(HEAD "adapter: {rank_pattern: 3}\n", NULL, "expected a map of names and numbers, got int");
     refused("- a\n", NULL, "expected a map of settings");
 }
 END_TEST
@@ -74,12 +76,14 @@ START_TEST(written_and_read_again)
     struct pw_recipe r, back;
     struct pw_buf a = {0}, b = {0};
     char x[256], y[256];
-    ck_ok(parse(&r, "model: \"a b: #c\"\noutput: o\ndata: {train: [{path: t.jsonl, weight: 2}, u.jsonl], eval: 0.1}\ntrain: {lr: 3e-5, warmup: 7}\n", NULL));
+    ck_ok(parse(&r, "model: \"a b: #c\"\noutput: o\ndata: {train: [{path: t.jsonl, weight: 2}, u.jsonl], eval: 0.1}\ntrain: {lr: 3e-5, warmup: 7}\n"
+             "adapter: {rank_pattern: {q_proj: 8, layers.0.mlp.up_proj: 32}, alpha_pattern: {v_proj: 1.5}, layers: 0-1}\n", NULL));
     ck_ok(pw_recipe_write(&r, &a));
     ck_ok(pw_recipe_parse(&back, a.data, a.len, "again", NULL, 0));
     ck_ok(pw_recipe_write(&back, &b));
     ck_assert_str_eq(a.data, b.data);
     ck_assert_ptr_null(pw_recipe_difference(&r, &back, x, y));
+    ck_assert_str_eq(back.rank_pattern, "q_proj=8,layers.0.mlp.up_proj=32");
     back.lr = 4e-5;
     ck_assert_str_eq(pw_recipe_difference(&r, &back, x, y), "train.lr");
     back.lr = r.lr;

@@ -189,6 +189,26 @@ static int read_words(struct pw_recipe *r, const struct pw_recipe_row *row, cons
     return 0;
 }
 
+/* {name: number, ...} as "name=number,...". */
+static int read_map(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)
+{
+    const char *joined = "";
+    if (v->kind != PW_MAP)
+        return bad_type(row, where, "a map of names and numbers", v);
+    for (size_t i = 0; i < v->len; i++) {
+        const struct pw_member *m = &v->members[i];
+        char number[32];
+        PW_CHECK(m->key[0] && !strpbrk(m->key, "=, "), PW_E_USAGE, "%s: %s: expected the name of a linear layer, got %s", where, row->key, m->key);
+        if (m->value.kind != PW_INT && m->value.kind != PW_REAL)
+            return bad_type(row, where, "numbers", &m->value);
+        pw_format_f64(number, m->value.kind == PW_INT ? (double)m->value.i : m->value.d);
+        joined = pw_arena_printf(&r->arena, "%s%s%s=%s", joined, i ? "," : "", m->key, number);
+        PW_CHECK(joined, PW_E_NOMEM, "reading the recipe: out of memory");
+    }
+    *out = joined;
+    return 0;
+}
+
 static int read_files(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v,
                       struct pw_data_file **files, size_t *n)
 {
@@ -239,6 +259,8 @@ static int read_row(struct pw_recipe *r, const struct pw_recipe_row *row, const 
             return bad_type(row, where, "a list of two numbers", v);
         PW_PASS(number(row, where, &v->items[0], &((double *)field)[0]));
         return number(row, where, &v->items[1], &((double *)field)[1]);
+    case PW_ROW_MAP:
+        return read_map(r, row, where, v, field);
     case PW_ROW_SOURCES:
         return read_files(r, row, where, v, &r->train, &r->n_train);
     case PW_ROW_EVAL:
@@ -436,6 +458,18 @@ static void write_value(const struct pw_recipe *r, const struct pw_recipe_row *r
         write_number(out, ((const double *)field)[1]);
         pw_buf_char(out, ']');
         break;
+    case PW_ROW_MAP: {
+        const char *at = *(const char *const *)field;
+        pw_buf_char(out, '{');
+        for (bool first = true; *at; first = false) {
+            const size_t name = strcspn(at, "="), number = strcspn(at + name + 1, ",");
+            pw_buf_printf(out, "%s%.*s: %.*s", first ? "" : ", ", (int)name, at, (int)number, at + name + 1);
+            at += name + 1 + number;
+            at += *at == ',';
+        }
+        pw_buf_char(out, '}');
+        break;
+    }
     case PW_ROW_SOURCES:
         write_files(r->train, r->n_train, out);
         break;
@@ -495,7 +529,7 @@ const char *pw_recipe_difference(const struct pw_recipe *x, const struct pw_reci
 
 void pw_recipe_docs(struct pw_buf *out)
 {
-    static const char *const types[] = {"true or false", "whole number", "number", "", "text", "list of words", "two numbers", "paths", "path or share"};
+    static const char *const types[] = {"true or false", "whole number", "number", "", "text", "list of words", "two numbers", "map of names and numbers", "paths", "path or share"};
     pw_buf_str(out, "# Recipe keys\n\nPaths are relative to the current folder. `--set KEY=VALUE` overrides a key; the value is YAML.\n"
                     "Keys marked * may change when a run is resumed.\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
     for (int i = 0; pw_recipe_rows[i].key; i++) {

@@ -196,7 +196,8 @@ int pw_run_trainer(struct pw_run *run)
 static int plan_adapter(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
-    struct pw_adapter_config c = {.kind = "lora", .r = (int)r->r, .alpha = r->alpha, .dropout = r->dropout, .rslora = r->rslora, .targets = r->targets};
+    struct pw_adapter_config c = {.kind = "lora", .r = (int)r->r, .alpha = r->alpha, .dropout = r->dropout, .rslora = r->rslora, .targets = r->targets,
+                                  .rank_pattern = r->rank_pattern, .alpha_pattern = r->alpha_pattern, .layers = r->layers};
     if (pw_run_is_full(run))
         return 0;
     snprintf(c.base_name, sizeof c.base_name, "%s", r->model);
