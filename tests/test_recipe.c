@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "tests/support.h"
 #include "train/recipe.h"
 
@@ -60,6 +61,7 @@ START_TEST(mistakes)
     refused("model: m\noutput: o\n", NULL, "data.train: is missing");
     refused("model: m\ndata: {train: t}\n", NULL, "output: is missing");
     refused("model: {fresh: c.json, tokenizer: t}\noutput: o\ndata: {train: t}\n", NULL, "needs adapter.kind: full");
+    refused(HEAD "train: {patience: 2}\n", NULL, "train.patience needs rows to evaluate on");
     refused(HEAD "train: {dpo_loss: ipo}\n", NULL, "train.dpo_loss: ipo needs train.objective: dpo");
     refused(HEAD "train: {objective: dpo, dpo_loss: ipo, label_smoothing: 0.1}\n", NULL, "train.label_smoothing needs");
     refused(HEAD "train: {objective: orpo, rpo_alpha: 1}\n", NULL, "train.rpo_alpha needs train.objective: dpo");
@@ -117,12 +119,18 @@ END_TEST
 
 START_TEST(embedded)
 {
-    static const char *const names[] = {"mistral-7b-qlora", "llama-3.2-1b-qlora", "qwen2.5-7b-qlora", "tiny-lora", "tiny-full.yaml"};
+    static const char *const names[] = {
+        "mistral-7b-qlora", "llama-3.1-8b-qlora", "llama-3.2-1b-qlora", "llama-3.2-3b-qlora", "qwen2.5-7b-qlora", "qwen3-8b-qlora", "mixtral-8x7b-qlora",
+        "gemma-2-9b-qlora", "phi-3.5-mini-qlora", "lora", "full", "pretrain", "dpo", "orpo", "kto", "simpo", "guanaco", "tiny-lora", "tiny-full.yaml"};
+    size_t embedded_ones = 0;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct pw_recipe r;
         ck_ok(pw_recipe_load(&r, names[i], NULL, 0));
         pw_recipe_free(&r);
     }
+    for (const struct pw_embedded *e = pw_embedded_files; e->name; e++) /* each of them is on the list and is a recipe */
+        embedded_ones += strncmp(e->name, "recipes/", 8) == 0;
+    ck_assert_uint_eq(embedded_ones, sizeof names / sizeof names[0]);
     struct pw_recipe r;
     ck_fails(pw_recipe_load(&r, "no-such", NULL, 0), PW_E_USAGE, "neither a file nor an embedded recipe");
     pw_recipe_free(&r);

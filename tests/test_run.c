@@ -163,6 +163,28 @@ START_TEST(refusals)
 END_TEST
 
 /* Every token but the first counts, and the run ends. */
+/* Without progress the run ends after its third worse evaluation; resumed it stays ended; how often to evaluate may then not change. */
+START_TEST(patience)
+{
+    struct pw_recipe r;
+    const char *output = test_path(test_tmpdir(), "run");
+    make_recipe(&r, "train: " FIXTURES "/rows.jsonl, eval: 0.2, max_length: 40", "steps: 40, batch_size: 4, accumulate: 1, eval_every: 2, save_every: 3, patience: 3", output);
+    r.lr = 0;
+    for (int resume = 0; resume < 2; resume++) {
+        struct pw_state s;
+        ck_ok(train_once(&r, resume));
+        ck_ok(pw_state_read(test_path(output, "checkpoints/step-8.h5"), &s));
+        ck_assert_int_eq(s.worse, 3);
+        ck_assert_int_eq(s.best_step, 2);
+        pw_state_free(&s);
+        ck_assert(!pw_file_exists(test_path(output, "checkpoints/step-9.h5")) && pw_is_dir(test_path(output, "best")) && pw_is_dir(test_path(output, "adapter")));
+    }
+    r.eval_every = 5;
+    ck_fails(train_once(&r, true), PW_E_REFUSED, "train.eval_every was changed");
+    pw_recipe_free(&r);
+}
+END_TEST
+
 START_TEST(pretraining)
 {
     const char *dir = test_tmpdir(), *output = test_path(dir, "run"), *path = test_path(dir, "rows.jsonl");
@@ -193,6 +215,7 @@ int main(void)
     tcase_add_test(c, killed_and_resumed);
     tcase_add_test(c, opening_without_memory);
     tcase_add_test(c, refusals);
+    tcase_add_test(c, patience);
     tcase_add_test(c, pretraining);
     suite_add_tcase(s, c);
     return test_run(s);

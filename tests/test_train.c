@@ -308,6 +308,35 @@ START_TEST(nan_stops)
 }
 END_TEST
 
+/* A loss that jumps stops the run before the step, with rows; with few steps to compare, or with the watchdog off, it goes on. */
+START_TEST(spike_stops)
+{
+    static const struct { const char *yaml; int steps; bool stops; } runs[] = {
+        {"train: {epochs: 20, batch_size: 2, accumulate: 2, warmup: 0}\n", 10, true},
+        {"train: {epochs: 20, batch_size: 2, accumulate: 2, warmup: 0}\n", 5, false},
+        {"train: {epochs: 20, batch_size: 2, accumulate: 2, warmup: 0, spike: 0}\n", 10, false},
+    };
+    for (size_t r = 0; r < sizeof runs / sizeof runs[0]; r++) {
+        struct fixture f;
+        struct pw_step_report s;
+        open_fixture(&f, runs[r].yaml);
+        for (int i = 0; i < runs[r].steps; i++)
+            ck_ok(pw_trainer_step(&f.t, &s));
+        float *a = f.t.slots[0].value.data, before = a[0];
+        for (int i = 0; i < 32; i++)
+            ((float *)f.m->norm_final.data)[i] *= 3000;
+        if (runs[r].stops) {
+            ck_fails(pw_trainer_step(&f.t, &s), PW_E_NUMERIC, "step 11: the loss jumped to");
+            ck_assert(strstr(pw_error_text(), "rows ") != NULL);
+            ck_assert_int_eq(f.t.step, 10);
+            ck_assert(a[0] == before);
+        } else
+            ck_ok(pw_trainer_step(&f.t, &s));
+        close_fixture(&f);
+    }
+}
+END_TEST
+
 static bool always(void *ctx) { (void)ctx; return true; }
 
 START_TEST(stop_changes_nothing)
@@ -364,6 +393,7 @@ int main(void)
     tcase_add_test(c, loss_falls);
     tcase_add_test(c, saved_and_restored);
     tcase_add_test(c, nan_stops);
+    tcase_add_test(c, spike_stops);
     tcase_add_test(c, stop_changes_nothing);
     suite_add_tcase(s, c);
     return test_run(s);

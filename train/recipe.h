@@ -50,7 +50,8 @@ struct pw_recipe {
     double eps, weight_decay, clip;
     bool checkpointing;
     const char *memory;                   /* "auto", "as_given", "least" */
-    int64_t save_every, eval_every, keep, seed;
+    int64_t save_every, eval_every, keep, patience, seed;
+    double spike;
     const char *output;
 
     struct pw_arena arena;

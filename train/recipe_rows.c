@@ -76,7 +76,11 @@ const struct pw_recipe_row pw_recipe_rows[] = {
      .help = "auto: with checkpointing on a card, or with --memory, the fastest setting that fits: as many blocks kept as there is room for, else embedding "
              "and block inputs in host memory; least: all savings; the bytes of the result are the same"},
     {"train.save_every", PW_ROW_INT, AT(save_every), "100", 0, 1e9, .free = true, .help = "steps between saved states; 0: at the end alone"},
-    {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone"},
+    {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone; with patience it may not change on resuming"},
+    {"train.patience", PW_ROW_INT, AT(patience), "0", 0, 1e9,
+     .help = "end the run after this many evaluations in a row without a better one; best/ holds the best; 0: never"},
+    {"train.spike", PW_ROW_REAL, AT(spike), "10.0", 0, 1e9, .free = true,
+     .help = "stop, with the last good state kept, at a loss of more than this many times the mean of the last 32 steps and 5 above it; 0: only at NaN"},
     {"train.keep", PW_ROW_INT, AT(keep), "5", 0, 1e9, .free = true, .help = "saved states that are kept; 0: all"},
     {"train.seed", PW_ROW_INT, AT(seed), "42", 0, HUGE_COUNT, .help = "of initialisation, order, dropout and held-out rows"},
     {"output", PW_ROW_TEXT, AT(output), NULL, .free = true, .help = "the run folder"},

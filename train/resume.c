@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "data/h5.h"
 
-enum { LAYOUT = 2 };
+enum { LAYOUT = 3 };
 
 void pw_state_free(struct pw_state *s)
 {
@@ -103,6 +103,7 @@ static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const stru
     PW_PASS(pw_h5_put_i64(h, "has_best", s->has_best));
     PW_PASS(pw_h5_put_f64(h, "best_loss", s->best_loss));
     PW_PASS(pw_h5_put_i64(h, "best_step", s->best_step));
+    PW_PASS(pw_h5_put_i64(h, "worse", s->worse));
     PW_PASS(pw_h5_put_i64(h, "tensors", (int64_t)o->n));
     PW_PASS(pw_h5_put_text(h, "recipe", s->recipe.data, s->recipe.len));
     PW_PASS(pw_h5_put_text(h, "base_hash", s->base_hash, strlen(s->base_hash)));
@@ -159,6 +160,7 @@ static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
     PW_PASS(pw_h5_get_i64(in, "has_best", &has_best));
     PW_PASS(pw_h5_get_f64(in, "best_loss", &s->best_loss));
     PW_PASS(pw_h5_get_i64(in, "best_step", &s->best_step));
+    PW_PASS(pw_h5_get_i64(in, "worse", &s->worse));
     PW_PASS(pw_h5_get_text(in, "recipe", &s->recipe));
     PW_PASS(get_hash(in, "base_hash", s->base_hash));
     PW_PASS(get_hash(in, "data_hash", s->data_hash));

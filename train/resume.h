@@ -20,6 +20,7 @@ struct pw_state {
     int64_t log_bytes;
     int64_t evaluated_step;    /* the last step that was evaluated; -1: none */
     bool has_best; double best_loss; int64_t best_step;
+    int64_t worse;             /* evaluations in a row that were not better than the best */
     struct pw_buf recipe;      /* effective, YAML */
     char base_hash[65], data_hash[65];
 };

@@ -205,6 +205,7 @@ static int find_state(struct training *k)
     k->state.best_loss = s.best_loss;
     k->state.best_step = s.best_step;
     k->state.evaluated_step = s.evaluated_step;
+    k->state.worse = s.worse;
     k->before = s.seconds;
     k->state.step = s.step, k->state.epoch = s.epoch, k->state.pass = s.pass;
     k->state.tokens = s.tokens, k->state.trained_tokens = s.trained_tokens;
@@ -298,6 +299,21 @@ static int hash_base(struct training *k)
     return 0;
 }
 
+/* The watchdog goes on with the losses that it had before. */
+static int recall_losses(struct training *k, const char *log)
+{
+    struct pw_arena a;
+    struct pw_log_line *lines = NULL;
+    size_t n = 0;
+    pw_arena_init(&a);
+    int rc = pw_runlog_read(&a, log, &lines, &n);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        if (!lines[i].is_eval && lines[i].s.step > k->t->step - PW_TRAINER_RECENT)
+            k->t->recent[lines[i].s.step % PW_TRAINER_RECENT] = lines[i].s.loss;
+    pw_arena_free(&a);
+    return rc;
+}
+
 static int fill_folder(struct training *k, bool *made)
 {
     const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl");
@@ -315,7 +331,8 @@ static int fill_folder(struct training *k, bool *made)
     }
     PW_PASS(pw_dir_make(k->states));
     PW_PASS(pw_file_write(recipe, k->state.recipe.data, k->state.recipe.len, true));
-    return pw_runlog_open(&k->log, log, k->resume_from[0] ? k->state.log_bytes : 0);
+    PW_PASS(pw_runlog_open(&k->log, log, k->resume_from[0] ? k->state.log_bytes : 0));
+    return k->resume_from[0] ? recall_losses(k, log) : 0;
 }
 
 /* A folder that cannot be filled (a full disk) does not stay, unless it is another's. */
@@ -352,8 +369,10 @@ static int evaluate(struct training *k)
         k->state.has_best = true;
         k->state.best_loss = loss;
         k->state.best_step = t->step;
+        k->state.worse = 0;
         PW_PASS(pw_run_outputs(k->run, k->r->output, "best"));
-    }
+    } else if (t->step > 0)
+        k->state.worse++;
     if (k->run->opt.evaluated)
         PW_PASS(k->run->opt.evaluated(k->run->opt.evaluated_ctx, k->run->model, t->step, loss));
     return 0;
@@ -411,11 +430,19 @@ static int after_failure(struct training *k, int rc)
     return rc;
 }
 
+static bool out_of_patience(const struct training *k)
+{
+    return k->r->patience > 0 && k->state.worse >= k->r->patience;
+}
+
 static int loop(struct training *k)
 {
     int rc = k->t->step == 0 || due(k->t->step, k->r->eval_every) ? evaluate(k) : 0;
-    while (rc == 0 && !pw_trainer_done(k->t))
+    while (rc == 0 && !pw_trainer_done(k->t) && !out_of_patience(k))
         rc = one_step(k);
+    if (rc == 0 && !pw_trainer_done(k->t))
+        pw_progress_say(k->progress, "ended after step %lld of %lld: no better evaluation since step %lld", (long long)k->t->step, (long long)k->t->epochs.steps,
+                        (long long)k->state.best_step);
     if (rc == 0)
         rc = evaluate(k);
     return rc < 0 ? after_failure(k, rc) : 0;

@@ -87,6 +87,8 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     const struct pw_recipe *r = set->recipe;
     *t = (struct pw_trainer){.set = *set, .plan_epoch = -1, .preference.objective = pw_objective_of(r)};
     pw_arena_init(&t->arena);
+    for (int i = 0; i < PW_TRAINER_RECENT; i++)
+        t->recent[i] = NAN;
     t->packing = (struct pw_packing_options){
         .max_length = r->max_length, .batch_size = r->batch_size, .packing = r->packing, .shuffle = r->shuffle,
         .weights = set->train->row_weight != NULL, .seed = (uint64_t)r->seed,
@@ -208,22 +210,48 @@ static int plan_epoch(struct pw_trainer *t)
     return 0;
 }
 
+/* Lines of the rows of passes [first, last) of this epoch, as far as there is room. */
+static void lines_of(const struct pw_trainer *t, int64_t first, int64_t last, char lines[200])
+{
+    size_t at = 0;
+    lines[0] = 0;
+    for (int64_t i = t->plan->pass_start[first]; i < t->plan->pass_start[last] && at < 170; i++) {
+        bool more = at > 140;
+        long long line = (long long)t->set.train->row_line[t->plan->rows[i]];
+        at += (size_t)(more ? snprintf(lines + at, 200 - at, ", ...") : snprintf(lines + at, 200 - at, "%s%lld", at ? ", " : "", line));
+        if (more)
+            break;
+    }
+}
+
 /* An error that names the step and the rows (lines of their files) of passes [first, last) of this epoch. */
 static int not_a_number(const struct pw_trainer *t, const char *what, double x, int64_t first, int64_t last)
 {
     char lines[200];
-    size_t at = 0;
-    lines[0] = 0;
-    for (int64_t i = t->plan->pass_start[first]; i < t->plan->pass_start[last] && at < sizeof lines - 30; i++) {
-        bool more = at > sizeof lines - 60;
-        long long line = (long long)t->set.train->row_line[t->plan->rows[i]];
-        at += (size_t)(more ? snprintf(lines + at, sizeof lines - at, ", ...") : snprintf(lines + at, sizeof lines - at, "%s%lld", at ? ", " : "", line));
-        if (more)
-            break;
-    }
+    lines_of(t, first, last, lines);
     int rc = pw_error(PW_E_NUMERIC, "step %lld: the %s is not finite (expected a number, got %s), rows %s", (long long)t->step + 1, what,
                       isnan(x) ? "NaN" : "infinity", lines);
     pw_error_hint("a smaller train.lr or train.clip, or a look at these rows; the last good state is kept");
+    return rc;
+}
+
+/* The watchdog: a loss far above those of the last steps. Fewer than 8 of them say nothing. */
+static int check_spike(const struct pw_trainer *t, double loss, int64_t last)
+{
+    const double spike = t->set.recipe->spike;
+    char lines[200];
+    double sum = 0;
+    int n = 0;
+    for (int i = 0; i < PW_TRAINER_RECENT; i++)
+        if (!isnan(t->recent[i])) {
+            sum += t->recent[i];
+            n++;
+        }
+    if (spike == 0 || n < 8 || !(loss > spike * sum / n && loss > sum / n + 5))
+        return 0;
+    lines_of(t, t->at, last, lines);
+    int rc = pw_error(PW_E_NUMERIC, "step %lld: the loss jumped to %g (mean of the last %d steps %g), rows %s", (long long)t->step + 1, loss, n, sum / n, lines);
+    pw_error_hint("a smaller train.lr or train.clip, or a look at these rows; the last good state is kept, train.spike: 0 goes on");
     return rc;
 }
 
@@ -294,6 +322,7 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
         report->trained_tokens += t->plan->pass_trained[i];
     PW_PASS(pw_optim_clear(dev, &t->optim));
     PW_PASS(accumulate(t, last, report));
+    PW_PASS(check_spike(t, report->loss, last));
     report->lr = pw_schedule_lr(r, t->step, t->epochs.steps);
     if (report->trained_tokens > 0) {       /* a step of cut rows that trains nothing changes nothing */
         PW_PASS(pw_optim_norm(dev, &t->optim, &report->grad_norm));
@@ -306,6 +335,7 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
         PW_PASS(pw_optim_step(dev, &t->optim, &h));
     }
     t->step++;
+    t->recent[t->step % PW_TRAINER_RECENT] = report->loss;
     t->at = last;
     if (t->at == t->plan->n_passes) {
         t->epoch++;
