@@ -232,6 +232,15 @@ int pw_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
     return dev->ops->scale(dev, x, alpha);
 }
 
+int pw_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, struct pw_drop draw)
+{
+    PW_PASS(lead_any(dev, "noise", "x", x, 2));
+    PW_PASS(want1("noise", "scale", scale, PW_F32, x.shape[0]));
+    struct named outs[] = { NAMED(x) }, ins[] = { NAMED(scale) };
+    APART("noise", outs, ins);
+    return dev->ops->noise(dev, x, scale, draw);
+}
+
 int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor table, struct pw_tensor ids)
 {
     PW_PASS(lead(dev, "embed_fwd", "out", out, 2));

@@ -168,6 +168,22 @@ static int adamw_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor
 static double adamw_bound(const struct op_case *c) { return u * 8 + c->x[0] * u * 16 * 100; }
 static const struct family adamw = { "adamw", adamw_setup, adamw_forward, NULL, adamw_bound, NULL };
 
+/* ---- noise; p: T, D; x: largest scale. A word in f32 errs by half a unit of 2^-24, the product and the sum round once each ---- */
+static void noise_setup(struct problem *p)
+{
+    p->a[add2(p, "x", UPDATE, p->c->p[0], p->c->p[1])].act = true;
+    const int scale = add1(p, "scale", IN, p->c->p[0]);
+    p->a[scale].type = PW_F32;
+    p->a[scale].low = 0, p->a[scale].high = p->c->x[0];
+}
+static int noise_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    (void)p;
+    return pw_noise(dev, t[0], t[1], (struct pw_drop){ .seed = 77, .offset = ((uint64_t)5 << 40) + 3 });
+}
+static double noise_bound(const struct op_case *c) { return u * (2 + 4 * c->x[0]); }
+static const struct family noise = { "noise", noise_setup, noise_forward, NULL, noise_bound, NULL };
+
 /* ---- lion; p: n; x: lr, decay, grad scale. The sign of c is that of a sum that errs by 3 roundings: inputs are steps of 1/64, the betas are binary
  * and the scale a power of two, so c is exact and 0 is met. m: two roundings ---- */
 static void lion_setup(struct problem *p)
@@ -235,6 +251,7 @@ const struct op_case op_cases_elements[] = {
     { &adamw, { 20000, 100 }, F32, 0, { 1e-2, 0.1, 1 } }, { &adamw, { 2050, 7 }, F32, 0, { 1e-2, 0.1, 1 } },
     { &adamw8, { 1, 1 }, F32, 0, { 1e-3, 0, 1 } }, { &adamw8, { 256, 3 }, F32, 0, { 1e-2, 0, 0.3 } }, { &adamw8, { 1003, 2 }, F32, 0, { 1e-2, 0.1, 0.3 } },
     { &adamw8, { 20000, 100 }, F32, 0, { 1e-2, 0.1, 1 } },
+    { &noise, { 1, 1 }, F32, 0, { 1 } }, { &noise, { 7, 9 }, F32, 0, { 2 } }, { &noise, { 60, 130 }, F32, 0, { 1 } },
     { &lion, { 1 }, F32, 0, { 1e-3, 0, 1 } }, { &lion, { 1003 }, F32, 0, { 1e-2, 0.1, 0.5 } }, { &lion, { 20000 }, F32, 0, { 1e-2, 0.1, 1 } },
 };
 const int op_cases_elements_n = (int)(sizeof op_cases_elements / sizeof *op_cases_elements);

@@ -158,6 +158,7 @@ END_TEST
 
 START_TEST(same_seed_same_bytes)
 {
+    same("adapter: {r: 4}\ntrain: {batch_size: 4, neftune: 5}\n", "adapter: {r: 4}\ntrain: {batch_size: 4, neftune: 5, checkpointing: false}\n", 6, 0);
     same("adapter: {r: 4, dropout: 0.1}\ntrain: {batch_size: 4}\n", "adapter: {r: 4, dropout: 0.1}\ntrain: {batch_size: 4}\n", 6, 0);
 }
 END_TEST
@@ -221,6 +222,26 @@ START_TEST(preferences_however_cut)
     preference_cut("dpo");
     preference_cut("simpo");
     preference_cut("kto");
+}
+END_TEST
+
+/* The noise is there, differs from step to step, and is not there in evaluation. */
+START_TEST(neftune)
+{
+    struct fixture f, g;
+    struct pw_step_report a, b, c;
+    double with, without;
+    open_fixture(&f, "train: {epochs: 40, batch_size: 64, accumulate: 1, lr: 0, neftune: 5}\n");
+    open_fixture(&g, "train: {epochs: 40, batch_size: 64, accumulate: 1, lr: 0}\n");
+    ck_ok(pw_trainer_evaluate(&f.t, &with));
+    ck_ok(pw_trainer_evaluate(&g.t, &without));
+    ck_close(with, without, 0, 0);
+    ck_ok(pw_trainer_step(&f.t, &a));
+    ck_ok(pw_trainer_step(&f.t, &b));
+    ck_ok(pw_trainer_step(&g.t, &c));
+    ck_assert(fabs(a.loss - c.loss) > 1e-4 && fabs(a.loss - b.loss) > 1e-4);
+    close_fixture(&f);
+    close_fixture(&g);
 }
 END_TEST
 
@@ -289,6 +310,7 @@ START_TEST(saved_and_restored)
     save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {objective: dpo, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
     save_and_restore("adapter: {r: 4, dropout: 0.1}\ntrain: {objective: kto, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
     save_and_restore("adapter: {r: 128, dropout: 0.1}\ntrain: {optimizer: adamw8, batch_size: 2, accumulate: 2, epochs: 12}\n", 9);   /* some averages in 8 bits */
+    save_and_restore("adapter: {r: 4}\ntrain: {neftune: 5, batch_size: 2, accumulate: 2, epochs: 12}\n", 9);
     save_and_restore("adapter: {r: 4}\ntrain: {optimizer: lion, batch_size: 2, accumulate: 2, epochs: 12, lr: 1e-3}\n", 9);
     save_and_restore("adapter: {kind: full}\ntrain: {objective: dpo, batch_size: 1, accumulate: 2, epochs: 12, lr: 1e-2}\n", 9);
 }
@@ -390,6 +412,7 @@ int main(void)
     tcase_add_test(c, same_seed_same_bytes);
     tcase_add_test(c, packed_equals_separate);
     tcase_add_test(c, preferences_however_cut);
+    tcase_add_test(c, neftune);
     tcase_add_test(c, loss_falls);
     tcase_add_test(c, saved_and_restored);
     tcase_add_test(c, nan_stops);

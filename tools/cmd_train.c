@@ -142,6 +142,22 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
     return pw_json_finish(c, &w);
 }
 
+/* The plan in a line, before step 1. */
+static int say_plan(struct pw_cmd *c, struct pw_run *run)
+{
+    char peak[32], limit[32], time[32];
+    double seconds = 0, rate = 0;
+    if (c->common->quiet)
+        return 0;
+    PW_PASS(pw_run_estimate(run, &seconds, &rate));
+    pw_format_bytes(peak, pw_budget_peak(&run->budget));
+    pw_format_bytes(limit, run->limit);
+    pw_format_seconds(time, seconds);
+    pw_progress_say(c->progress, "plan: peak %s of %s, %lld rows, %lld steps, %lld tokens, %lld trained parameters, about %s", peak, limit, (long long)run->n_rows,
+                    (long long)run->trainer.epochs.steps, (long long)run->trainer.epochs.tokens, (long long)run->trainer.parameters, time);
+    return 0;
+}
+
 static int print_result(struct pw_cmd *c, const struct pw_run_result *r)
 {
     char planned[32], peak[32], time[32];
@@ -214,6 +230,7 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
         rc = print_plan(c, &run);
         goto out;
     }
+    PW_PASS_OUT(say_plan(c, &run));
     pw_progress_start(c->progress, "train", c->common->quiet);
     rc = pw_run_train(&run, &result);
     pw_progress_end(c->progress, NULL);

@@ -1,9 +1,12 @@
 /* See pass.h. The order of a pass: embed, blocks, final norm, head with its loss; then the same backwards. */
 #include "train/pass.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
+
+enum { NOISE_OFFSET = (1 << 20) - 1 };   /* of the counters of a pass: above those of layers and linears */
 
 /* Either counts (pool NULL) or places: one walk serves the plan and the run. */
 struct walk { struct pw_pool *pool; size_t bytes; int rc; };
@@ -221,12 +224,25 @@ static int take_input(struct pw_pass *p, int layer, struct pw_tensor x)
     return bring_input(p, layer - 1, x.shape[0]);
 }
 
-static int forward(struct pw_pass *p, const struct rows *r, const struct pw_block_batch *b, bool backward)
+/* The buffer of losses is free until the end of the forward pass. */
+static int add_noise(struct pw_pass *p, const struct rows *r, const struct pw_packed *batch, const struct pw_pass_options *o)
 {
+    for (int s = 0; s < batch->n_seqs; s++)
+        for (int32_t t = batch->seq_start[s]; t < batch->seq_start[s + 1]; t++)
+            p->host_loss[t] = (float)(o->neftune / sqrt((double)batch->seq_len[s] * p->m->config.hidden));
+    PW_PASS(pw_dev_put(p->m->dev, r->loss.data, p->host_loss, (size_t)batch->n_tokens * sizeof(float)));
+    return pw_noise(p->m->dev, r->x, r->loss, (struct pw_drop){.seed = o->drop_seed, .offset = o->drop_offset | NOISE_OFFSET});
+}
+
+static int forward(struct pw_pass *p, const struct rows *r, const struct pw_block_batch *b, const struct pw_packed *batch, const struct pw_pass_options *o)
+{
+    const bool backward = o->backward;
     struct pw_model *m = p->m;
     struct pw_dev *dev = m->dev;
     const int last = m->config.layers - 1, again = (int)again_of(m, &p->shape);
     PW_PASS(pw_embed_fwd(dev, r->x, m->embed, r->ids));
+    if (o->neftune > 0)
+        PW_PASS(add_noise(p, r, batch, o));
     if (m->config.embed_scale != 1)
         PW_PASS(pw_scale(dev, r->x, m->config.embed_scale));
     for (int i = 0; i <= last; i++) {
@@ -285,7 +301,7 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
         .tokens = n, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(), .k_pool = pw_none(), .v_pool = pw_none(),
         .train = o->dropout && o->drop_p > 0, .drop_seed = o->drop_seed, .drop_offset = o->drop_offset, .drop_p = o->drop_p,
     };
-    PW_TRY(forward(p, &r, &b, o->backward), "the forward pass");
+    PW_TRY(forward(p, &r, &b, batch, o), "the forward pass");
     struct pw_tensor dh = pw_none(), dloss = pw_none(), dhead = pw_none();
     if (o->backward && !o->weigh) {
         dh = pw_rows(p->dh, 0, n);

@@ -48,6 +48,7 @@ struct pw_pass_options {
     bool dropout;
     uint64_t drop_seed, drop_offset;
     double drop_p;
+    double neftune;            /* noise on the embeddings, Jain et al. 2023: uniform, of size neftune / sqrt(tokens of the sequence * D); 0: none */
     /* Losses of whole sequences: called between forward and backward. rows (T): in, the loss of each token (0 where it is not trained); out,
      * what each counts in the gradient, instead of dloss. The head is then computed twice. NULL: none. */
     int (*weigh)(void *ctx, const struct pw_packed *batch, float *rows, double *loss); void *weigh_ctx;

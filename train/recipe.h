@@ -51,7 +51,7 @@ struct pw_recipe {
     bool checkpointing;
     const char *memory;                   /* "auto", "as_given", "least" */
     int64_t save_every, eval_every, keep, patience, seed;
-    double spike;
+    double spike, neftune;
     const char *output;
 
     struct pw_arena arena;

@@ -69,6 +69,7 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"train.eps", PW_ROW_REAL, AT(eps), "1e-8", 1e-30, 1, .help = "added to the root of the second average"},
     {"train.weight_decay", PW_ROW_REAL, AT(weight_decay), "0.0", 0, 1e3, .help = "decoupled; on matrices, not on norms and biases"},
     {"train.no_decay", PW_ROW_WORDS, AT(no_decay), "none", .help = "parts of names of tensors without weight decay, such as [embed_tokens, lora_B]"},
+    {"train.neftune", PW_ROW_REAL, AT(neftune), "0.0", 0, 1e3, .help = "NEFTune: noise on the embeddings in training, of size neftune / sqrt(tokens of the row * width); 5 is usual, 0: none"},
     {"train.clip", PW_ROW_REAL, AT(clip), "1.0", 0, 1e9, .help = "largest norm of the gradient; 0: not clipped"},
     {"train.checkpointing", PW_ROW_BOOL, AT(checkpointing), "true", .free = true,
      .help = "keep only the inputs of the blocks and compute the rest twice: less memory, same bytes"},

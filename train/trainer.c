@@ -292,6 +292,7 @@ static int accumulate(struct pw_trainer *t, int64_t last, struct pw_step_report 
             .backward = true, .dloss = 1.0 / number, .dropout = true, .drop_seed = (uint64_t)r->seed,
             /* Each pass of the run has its own counters; the block adds layer and linear in the low bits. */
             .drop_offset = ((uint64_t)t->step << 40) | ((uint64_t)(i - t->at) << 20), .drop_p = t->set.adapter ? r->dropout : 0,
+            .neftune = r->neftune,
         };
         if (over_tokens(t))
             PW_TRY(pw_pass_run(&t->pass, &t->packed, &o, &loss), "step %lld, pass %lld", (long long)t->step + 1, (long long)(i - t->at) + 1);

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <string.h>
+#include "base/rng.h"
 #include "kernels/backend.h"
 #include "kernels/blocks.h"
 
@@ -231,6 +232,26 @@ int cpu_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct
 #pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
     for (int64_t i = 0; i < n; i += PIECE)
         cpu_isa_of(dev)->adamw(cpu_min(PIECE, n - i), (float *)p.data + i, (float *)m.data + i, (float *)v.data + i, (const float *)g.data + i, h);
+    return 0;
+}
+
+int cpu_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, struct pw_drop draw)
+{
+    const int64_t rows = x.shape[0], width = x.shape[1];
+    const uint32_t key[2] = { (uint32_t)draw.seed, (uint32_t)(draw.seed >> 32) };
+    const float *s = scale.data;
+    float *value = x.data;
+#pragma omp parallel for num_threads(dev->threads) if (rows * width > PIECE)
+    for (int64_t t = 0; t < rows; t++) {
+        uint32_t words[4];
+        for (int64_t i = t * width; i < (t + 1) * width; i++) {
+            if (i == t * width || i % 4 == 0) {
+                const uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)((uint64_t)(i / 4) >> 32), (uint32_t)draw.offset, (uint32_t)(draw.offset >> 32) };
+                pw_philox(counter, key, words);
+            }
+            value[i] += s[t] * ((float)words[i % 4] * 0x1p-31f - 1);
+        }
+    }
     return 0;
 }
 

@@ -292,3 +292,17 @@ int ref_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct 
     }
     return 0;
 }
+
+int ref_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, struct pw_drop draw)
+{
+    (void)dev;
+    const uint32_t key[2] = { (uint32_t)draw.seed, (uint32_t)(draw.seed >> 32) };
+    const float *s = scale.data;
+    for (int64_t i = 0, n = pw_count(x), width = x.shape[1]; i < n; i++) {
+        const uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)((uint64_t)(i / 4) >> 32), (uint32_t)draw.offset, (uint32_t)(draw.offset >> 32) };
+        uint32_t words[4];
+        pw_philox(counter, key, words);
+        ref_add(x, i, s[i / width] * (words[i % 4] * 0x1p-31 - 1));
+    }
+    return 0;
+}
