@@ -185,6 +185,39 @@ START_TEST(patience)
 }
 END_TEST
 
+/* Prompts answered before the first step, every 4 and at the end; training is the same without them, and nothing in its memory is missing in the plan. */
+START_TEST(samples)
+{
+    static const int steps[] = {0, 4, 8, 10};
+    struct pw_recipe r;
+    const char *with = test_path(test_tmpdir(), "with"), *without = test_path(test_tmpdir(), "without"), *prompts = test_path(test_tmpdir(), "prompts.jsonl");
+    static const char rows[] = "{\"prompt\":\"turn abc:\"}\n{\"prompt\":\"the sky of day 1 is\"}\n";
+    char train[4400];
+    ck_ok(pw_file_write(prompts, rows, strlen(rows), true));
+    snprintf(train, sizeof train, "steps: 10, batch_size: 4, accumulate: 1, samples: %s, sample_every: 4, sample_tokens: 12", prompts);
+    make_recipe(&r, "train: " FIXTURES "/rows.jsonl, max_length: 40", train, with);
+    ck_ok(train_once(&r, false));
+    pw_recipe_free(&r);
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        char name[64];
+        size_t n = 0;
+        snprintf(name, sizeof name, "samples/step-%d.jsonl", steps[i]);
+        char *text = test_slurp(test_path(with, name), &n);
+        ck_assert_msg(strstr(text, "\"prompt\":\"turn abc:\"") && strstr(text, "\"finish\":") && strchr(text, '\n') != strrchr(text, '\n'), "%s: %s", name, text);
+        pw_free(text);
+    }
+    ck_assert(!pw_file_exists(test_path(with, "samples/step-3.jsonl")));
+    make_recipe(&r, "train: " FIXTURES "/rows.jsonl, max_length: 40", "steps: 10, batch_size: 4, accumulate: 1", without);
+    ck_ok(train_once(&r, false));
+    same_file(with, without, "adapter/adapter_model.safetensors");
+    pw_recipe_free(&r);
+    snprintf(train, sizeof train, "steps: 2, samples: %s, sample_tokens: 60", prompts);
+    make_recipe(&r, "train: " FIXTURES "/rows.jsonl, max_length: 40", train, test_path(test_tmpdir(), "long"));
+    ck_fails(train_once(&r, false), PW_E_REFUSED, "leaves no room for 60 more in a context of 64");
+    pw_recipe_free(&r);
+}
+END_TEST
+
 START_TEST(pretraining)
 {
     const char *dir = test_tmpdir(), *output = test_path(dir, "run"), *path = test_path(dir, "rows.jsonl");
@@ -216,6 +249,7 @@ int main(void)
     tcase_add_test(c, opening_without_memory);
     tcase_add_test(c, refusals);
     tcase_add_test(c, patience);
+    tcase_add_test(c, samples);
     tcase_add_test(c, pretraining);
     suite_add_tcase(s, c);
     return test_run(s);

@@ -52,6 +52,8 @@ struct pw_recipe {
     const char *memory;                   /* "auto", "as_given", "least" */
     int64_t save_every, eval_every, keep, patience, seed;
     double spike, neftune;
+    const char *samples;                  /* file of prompts, or NULL */
+    int64_t sample_every, sample_tokens;
     const char *output;
 
     struct pw_arena arena;

@@ -169,6 +169,8 @@ static int open_data(struct pw_run *run)
         PW_TRY(pw_dataset_split(&run->arena, run->train, r->eval_share, (uint64_t)r->seed, &run->rows, &run->n_rows, &run->held, &run->n_held),
                "holding out data.eval");
     PW_TRY(preflight(run, &o), "the preflight");
+    if (r->samples)
+        PW_TRY(pw_probes_read(&run->probes, r->samples, run->tokenizer, o.chat_template, &run->config, r->sample_tokens), "reading train.samples");
     if (run->train->truncated || run->train->dropped)
         pw_progress_say(run->opt.progress, "%lld rows over %lld tokens were cut, %lld dropped", (long long)run->train->truncated, (long long)o.max_length,
                         (long long)run->train->dropped);
@@ -216,6 +218,7 @@ int pw_run_fill_budget(struct pw_run *run)
         *b = (struct pw_budget){0};
         pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes - (run->fit.embed_host ? pw_pool_round(pw_bytes(run->model->embed)) : 0));
         pw_trainer_budget(t, b);
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "samples", pw_probes_bytes(&run->probes, run->model));
         PW_PASS(pw_dev_memory(dev, &free_bytes, &total_bytes));
         run->limit = run->opt.memory ? run->opt.memory : free_bytes;
         return 0;
@@ -254,6 +257,7 @@ void pw_run_close(struct pw_run *run)
 {
     if (run->has_trainer)
         pw_trainer_close(&run->trainer);
+    pw_probes_free(&run->probes);
     pw_model_free(run->model);
     if (run->has_adapter)
         pw_adapter_free(&run->adapter);

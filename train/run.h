@@ -1,12 +1,13 @@
 /* A run: from a recipe to a run folder. Reads tokenizer and data, plans memory, refuses what cannot be, trains, saves, and writes the outputs.
  *
- * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, log.jsonl, log.csv, report.html, tb/, recipe.yaml. It is made only after model, data and
+ * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, samples/step-N.jsonl, log.jsonl, log.csv, report.html, tb/, recipe.yaml. It is made only after model, data and
  * plan are accepted. Knows nothing of options and commands. */
 #ifndef PW_TRAIN_RUN_H
 #define PW_TRAIN_RUN_H
 
 #include "base/lock.h"
 #include "data/preflight.h"
+#include "train/probes.h"
 #include "train/trainer.h"
 
 struct pw_run_options {
@@ -26,6 +27,7 @@ struct pw_run {
     struct pw_tokenizer *tokenizer;
     struct pw_dataset *train, *eval;
     struct pw_preflight preflight;
+    struct pw_probes probes;       /* none: n is 0 */
     uint32_t *rows, *held; int64_t n_rows, n_held;   /* examples; NULL: all of train; of the held-out share */
     struct pw_model *model;          /* shapes alone until training begins */
     struct pw_model_config config;

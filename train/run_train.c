@@ -265,6 +265,7 @@ static int take_memory(struct training *k)
     PW_PASS(pw_run_trainer(run));
     PW_PASS(pw_trainer_start(&run->trainer));
     PW_PASS(pw_trainer_reference(&run->trainer));
+    PW_TRY(pw_probes_open(&run->probes, run->model), "opening the sample prompts");
     if (run->has_adapter && !k->resume_from[0]) {
         PW_PASS(fresh_adapter(run, (uint64_t)k->r->seed));
         if (k->r->init_from)
@@ -378,6 +379,27 @@ static int evaluate(struct training *k)
     return 0;
 }
 
+/* A file that is there already is of the same step of this run: resumed, it stays. */
+static int write_samples(struct training *k)
+{
+    char name[64];
+    if (k->run->probes.n == 0)
+        return 0;
+    struct pw_arena a;
+    int rc = 0;
+    pw_arena_init(&a);
+    snprintf(name, sizeof name, "step-%lld.jsonl", (long long)k->t->step);
+    const char *dir = pw_path_join(&a, k->r->output, "samples"), *path = dir ? pw_path_join(&a, dir, name) : NULL;
+    PW_CHECK_OUT(path, PW_E_NOMEM, "out of memory");
+    if (pw_file_exists(path))
+        goto out;
+    PW_PASS_OUT(pw_dir_make(dir));
+    PW_PASS_OUT(pw_probes_write(&k->run->probes, k->t->step, path));
+out:
+    pw_arena_free(&a);
+    return rc;
+}
+
 static bool due(int64_t step, int64_t every)
 {
     return every > 0 && step % every == 0;
@@ -403,6 +425,8 @@ static int one_step(struct training *k)
     pw_progress_at(k->progress, t->step, t->epochs.steps, note);
     if (due(t->step, k->r->eval_every))
         PW_PASS(evaluate(k));
+    if (due(t->step, k->r->sample_every))
+        PW_PASS(write_samples(k));
     if (due(t->step, k->r->save_every))
         PW_PASS(save_state(k));
     return 0;
@@ -438,6 +462,8 @@ static bool out_of_patience(const struct training *k)
 static int loop(struct training *k)
 {
     int rc = k->t->step == 0 || due(k->t->step, k->r->eval_every) ? evaluate(k) : 0;
+    if (rc == 0 && (k->t->step == 0 || due(k->t->step, k->r->sample_every)))
+        rc = write_samples(k);
     while (rc == 0 && !pw_trainer_done(k->t) && !out_of_patience(k))
         rc = one_step(k);
     if (rc == 0 && !pw_trainer_done(k->t))
@@ -445,6 +471,8 @@ static int loop(struct training *k)
                         (long long)k->state.best_step);
     if (rc == 0)
         rc = evaluate(k);
+    if (rc == 0)
+        rc = write_samples(k);
     return rc < 0 ? after_failure(k, rc) : 0;
 }
 
