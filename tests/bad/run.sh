@@ -118,6 +118,20 @@ mutant test_op kernels/cpu/cpu_head.c 's/z\[target\] -= \*up;//' head/
 mutant test_op kernels/cpu/cpu_head.c 's/if (best) best\[t\] = -1;/if (best) best[t] = 0;/' head/
 mutant test_op kernels/cpu/cpu_head.c 's/if (target\[t\] >= 0)/if (target[t] > 0)/' head/
 mutant test_op kernels/ref/ref_attn.c 's/p \* (dp - mean) \* attn->scale/p * dp * attn->scale/' attn/
+mutant test_op kernels/cuda/attn.h 's/if (key >= w.seen\[e \/ 2\] ||/if (key > w.seen[e \/ 2] ||/' attn/dense/f32/65,
+mutant test_op kernels/cuda/attn.h 's/key < w.low\[e \/ 2\]) s/key + 1 < w.low[e \/ 2]) s/' attn/dense/f32/200,
+mutant test_op kernels/cuda/attn.h 's/w.o\[i\]\[e\] \*= shrink\[e \/ 2\]/w.o[i][e] *= shrink[0]/' attn/dense/f32/130,
+mutant test_op kernels/cuda/attn_fwd.cu 's/last_row \/ a.share + 1;/last_row \/ a.share;/' attn/dense/f32/65,
+mutant test_op kernels/cuda/attn_fwd.cu 's/^        cp_async_wait<0>();$/        cp_async_wait<1>();/' attn/dense/f32/65,
+mutant test_op kernels/cuda/attn_decode.cu 's/cp_async_wait<1>();/cp_async_wait<2>();/' attn/dense/f32/1,3
+mutant test_op kernels/cuda/attn_decode.cu 's/i < split.n; i++) {/i < split.n - 1; i++) {/' attn/dense/f32/1,3
+mutant test_op kernels/cuda/attn_bwd_keys.cu 's/a.window - p.back - 1;/a.window - p.back - 2;/' attn/dense/f32/200,
+mutant test_op kernels/cuda/attn_bwd_keys.cu 's/first = max(0, from - p.back)/first = max(0, from + 16 - p.back)/' attn/dense/f32/200,
+mutant test_op kernels/cuda/attn_bwd_keys.cu 's/chunk < a.n_seqs; chunk += t::THREADS/chunk < 1; chunk += t::THREADS/' attn/dense/f32/3,300
+mutant test_op kernels/cuda/attn_bwd_keys.cu 's/min(top - shift, visit % 2 ? p.n : p.prefix_n)/min(top - shift, p.n)/' attn/dense/f32/70,2
+mutant test_op kernels/cuda/attn_bwd_queries.cu 's/dp\[i\]\[e\] - delta\[h\]/dp[i][e] - 0 * delta[h]/' attn/dense/f32/5,
+mutant test_attn_rows kernels/cuda/attn_decode.cu 's/n \&\& tokens > ATTN_WAVE_TOKENS/n \&\& tokens > 40 * ATTN_WAVE_TOKENS/'
+mutant test_attn_rows kernels/cuda/attn_bwd_keys.cu 's/ \* a.share \& ~(MB - 1);/ * a.share;/'
 mutant test_op kernels/ref/ref_ops.c 's/s \* (1 + z \* (1 - s))/s * (1 + z * s)/' glu/
 mutant test_op kernels/ref/ref_ops.c 's/(ref_get(w, i) + w_offset) - xi \* dot/(ref_get(w, i) + w_offset) - 0.999 * xi * dot/' norm/
 mutant test_op kernels/ref/ref_ops.c 's/ref_put(inv_rms, t, inv);/ref_put(inv_rms, t, t ? inv : NAN);/' norm/
