@@ -157,13 +157,25 @@ static void linear_each16(const struct problem *p, const struct pw_tensor *ref, 
         for (int64_t n = 0; n < n_out; n++)
             for (int64_t j = 0; j < r; j++) extra[n * r + j] += u16 * scale * fabs(dy[t * n_out + n] * xa[t * r + j]);
 }
-static double linear_bound(const struct op_case *c);
+/* The f32 part, array by array: linear_bound takes the largest of all sizes for each. */
+static double linear_sum_bound(const struct op_case *c, int i)
+{
+    const double tokens = (double)c->p[0], k = (double)c->p[1], n = (double)c->p[2], r = c->flags & CASE_LORA ? (double)c->p[3] : 0, inverse = 1 / (1 - c->x[0]);
+    switch (i) {
+    case L_Y: return sum_bound(k) + 4 * u + 0.5 * r * inverse * (sum_bound(k) + (depth(r) + 4) * u * k);
+    case L_XA: return inverse * (sum_bound(k) + 4 * u * k);
+    case L_DX: return sum_bound(n) + 4 * u + 0.5 * r * inverse * (sum_bound(n) + (depth(r) + 4) * u * n);
+    case L_DA: return 0.5 * inverse * tokens * (sum_bound(n) + (depth(tokens) + 4) * u * n) + 4 * u;
+    case L_DB: return 0.5 * inverse * tokens * (sum_bound(k) + (depth(tokens) + 4) * u * k) + 4 * u;
+    default: return sum_bound(tokens) + 4 * u; /* dw, dbias */
+    }
+}
 static void linear_allow16(const struct problem *p, const struct pw_tensor *ref, double *const *allow)
 {
     for (int i = 0; i < p->n; i++) {
         const double *value = ref[i].data;
         if (p->a[i].role == IN) continue;
-        for (int64_t j = 0, n = pw_count(ref[i]); j < n; j++) allow[i][j] = linear_bound(p->c) * (1 + fabs(value[j]));
+        for (int64_t j = 0, n = pw_count(ref[i]); j < n; j++) allow[i][j] = linear_sum_bound(p->c, i) + 2 * u * fabs(value[j]);
         linear_each16(p, ref, i, allow[i]);
     }
 }

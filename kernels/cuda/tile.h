@@ -130,7 +130,7 @@ template <enum decode_kind KIND> SIMT_INLINE uint4 tile_finish(const tile_raw<KI
 /* ---- the kernel ---- */
 
 template <int BM, int BN, int WM, int WN, bool TA, bool TB, enum decode_kind KIND, bool MASK>
-__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32) tile_kernel(const tile_args g)
+__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const tile_args g)
 {
     enum {
         NT = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, A_WIDE = TA ? BM / 8 : 4, B_WIDE = TB ? BN / 8 : 4, /* chunks a row */

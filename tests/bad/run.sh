@@ -144,6 +144,12 @@ mutant test_op_codes kernels/cpu/cpu_ops.c 's/high << 4 | low/low << 4 | high/'
 mutant test_op_checks kernels/op.c 's/id\[i\] < limit/id[i] <= limit/'
 mutant test_op_checks kernels/op.c 's/na > y - x : nb > x - y/na > y - x : false/'
 
+# ---- linear layers and the loss head on cards, through simt ----
+mutant test_op kernels/cuda/tile.h 's/(k_end - k0 + TILE_K - 1) \/ TILE_K/(k_end - k0) \/ TILE_K/' linear/dense/f32/65
+mutant test_op kernels/cuda/tile.h 's/k + lane % 16, (wn + 16 \* j) \/ 8 + lane \/ 16/k + lane % 16, (wn + 16 * j) \/ 8 + lane \/ 8 % 2/' linear/dense/f32/20
+mutant test_op kernels/cuda/tile.h 's/g.low_factor \* (TB ? g.drop.inverse : 1.0f)/g.low_factor/' linear/nf4/bf16/2100
+mutant test_op kernels/cuda/tile.h 's/__syncthreads(); \/\* step s has landed/\/* step s has landed/' linear/nf4/bf16/130
+
 # ---- the block and the session ----
 mutant test_block infer/block.c 's/rotate(k, dk, c->kv_heads, -1)/rotate(k, dk, c->kv_heads, 1)/'
 mutant test_block infer/block.c 's/linear_back(k, PW_LIN_UP, dh, dup/linear_back(k, PW_LIN_UP, dh, dgate/'
