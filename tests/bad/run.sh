@@ -149,6 +149,12 @@ mutant test_op kernels/cuda/tile.h 's/(k_end - k0 + TILE_K - 1) \/ TILE_K/(k_end
 mutant test_op kernels/cuda/tile.h 's/k + lane % 16, (wn + 16 \* j) \/ 8 + lane \/ 16/k + lane % 16, (wn + 16 * j) \/ 8 + lane \/ 8 % 2/' linear/dense/f32/20
 mutant test_op kernels/cuda/tile.h 's/g.low_factor \* (TB ? g.drop.inverse : 1.0f)/g.low_factor/' linear/nf4/bf16/2100
 mutant test_op kernels/cuda/tile.h 's/__syncthreads(); \/\* step s has landed/\/* step s has landed/' linear/nf4/bf16/130
+mutant test_op kernels/cuda/linear.cu 's/p < pieces; p++/p + 1 < pieces; p++/' linear/nf4/bf16/2100
+mutant test_op kernels/cuda/head.cu 's/sum_before \* shrink + sum/sum_before + sum/' head
+mutant test_op kernels/cuda/head.cu 's/v == target ? 0 : e \* slope/e * slope/' head
+mutant test_op kernels/cuda/head.cu 's/before += all;//' head
+mutant test_cuda_linear kernels/cuda/head.cu 's/b.word < a.word/b.word > a.word/'
+mutant test_cuda_linear kernels/cuda/head.cu 's/target >= 0 \&\& target < words/target >= 0/'
 
 # ---- the block and the session ----
 mutant test_block infer/block.c 's/rotate(k, dk, c->kv_heads, -1)/rotate(k, dk, c->kv_heads, 1)/'
