@@ -74,7 +74,9 @@ CUDA_ARCHS ?= 80
 CU_SRC := $(wildcard kernels/cuda/*.cu)
 CUDA_ONLY := kernels/cuda/gemm.cu kernels/cuda/attn_cudnn.cu
 SIMT_OBJ := $(patsubst %.cu,$(B)/simt/%.o,$(filter-out $(CUDA_ONLY),$(CU_SRC))) $(patsubst %.cc,$(B)/simt/%.o,$(wildcard kernels/simt/*.cc))
-CUDA_OBJ := $(patsubst %.cu,$(B)/cuda/%.o,$(CU_SRC))
+space := $(subst ,, )
+CUDA_DIR = $(B)/cuda-$(subst $(space),-,$(CUDA_ARCHS))
+CUDA_OBJ = $(patsubst %.cu,$(CUDA_DIR)/%.o,$(CU_SRC))
 # Warnings that C++ has against plain C: designated initialisers in another order, missing ones.
 CXXFLAGS = -std=c++20 -D_GNU_SOURCE -DPW_VERSION='"$(VERSION)"' -I. -g $(OPT) -fopenmp -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
            -fno-math-errno -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unknown-pragmas $(SANFLAGS)
@@ -88,7 +90,8 @@ Q := $(if $(V),,@)
 all: pw plugins
 
 .PHONY: plugins
-plugins: $(B)/libpw_simt.so $(if $(and $(NVCC),$(if $(SAN)$(DEBUG),,1)),$(B)/libpw_cuda.so)
+plugins: $(B)/libpw_simt.so $(if $(and $(NVCC),$(if $(SAN)$(DEBUG),,1)),$(CUDA_DIR)/libpw_cuda.so)
+	$(if $(filter %/libpw_cuda.so,$^),@ln -sfn $(notdir $(CUDA_DIR))/libpw_cuda.so $(B)/libpw_cuda.so,@:)
 
 $(B)/simt/%.o: %.cu | $(B)/.flags
 	@mkdir -p $(@D)
@@ -100,11 +103,11 @@ $(B)/simt/%.o: %.cc | $(B)/.flags
 $(B)/libpw_simt.so: $(SIMT_OBJ)
 	$(Q)$(CC) $(LDFLAGS) -shared -o $@ $^ -lm -lpthread
 
-$(B)/cuda/%.o: %.cu | $(B)/.flags
+$(CUDA_DIR)/%.o: %.cu | $(B)/.flags
 	@mkdir -p $(@D)
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2> $(@:.o=.log) || { cat $(@:.o=.log) >&2; exit 1; }
 CUDA_LIB = $(patsubst %/bin/nvcc,%/lib64,$(NVCC))
-$(B)/libpw_cuda.so: $(CUDA_OBJ)
+$(CUDA_DIR)/libpw_cuda.so: $(CUDA_OBJ)
 	$(Q)$(CXX) -shared -o $@ $^ -L$(CUDA_LIB) -Wl,-rpath,'$$ORIGIN:$$ORIGIN/lib:/usr/local/cuda/lib64' -lcudart_static $(if $(filter %/gemm.o,$^),-lcublasLt) -ldl -lrt -lpthread -lm
 
 pw: $(B)/pw

@@ -361,7 +361,7 @@ const struct op_case op_cases_linear[] = {
     { &head, { 33, 16, 1500, 2 }, F32, 0, { 3 } }, { &head, { 20, 64, 200, 3 }, BF, 0, { 0 } }, { &head, { 1, 64, 200, 0 }, NF4, 0, { 0 } },
     { &head, { 20, 64, 200, 3 }, G(Q8_0), 0, { 0 } }, { &head, { 5, 256, 150, 3 }, G(Q6_K), 0, { 0 } },
     { &decode, { 64, 6 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, FP4, 0, { 0 } },
-    { &decode, { 200, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 7, 3 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, I8, 0, { 0 } },
+    { &decode, { 200, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 2048, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 2050, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 7, 3 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, I8, 0, { 0 } },
     { &decode, { 65, 9 }, BF, 0, { 0 } }, { &decode, { 65, 9 }, HF, 0, { 0 } },
     { &decode, { 96, 9 }, G(Q8_0), 0, { 0 } }, { &decode, { 96, 9 }, G(Q4_0), 0, { 0 } }, { &decode, { 32, 9 }, G(Q4_1), 0, { 0 } }, { &decode, { 96, 9 }, G(Q5_0), 0, { 0 } },
     { &decode, { 64, 9 }, G(Q5_1), 0, { 0 } }, { &decode, { 512, 9 }, G(Q4_K), 0, { 0 } }, { &decode, { 256, 9 }, G(Q5_K), 0, { 0 } }, { &decode, { 512, 9 }, G(Q6_K), 0, { 0 } },

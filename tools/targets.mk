@@ -60,10 +60,30 @@ docs: pw
 check-docs: pw
 	@./pw help manual | diff - docs/commands.md && ./pw recipe docs | diff - docs/recipe.md || { echo "docs/ is not current: run 'make docs'"; exit 1; }
 
+# ---- CUDA kernels on the processor: the whole table in three orders of the threads, the emulation's own tests, planted mistakes.
+# SAN=address or thread: the reduced table and the emulation's own tests. ----
+.PHONY: check-simt
+SIMT_TESTS := $(addprefix $(B)/tests/,test_simt test_op_device test_op_codes test_op)
+check-simt: $(SIMT_TESTS)
+	@tools/check_simt "$(SAN)" $(SIMT_TESTS)
+
+# ---- CUDA kernels for cards: everything for CUDA_ARCHS, warnings are errors; kernels/cuda/hot.txt against what the compiler says ----
+.PHONY: cuda cuda-report cuda-objects
+RELEASE_ARCHS := 80 90 120
+CUDA_FOR = $(if $(filter file,$(origin CUDA_ARCHS)),$(RELEASE_ARCHS),$(CUDA_ARCHS))
+cuda:
+	@[ -n "$(NVCC)" ] || { echo "make cuda needs nvcc of CUDA 12.8 or later" >&2; exit 1; }
+	@$(MAKE) --no-print-directory CUDA_ARCHS="$(CUDA_FOR)" cuda-objects
+# The test kernels too, so that every PTX wrapper is assembled.
+cuda-objects: $(CUDA_DIR)/libpw_cuda.so $(CUDA_DIR)/tests/simt_kernels.o
+	@echo "$(CUDA_DIR)/libpw_cuda.so: $(foreach a,$(CUDA_ARCHS),sm_$(a)) and PTX"
+cuda-report: cuda
+	@tools/cuda_report "$(CUDA_FOR)" $(B)/cuda-$(subst $(space),-,$(CUDA_FOR))
+
 # ---- not there yet: said plainly ----
-.PHONY: cuda cuda-report gpu-pack check-simt bench-peers
-cuda cuda-report gpu-pack check-simt bench-peers:
-	@echo "make $@: this version has no CUDA backend and no peer benchmarks yet; see the list of open work in docs/state.md" >&2; exit 1
+.PHONY: gpu-pack bench-peers
+gpu-pack bench-peers:
+	@echo "make $@: this version has no pack for a machine with a card and no peer benchmarks yet; see the list of open work in docs/state.md" >&2; exit 1
 
 # ---- live comparison with the Python packages (tools/reference/run says how) ----
 .PHONY: check-reference

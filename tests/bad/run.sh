@@ -2,7 +2,9 @@
 # Planted mistakes: each is made in a copy of the tree, and the check that exists to find it must fail there and say why. A check that
 # passes with its mistake in place checks nothing. Cases are lines at the end; add yours there.
 #   planted  NAME FILE LINE  'EXPECTED TEXT' COMMAND...   appends LINE to FILE (made when absent), runs COMMAND
-#   mutant   TEST FILE 'SED EXPRESSION' [CASES]           changes FILE, builds tests/TEST.c, and the program must fail; CASES: PW_OP_CASE of test_op
+#   mutant   TEST FILE 'SED EXPRESSION' [CASES]           changes FILE, builds tests/TEST.c, and the program must fail; CASES: PW_OP_CASE of test_op.
+#            For files of kernels/cuda and kernels/simt the table of ops runs on simt alone.
+#   race     TEST FILE 'SED EXPRESSION' [CASES]           the same in the build with SAN=thread, and ThreadSanitizer must have seen a race
 # Arguments choose cases by a part of their name. Mutants build incrementally from the objects of this tree, if there are any.
 set -eu -o pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -34,20 +36,28 @@ planted() {
     restore "$file"
 }
 
-mutant() {
-    local test=$1 file=$2 expression=$3 name="$1 $2 $3" output program
+mutant() { change "" "$@"; }
+race() {
+    if [ -n "${PW_NO_SAN:-}" ]; then chosen "$1 $2 $3" && echo "skipped: $1 $2 $3: PW_NO_SAN is set"; return 0; fi
+    change thread "$@"
+}
+change() {
+    local san=$1 test=$2 file=$3 expression=$4 name="$2 $3 $4" output program device=
+    local run=(timeout "$([ -n "$san" ] && echo 600 || echo 120)" env PW_OP_CASE="${5:-}" TSAN_OPTIONS=atexit_sleep_ms=0)
     chosen "$name" || return 0
     ran=$((ran + 1))
-    program=$("${make[@]}" -s --no-print-directory print-B)/tests/$test
-    if [[ $sound != *" $test "* ]]; then # once for each program: it must pass as it is
-        if ! output=$("${make[@]}" -s "$program" 2>&1 && timeout 120 "$program" 2>&1); then report bad "$name" "fails without the mistake: ${output:0:600}"; return 0; fi
-        sound+="$test "
+    if [[ $file == kernels/cuda/* || $file == kernels/simt/* ]]; then run+=(PW_OP_DEVICE=simt); device=simt; fi
+    program=$("${make[@]}" -s --no-print-directory SAN=$san print-B)/tests/$test
+    if [[ $sound != *" $test$san$device "* ]]; then # once for each program: it must pass as it is
+        if ! output=$("${make[@]}" -s SAN=$san "$program" 2>&1 && "${run[@]}" "$program" 2>&1); then report bad "$name" "fails without the mistake: ${output:0:600}"; return 0; fi
+        sound+="$test$san$device "
     fi
     keep "$file"
     sed -i "$expression" "$file"
     if cmp -s "$file" .kept; then report bad "$name" "the expression changes nothing"; restore "$file"; return 0; fi
-    if ! output=$("${make[@]}" -s "$program" 2>&1); then report bad "$name" "does not build: ${output:0:600}"
-    elif output=$(PW_OP_CASE=${4:-} timeout 120 "$program" 2>&1); then report bad "$name" "the test passes"
+    if ! output=$("${make[@]}" -s SAN=$san "$program" 2>&1); then report bad "$name" "does not build: ${output:0:600}"
+    elif output=$("${run[@]}" "$program" 2>&1); then report bad "$name" "the test passes"
+    elif [ -n "$san" ] && [[ $output != *"data race"* ]]; then report bad "$name" "fails, but without a race: ${output:0:600}"
     else report ok "$name"; fi
     restore "$file"
     touch "$file"
@@ -155,6 +165,36 @@ mutant test_op kernels/cuda/head.cu 's/v == target ? 0 : e \* slope/e * slope/' 
 mutant test_op kernels/cuda/head.cu 's/before += all;//' head
 mutant test_cuda_linear kernels/cuda/head.cu 's/b.word < a.word/b.word > a.word/'
 mutant test_cuda_linear kernels/cuda/head.cu 's/target >= 0 \&\& target < words/target >= 0/'
+
+# ---- kernels for cards, on simt; and simt itself ----
+mutant test_op kernels/cuda/norm.cu 's/i = mine + HELD \* step; i < width/i = mine + HELD * step; i + 8 < width/' norm/
+mutant test_op kernels/cuda/norm.cu 's/t = threadIdx.y; t < tokens/t = threadIdx.y; t + 1 < tokens/' norm/
+mutant test_op kernels/cuda/num.h 's/^    __syncthreads();//' norm/
+mutant test_op kernels/cuda/num.h 's/if (FAST \&\& i + 8 <= end) {/if (FAST \&\& i < end) {/' glu/
+mutant test_op kernels/cuda/decode.h 's/if (left == 0) scale/if (left == 1) scale/' decode/
+mutant test_op kernels/cuda/decode.h 's/(e % 2 ? 0 : 4)) \& 15/(e % 2 ? 4 : 0)) \& 15/' decode/
+mutant test_op kernels/cuda/decode.h 's/block >> w.nested_shift/block >> (w.nested_shift - 1)/' decode/
+mutant test_op kernels/cuda/blocks.h 's/192 + at \/ 16/192 + at \/ 32 * 2/' decode/
+mutant test_op kernels/cuda/blocks.h 's/low >> 6 << 4/low >> 6 << 3/' decode/
+mutant test_op kernels/cuda/rope.cu 's/head + pairs, i, pairs, b/head + d \/ 2, i, pairs, b/' rope/
+mutant test_op kernels/cuda/rows.cu 's/(blockIdx.x % pieces) \* blockDim.x \* UNITS/(blockIdx.x % pieces) * blockDim.x * 3/' rows/
+mutant test_op kernels/cuda/embed.cu 's/if (at < t) return;/if (at < t) break;/' embed/
+mutant test_op kernels/cuda/optim.cu 's/h.rest2 \* grad \* grad/h.rest2 * grad/' adamw
+mutant test_op_codes kernels/cuda/codec.cu 's/a = x > t\[7\]/a = x >= t[7]/'
+mutant test_op_codes kernels/cuda/codec.cu 's/if (n % 2) word/if (n < 0) word/'
+mutant test_op_codes kernels/cuda/codec.cu 's/codes\[i \/ 2\] = (uint8_t)(four_code<FP4>(x\[i\] \* inverse) << 4 |/codes[i \/ 2] = (uint8_t)(four_code<FP4>(x[i] * inverse) |/'
+mutant test_op_device kernels/cuda/rope.cu 's/if (at < 0 || at >= limit)/if (at >= limit)/'
+mutant test_op_device kernels/cuda/rows.cu 's/cuda_report(status, CUDA_FAULT_ROW, t,/cuda_report(status, CUDA_FAULT_ROW, 0,/'
+mutant test_op_device kernels/cuda/optim.cu 's/i += (int64_t)gridDim.x \* PER_BLOCK/i += n/'
+race test_op kernels/cuda/embed.cu 's/first += THREADS, stage ^= 1/first += THREADS/' embed/dense/f32/300
+race test_op kernels/cuda/optim.cu 's/b += gridDim.x, stage ^= 1/b += gridDim.x/' adamw8
+mutant test_simt kernels/simt/ptx.h 's/0x7fffu + (u >> 16 \& 1)/0x8000u/'
+mutant test_simt kernels/simt/ptx.h 's/r + 0xfffu + (r >> 13 \& 1)/r + 0x1000u/'
+mutant test_simt kernels/simt/ptx.h "s/l \/ 4 + 8 \* (e \/ 2), col/l \/ 4 + 8 * (e % 2), col/"
+mutant test_simt kernels/simt/fibers.cc 's/group < f->open_group - pending/group <= f->open_group - pending/'
+mutant test_simt kernels/simt/fibers.cc 's/memset(b.smem, 0xff, b.smem_used);//'
+mutant test_simt kernels/simt/fibers.cc 's/g->fn != f->fn || g->line != f->line/false/'
+mutant test_simt kernels/simt/memory.cc 's/p->map + p->bytes - rounded/p->map/'
 
 # ---- the block and the session ----
 mutant test_block infer/block.c 's/rotate(k, dk, c->kv_heads, -1)/rotate(k, dk, c->kv_heads, 1)/'
