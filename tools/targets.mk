@@ -1,7 +1,7 @@
 # Targets that are not the build itself.
 .PHONY: check check-unit print-tests
 # Everything a user's machine can show. PW_NO_SAN=1 leaves the sanitizer builds out.
-check: pw $(TESTS) $(B)/demo
+check: pw plugins $(TESTS) $(B)/demo
 	@tools/check $(B) $(TESTS)
 # Unit tests alone.
 check-unit: $(TESTS)

@@ -196,6 +196,8 @@ mutant test_simt kernels/simt/fibers.cc 's/memset(b.smem, 0xff, b.smem_used);//'
 mutant test_simt kernels/simt/fibers.cc 's/g->fn != f->fn || g->line != f->line/false/'
 mutant test_simt kernels/simt/memory.cc 's/p->map + p->bytes - rounded/p->map/'
 
+mutant test_train_device train/pass.c 's/bring_input(p, layer - 1, x.shape\[0\])/bring_input(p, layer - 2, x.shape[0])/'
+
 # ---- the block and the session ----
 mutant test_block infer/block.c 's/rotate(k, dk, c->kv_heads, -1)/rotate(k, dk, c->kv_heads, 1)/'
 mutant test_block infer/block.c 's/linear_back(k, PW_LIN_UP, dh, dup/linear_back(k, PW_LIN_UP, dh, dgate/'
