@@ -134,3 +134,14 @@ int64_t test_sweep_nomem(int (*work)(void *context), void *context)
     }
     return whole;
 }
+
+const char *test_card(void)
+{
+    const char *asked = getenv("PW_OP_DEVICE");
+    return asked && strncmp(asked, "cuda", 4) == 0 ? asked : "simt";
+}
+
+const char *test_card_order(const char *order)
+{
+    return strcmp(test_card(), "simt") == 0 ? order : "";
+}

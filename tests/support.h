@@ -13,6 +13,10 @@
 const char *test_shared(const char *rel);
 /* Prints "skipped: ..." and counts it; the caller returns. Counted across forked tests; test_run prints the sum. */
 void test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The device that tests of the CUDA sources run on: $PW_OP_DEVICE when that names a card, else "simt". */
+const char *test_card(void);
+/* The order of threads for it: as given on simt, none on a card. */
+const char *test_card_order(const char *order);
 /* A new empty folder, removed when test_run ends. Static text; 64 results live at once. */
 const char *test_tmpdir(void);
 /* Path of a name inside a folder, static as above. */

@@ -70,7 +70,7 @@ static void run(struct batch *b, const char *schedule, int threads, size_t offse
     struct pw_dev *dev;
     char *at[ARRAYS], *lists;
     struct pw_tensor t[ARRAYS];
-    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = "simt", .threads = threads, .level = schedule }));
+    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = test_card(), .threads = threads, .level = test_card_order(schedule) }));
     ck_ok(pw_dev_reserve(dev, pw_scratch_attn(dev, b->rows, b->pool, H, G, (int)b->d, true)));
     for (int i = Q; i < ARRAYS; i++) {
         void *p;
@@ -175,7 +175,7 @@ START_TEST(scratch)
         kv_len[i] = KEYS;
     }
     struct pw_seqs seqs = { N, q_start, kv_start, kv_len, NULL, NULL, NULL };
-    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = "simt", .threads = 2 }));
+    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = test_card(), .threads = 2 }));
     ck_ok(pw_dev_reserve(dev, pw_scratch_attn(dev, N * QUERIES, KEYS, 1, 1, D, false)));
     ck_ok(dev->backend->take(dev, &q, N * QUERIES * D * 2));
     ck_ok(dev->backend->take(dev, &k, KEYS * D * 2));

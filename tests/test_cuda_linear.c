@@ -14,7 +14,7 @@ static struct pw_dev *dev;
 static void *memory[MEMORY];
 static int n_memory;
 
-static void setup(void) { ck_assert_msg(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = "simt", .threads = 1 }) == 0, "%s", pw_error_text()); }
+static void setup(void) { ck_assert_msg(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = test_card(), .threads = 1 }) == 0, "%s", pw_error_text()); }
 static void teardown(void)
 {
     while (n_memory) dev->backend->give(dev, memory[--n_memory]);

@@ -20,7 +20,7 @@ enum { THREADS_MOST = 3 };
 #endif
 static void open_simt(const char *order, int threads)
 {
-    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = "simt", .threads = threads < THREADS_MOST ? threads : THREADS_MOST, .level = order }));
+    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){ .kind = test_card(), .threads = threads < THREADS_MOST ? threads : THREADS_MOST, .level = test_card_order(order) }));
 }
 static void close_simt(void)
 {

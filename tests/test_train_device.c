@@ -20,7 +20,7 @@ enum { STEPS = 10, LAYERS = 2, D = 24, V = 64 };
 
 static bool open_simt(struct pw_dev **dev, const char *schedule)
 {
-    const struct pw_dev_options opt = {.kind = "simt", .threads = 2, .level = schedule};
+    const struct pw_dev_options opt = {.kind = test_card(), .threads = 2, .level = test_card_order(schedule)};
     int rc = pw_dev_open(dev, &opt);
     if (rc == PW_E_REFUSED) {
         test_skip("simt: %s", pw_error_text());
@@ -92,7 +92,7 @@ static void learns_as_the_processor_does(const char *quant)
     if (!open_simt(&dev, "")) return;
     pw_dev_close(dev);
     pw_arena_init(&a);
-    train("simt", quant, "", test_path(test_tmpdir(), "simt"), there, &a);
+    train(test_card(), quant, "", test_path(test_tmpdir(), "simt"), there, &a);
     train("cpu", quant, "", test_path(test_tmpdir(), "cpu"), here, &a);
     for (int i = 0; i < STEPS; i++) {
         ck_assert_int_eq(there[i].s.trained_tokens, here[i].s.trained_tokens);
@@ -132,7 +132,7 @@ START_TEST(the_same_bytes)
     pw_arena_init(&a);
     for (int i = 0; i < 4; i++) {
         const char *out = test_path(test_tmpdir(), "run");
-        train("simt", "nf4", more[i], out, lines, &a);
+        train(test_card(), "nf4", more[i], out, lines, &a);
         const char *file = test_path(test_path(out, "adapter"), "adapter_model.safetensors");
         if (first) same_file(first, file);
         else first = file;

@@ -80,10 +80,15 @@ cuda-objects: $(CUDA_DIR)/libpw_cuda.so $(CUDA_DIR)/tests/simt_kernels.o
 cuda-report: cuda
 	@tools/cuda_report "$(CUDA_FOR)" $(B)/cuda-$(subst $(space),-,$(CUDA_FOR))
 
+# A folder for a machine with a card: gpu-pack/run there runs every kernel on it (tools/gpu/run says what is not in it yet).
+.PHONY: gpu-pack
+gpu-pack: cuda plugins tests pw
+	@tools/gpu/pack $(B) $(B)/cuda-$(subst $(space),-,$(CUDA_FOR))
+
 # ---- not there yet: said plainly ----
-.PHONY: gpu-pack bench-peers
-gpu-pack bench-peers:
-	@echo "make $@: this version has no pack for a machine with a card and no peer benchmarks yet; see the list of open work in docs/state.md" >&2; exit 1
+.PHONY: bench-peers
+bench-peers:
+	@echo "make $@: this version has no peer benchmarks yet; see the list of open work in docs/state.md" >&2; exit 1
 
 # ---- live comparison with the Python packages (tools/reference/run says how) ----
 .PHONY: check-reference

@@ -47,6 +47,7 @@ change() {
     chosen "$name" || return 0
     ran=$((ran + 1))
     if [[ $file == kernels/cuda/* || $file == kernels/simt/* ]]; then run+=(PW_OP_DEVICE=simt); device=simt; fi
+    if [[ $file == kernels/cpu/* ]]; then run+=(PW_OP_DEVICE=cpu); device=cpu; fi
     program=$("${make[@]}" -s --no-print-directory SAN=$san print-B)/tests/$test
     if [[ $sound != *" $test$san$device "* ]]; then # once for each program: it must pass as it is
         if ! output=$("${make[@]}" -s SAN=$san "$program" 2>&1 && "${run[@]}" "$program" 2>&1); then report bad "$name" "fails without the mistake: ${output:0:600}"; return 0; fi
