@@ -19,7 +19,7 @@ SIMT_FN void x_eight(const uint16_t *x, float out[8]) { bf16_8(*(const uint4 *)x
 
 /* WIDE: rows of whole chunks at aligned addresses, blocks of whole chunks. Blocks of GGUF: at even addresses; their bytes lie all over a block, so
  * that they are decoded as they are read. */
-template <enum decode_kind KIND, bool WIDE, int M> __global__ void __launch_bounds__(THREADS) skinny_kernel(const skinny_args g)
+template <enum decode_kind KIND, bool WIDE, int M> __global__ void __launch_bounds__(THREADS, 1) skinny_kernel(const skinny_args g)
 {
     enum { CHUNK = chunk_of(KIND), RAW = WIDE && !chunk_is_block(KIND), K_TILE = TILE / M, LD = K_TILE / 32 * 40 };
     SIMT_DYN_SHARED(uint16_t, xs); /* (M, LD), as much of it as K needs */
