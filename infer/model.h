@@ -55,9 +55,6 @@ int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_m
 int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config);
 /* The same in another type: f64 on the ref device, for gradient checks. */
 int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type);
-/* Random weights that were never trained, made in the device's memory, for measurements: quantise, double_quant and head_type of opt count; what is
- * not quantised is bf16. */
-int pw_model_create_random(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, const struct pw_model_options *opt, uint64_t seed);
 /* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving: the embedding; per layer
  * norm_attn, q, k, v, o, norm_mlp, gate, up, down; the final norm; the head unless it is tied (then the gradients of both uses are
  * added into the embedding's). Names are those of Hugging Face. */
