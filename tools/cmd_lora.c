@@ -5,7 +5,7 @@
 #include "base/file.h"
 #include "lora/merge.h"
 #include "lora/peft.h"
-#include "tools/cmd.h"
+#include "tools/load.h"
 
 struct lora_options { const char *out; struct pw_strings set; };
 #define AT(field) offsetof(struct lora_options, field)
@@ -154,18 +154,6 @@ static int lora_info(struct pw_cmd *c)
     return finish(c, &w, rc);
 }
 
-/* PATH[:SCALE]; a colon belongs to the path unless what follows it is a number. */
-static int adapter_path(struct pw_arena *arena, const char *given, const char **path, double *scale)
-{
-    const char *colon = strrchr(given, ':');
-    *scale = 1;
-    *path = given;
-    if (colon && pw_parse_f64(colon + 1, scale) == 0)
-        *path = pw_arena_strndup(arena, given, (size_t)(colon - given));
-    PW_CHECK(*path, PW_E_NOMEM, "out of memory");
-    return 0;
-}
-
 /* --type, or the base's own dtype (that of what a quantised base was made of). */
 static int merge_dtype(struct pw_cmd *c, struct pw_checkpoint *base, enum pw_dtype *out)
 {
@@ -201,7 +189,7 @@ static int lora_merge(struct pw_cmd *c)
     pw_arena_init(&arena);
     PW_CHECK_OUT(o->out, PW_E_USAGE, "-o OUT is missing: where should the model go?");
     PW_CHECK_OUT(c->common->adapters.n == 1, PW_E_USAGE, "--adapter DIR: expected one, got %zu", c->common->adapters.n);
-    PW_PASS_OUT(adapter_path(&arena, c->common->adapters.items[0], &path, &scale));
+    PW_PASS_OUT(pw_adapter_argument(&arena, c->common->adapters.items[0], &path, &scale));
     PW_PASS_OUT(pw_checkpoint_open(&base, c->args.items[0], &copt));
     struct pw_model_config shape = *pw_checkpoint_config(base);
     shape.rope_interleaved = false;   /* of the folder that is written */

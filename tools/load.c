@@ -32,24 +32,32 @@ static int open_tokenizer(struct pw_tokenizer **out, struct pw_checkpoint *check
     return 0;
 }
 
-/* PATH or PATH:SCALE; a colon that no number follows belongs to the path. */
-static int read_adapter(struct pw_adapter *a, const char *given, const struct pw_model *m, const struct pw_cmd *c)
+int pw_adapter_argument(struct pw_arena *a, const char *given, const char **path, double *scale)
 {
     const char *colon = strrchr(given, ':');
+    *scale = 1;
+    *path = given;
+    if (colon && !pw_file_exists(given) && !pw_is_dir(given) && pw_parse_f64(colon + 1, scale) == 0)
+        *path = pw_arena_strndup(a, given, (size_t)(colon - given));
+    PW_CHECK(*path, PW_E_NOMEM, "out of memory");
+    return 0;
+}
+
+static int read_adapter(struct pw_adapter *a, const char *given, const struct pw_model *m, const struct pw_cmd *c)
+{
+    struct pw_arena arena;
+    const char *path = NULL;
     double scale = 1;
-    char *path = NULL;
     int rc = 0;
-    if (colon && pw_parse_f64(colon + 1, &scale) != 0)
-        colon = NULL, scale = 1;
-    path = pw_strndup(given, colon ? (size_t)(colon - given) : strlen(given));
-    PW_CHECK_OUT(path, PW_E_NOMEM, "out of memory");
+    pw_arena_init(&arena);
+    PW_PASS_OUT(pw_adapter_argument(&arena, given, &path, &scale));
     PW_TRY_OUT(pw_peft_load(a, path, &m->config), "loading the adapter %s", path);
     PW_TRY_OUT(pw_adapter_check_base(a, m->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress), "loading the adapter %s", path);
     for (size_t i = 0; i < a->n; i++)
         a->modules[i].lora.scale *= scale;
     PW_TRY_OUT(pw_adapter_put(a, m->dev), "loading the adapter %s", path);
 out:
-    pw_free(path);
+    pw_arena_free(&arena);
     return rc;
 }
 

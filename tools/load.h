@@ -19,6 +19,8 @@ int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool 
 /* As pw_load, for commands that run with at most one adapter: attaches it. */
 int pw_load_attached(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);
 void pw_unload(struct pw_loaded *l); /* fine on a zeroed struct */
+/* PATH[:SCALE] of --adapter: what exists under the whole name is a path; else a colon that no number follows belongs to the path. */
+int pw_adapter_argument(struct pw_arena *a, const char *given, const char **path, double *scale);
 /* The tokenizer of MODEL alone (for commands that do not compute); never NULL on success. */
 int pw_load_tokenizer(struct pw_tokenizer **out, const struct pw_cmd *c, const char *path);
 #endif

@@ -242,6 +242,10 @@ mutant test_vote_faults eval/rank_coins.c 's/floor(gap + 1e-9) + 1/floor(gap + 1
 mutant test_base_file base/lock.c 's/LOCK_EX | LOCK_NB) != 0/LOCK_EX | LOCK_NB) > 0/'
 mutant test_base_file base/lock.c 's/if (still_there(l->fd, l->path)) unlink/unlink/'
 mutant test_session infer/memory_limit.c 's/sum > m->memory/false/'
+mutant test_verify infer/verify.c 's/d->prompt != prompt/d->prompt < 0/'
+mutant test_verify infer/verify.c 's/to->kept_side ? now : kept, to->kept_side ? kept : now/kept, now/'
+mutant test_verify infer/verify.c 's/if (at >= start)/if (true)/'
+mutant test_verify infer/verify.c 's/w->kl += kl;/w->kl += fabs(most);/'
 
 echo "$ran planted mistakes, $survived not found"
 [ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]

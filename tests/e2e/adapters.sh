@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Adapter and model files between artefacts: verify, export, merge, with the demo's base.
+set -u
+T=$(mktemp -d); trap 'rm -rf "$T"' EXIT
+ROOT=$PWD; BASE=$ROOT/tools/demo/base; failures=0; checks=0
+if [ ! -s "$BASE/model.safetensors" ]; then echo "skipped: $BASE is missing"; exit 0; fi
+mkdir "$T/bin" "$T/an odd – folder"; cp -L "$ROOT/pw" "$T/bin/pennyweight"; ln -s pennyweight "$T/bin/pw"; export PATH=$T/bin:$PATH XDG_CACHE_HOME=$T/cache
+cd "$T/an odd – folder" || exit 1
+fail() { failures=$((failures + 1)); echo "FAILED: $*"; }
+rc() { local want=$1 got; shift; checks=$((checks + 1)); "$@" > out 2> err < /dev/null; got=$?
+       [ $got = "$want" ] || { fail "expected exit $want, got $got: $*"; tail -3 err; }; }
+has() { checks=$((checks + 1)); grep -qF -- "$2" "$1" || { fail "no '$2' in $1"; head -c 600 "$1"; }; }
+empty() { checks=$((checks + 1)); [ ! -s "$1" ] || fail "$1 is not empty: $(head -c 200 "$1")"; }
+# refused CODE TEXT CMD...: that exit code, that text on stderr in a line that begins with "pw: ", nothing on stdout
+refused() { local want=$1 text=$2; shift 2; rc "$want" "$@"; has err "$text"; empty out; checks=$((checks + 1)); grep -q '^pw: ' err || fail "no line 'pw: …': $*"; }
+# json CMD...: exit 0, one line, one document with the schema
+json() { rc 0 "$@"; checks=$((checks + 1)); [ "$(wc -l < out)" = 1 ] && grep -q '^{"schema":1[,}]' out && grep -q '}$' out || fail "not one JSON document: $*: $(head -c 200 out)"; }
+
+printf '{"prompt":"Q: red?","completion":" A: a colour."}\n{"prompt":"Q: two?","completion":" A: a number."}\n{"prompt":"Q: blue?","completion":" A: a colour too."}\n' > d.jsonl
+printf 'model: "%s"\nadapter: {kind: lora, r: 4, alpha: 8}\ndata: {train: d.jsonl, max_length: 64}\ntrain: {steps: 6, batch_size: 2, lr: 1e-2}\noutput: run\n' "$BASE" > r.yaml
+rc 0 pw train r.yaml --quiet
+
+# ---- verify ----
+json pw lora verify "$BASE" "$BASE" --json -q; has out '"max_logit_diff":0,"kl":0,'; has out '"first_difference":null'; empty err
+json pw lora verify "$BASE" "$BASE+run/adapter" --json -q; has out '"first_difference":{"kind":"token","prompt":'
+rc 1 pw lora verify "$BASE" "$BASE+run/adapter" --json -q --tolerance 1e-3; has out '"first_difference":{'; has err 'a logit by'
+json pw lora verify "$BASE" "$BASE+run/adapter:0" --json -q --tolerance 0; has out '"max_logit_diff":0,'
+cp -r run/adapter 'a+b'; json pw lora verify "$BASE+run/adapter" "$BASE+a+b" --json -q --tolerance 0
+json pw lora verify "$BASE" "$BASE" --right-type nf4 --prompts d.jsonl --json -q; has out '"prompts":3,'
+json pw lora verify "$BASE" "$BASE" --type nf4 --prompts d.jsonl --json -q --tolerance 0
+printf 'one line\n\nand another\n' > p.txt; json pw lora verify "$BASE" "$BASE" --prompts p.txt --json -q; has out '"prompts":2,'
+printf '{"text":"x"}\n{"words":1}\n' > bad.jsonl; refused 1 'bad.jsonl: line 2: expected messages, prompt or text' pw lora verify "$BASE" "$BASE" --prompts bad.jsonl -q
+printf '{"messages":[{"role":"user","content":"hi"}]}\n' > m.jsonl; refused 3 'has none' pw lora verify "$BASE" "$BASE" --prompts m.jsonl -q
+refused 1 'the tokenizers differ: token 0' pw lora verify "$BASE" "$ROOT/tests/fixtures/train_golden/model" -q
+refused 1 'RIGHT' pw lora verify "$BASE" "$BASE+none" -q
+refused 2 'MODEL+ADAPTER' pw lora verify "$BASE" "$BASE" --adapter run/adapter
+refused 3 'does not fit' pw lora verify "$BASE" "$BASE" --memory 1MiB -q
+
+echo "$checks checks, $failures failures"
+[ $failures = 0 ]
