@@ -12,29 +12,38 @@
 /* A family: what its config means where the config is silent, and what it may ask for. */
 struct family {
     const char *model_type, *architecture;
+    double rope_theta;       /* when the config is silent */
     bool qkv_bias;           /* always has biases on q, k, v */
     bool may_bias;           /* attention_bias, mlp_bias are keys of it */
-    enum { WINDOW_NEVER, WINDOW_KEY, WINDOW_SWITCHED } window; /* sliding_window: no such key, always in force, only with use_sliding_window */
-    double rope_theta;       /* when the config is silent */
-    double norm_eps;
+    bool qk_norm;
+    bool gemma;              /* four norms a block with weights around 0, scaled embeddings, GeGLU, query_pre_attn_scalar, soft-caps; tied when silent */
+    enum { WINDOW_NEVER, WINDOW_KEY, WINDOW_SWITCHED, WINDOW_ALTERNATES } window; /* sliding_window: no such key, in force in all layers, only with
+                                                                                   * use_sliding_window from layer max_window_layers on, in all but every `period`th layer */
+    int period;
+    int64_t silent_window;
+    int head_dim;            /* when the config is silent; 0 = hidden / heads */
+    double attn_softcap, logit_softcap;
 };
 static const struct family families[] = {
-    {"llama", "LlamaForCausalLM", false, true, WINDOW_NEVER, 10000, 1e-6},
-    {"mistral", "MistralForCausalLM", false, false, WINDOW_KEY, 10000, 1e-6},
-    {"qwen2", "Qwen2ForCausalLM", true, false, WINDOW_SWITCHED, 10000, 1e-6},
+    {"llama", "LlamaForCausalLM", .rope_theta = 10000, .may_bias = true},
+    {"mistral", "MistralForCausalLM", .rope_theta = 10000, .window = WINDOW_KEY},
+    {"qwen2", "Qwen2ForCausalLM", .rope_theta = 10000, .qkv_bias = true, .window = WINDOW_SWITCHED},
+    {"qwen3", "Qwen3ForCausalLM", .rope_theta = 10000, .may_bias = true, .qk_norm = true, .window = WINDOW_SWITCHED, .head_dim = 128},
+    {"gemma2", "Gemma2ForCausalLM", .rope_theta = 10000, .gemma = true, .window = WINDOW_ALTERNATES, .period = 2, .silent_window = 4096, .head_dim = 256,
+     .attn_softcap = 50, .logit_softcap = 30},
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
-static void known_families(char out[256])
+static void known_families(char out[512])
 {
     size_t at = 0;
     for (size_t i = 0; i < N_FAMILIES; i++)
-        at += (size_t)snprintf(out + at, 256 - at, "%s%s (%s)", i ? ", " : "", families[i].model_type, families[i].architecture);
+        at += (size_t)snprintf(out + at, 512 - at, "%s%s (%s)", i ? ", " : "", families[i].model_type, families[i].architecture);
 }
 
 static int find_family(const struct family **out, const struct pw_value *json, const char *source)
 {
-    char known[256];
+    char known[512];
     known_families(known);
     const char *type = NULL, *architecture = NULL;
     PW_PASS(pw_get_str(json, "model_type", source, &type));
@@ -179,35 +188,85 @@ static int read_rope(struct pw_model_config *c, const struct pw_value *json, con
     return 0;
 }
 
+static void set_full(struct pw_model_config *c, int layer)
+{
+    c->full[layer / 64] |= (uint64_t)1 << layer % 64;
+}
+
+int64_t pw_model_config_window(const struct pw_model_config *c, int layer)
+{
+    return c->full[layer / 64] >> layer % 64 & 1 ? 0 : c->window;
+}
+
+/* The window, and the layers that go without it: by the family's rule, or as layer_types lists them. */
 static int read_window(struct pw_model_config *c, const struct family *f, const struct pw_value *json, const char *source)
 {
-    if (f->window == WINDOW_KEY)
-        PW_PASS(count(json, "sliding_window", source, false, 1, INT32_MAX, &c->window));
     bool on = false;
+    int64_t first = 28;
     PW_PASS(pw_get_bool(json, "use_sliding_window", source, &on));
-    PW_CHECK(!on, PW_E_UNSUPPORTED, "%s: use_sliding_window is not supported for %s", source, f->model_type);
-    const struct pw_value *types = pw_get(json, "layer_types");
-    if (types && types->kind == PW_LIST) {
-        const char *expected = c->window ? "sliding_attention" : "full_attention";
-        for (size_t i = 0; i < types->len; i++)
-            PW_CHECK(types->items[i].kind == PW_STRING && strcmp(types->items[i].s, expected) == 0, PW_E_UNSUPPORTED,
-                     "%s: layer_types[%zu] is not supported (expected %s)", source, i, expected);
+    PW_CHECK(!on || f->window == WINDOW_SWITCHED, PW_E_UNSUPPORTED, "%s: use_sliding_window is not supported for %s", source, f->model_type);
+    const struct pw_value *key = pw_get(json, "sliding_window");
+    if (f->window == WINDOW_KEY || f->window == WINDOW_ALTERNATES || on) {
+        c->window = key ? 0 : on ? 4096 : f->silent_window;
+        PW_PASS(count(json, "sliding_window", source, false, 1, INT32_MAX, &c->window));
     }
+    PW_PASS(count(json, "max_window_layers", source, false, 0, INT32_MAX, &first));
+    const struct pw_value *types = pw_get(json, "layer_types");
+    bool listed = types && types->kind != PW_NULL;
+    PW_CHECK(!listed || (types->kind == PW_LIST && types->len == (size_t)c->layers), PW_E_FORMAT, "%s: layer_types: expected a list of %d", source, c->layers);
+    for (int i = 0; i < c->layers; i++) {
+        bool full = !c->window || (f->window == WINDOW_SWITCHED && i < first) || (f->window == WINDOW_ALTERNATES && (i + 1) % f->period == 0);
+        if (listed) {
+            const struct pw_value *t = &types->items[i];
+            full = t->kind == PW_STRING && strcmp(t->s, "full_attention") == 0;
+            PW_CHECK(full || (t->kind == PW_STRING && strcmp(t->s, "sliding_attention") == 0), PW_E_UNSUPPORTED,
+                     "%s: layer_types[%d] is not supported (known: full_attention, sliding_attention)", source, i);
+            PW_CHECK(full || c->window, PW_E_UNSUPPORTED, "%s: layer_types[%d] is sliding_attention, but no sliding_window is in force", source, i);
+            PW_CHECK(!full || !c->window || f->window != WINDOW_KEY, PW_E_UNSUPPORTED, "%s: layer_types[%d] is not supported for %s (expected sliding_attention)",
+                     source, i, f->model_type);
+        }
+        if (full && c->window)
+            set_full(c, i);
+    }
+    return 0;
+}
+
+/* A key that is a number, or null for none. */
+static int cap(const struct pw_value *json, const char *key, const char *source, double *out)
+{
+    const struct pw_value *v = pw_get(json, key);
+    if (v && v->kind == PW_NULL)
+        *out = 0;
+    else if (v)
+        PW_PASS(positive(json, key, source, out));
+    return 0;
+}
+
+static int read_gemma(struct pw_model_config *c, const struct pw_value *json, const char *source)
+{
+    bool both = false;
+    c->attn_scalar = 256;
+    PW_PASS(positive(json, "query_pre_attn_scalar", source, &c->attn_scalar));
+    PW_PASS(cap(json, "attn_logit_softcapping", source, &c->attn_softcap));
+    PW_PASS(cap(json, "final_logit_softcapping", source, &c->logit_softcap));
+    PW_PASS(pw_get_bool(json, "use_bidirectional_attention", source, &both));
+    PW_CHECK(!both, PW_E_UNSUPPORTED, "%s: use_bidirectional_attention is not supported", source);
+    c->embed_scale = sqrt(c->hidden);
     return 0;
 }
 
 static int read_rest(struct pw_model_config *c, const struct family *f, const struct pw_value *json, const char *source)
 {
-    const char *act = "silu";
-    PW_PASS(pw_get_str(json, "hidden_act", source, &act));
+    const char *key = f->gemma ? "hidden_activation" : "hidden_act", *act = f->gemma ? "gelu_pytorch_tanh" : "silu";
+    PW_PASS(pw_get_str(json, key, source, &act));
     c->gelu = strcmp(act, "gelu_pytorch_tanh") == 0;
-    PW_CHECK(c->gelu || strcmp(act, "silu") == 0, PW_E_UNSUPPORTED, "%s: hidden_act %.40s is not supported (known: silu, gelu_pytorch_tanh)",
-             source, act);
+    PW_CHECK(c->gelu || strcmp(act, "silu") == 0, PW_E_UNSUPPORTED, "%s: %s %.40s is not supported (known: silu, gelu_pytorch_tanh)", source, key, act);
     bool attention_bias = false, mlp_bias = false;
     PW_PASS(pw_get_bool(json, "attention_bias", source, &attention_bias));
     PW_PASS(pw_get_bool(json, "mlp_bias", source, &mlp_bias));
     PW_CHECK(f->may_bias || !attention_bias, PW_E_UNSUPPORTED, "%s: attention_bias is not supported for %s", source, f->model_type);
     PW_CHECK(f->may_bias || !mlp_bias, PW_E_UNSUPPORTED, "%s: mlp_bias is not supported for %s", source, f->model_type);
+    PW_CHECK(!mlp_bias || !f->qk_norm, PW_E_UNSUPPORTED, "%s: mlp_bias is not supported for %s", source, f->model_type);
     c->qkv_bias = f->qkv_bias || attention_bias;
     c->o_bias = attention_bias;
     c->mlp_bias = mlp_bias;
@@ -218,8 +277,10 @@ static int read_rest(struct pw_model_config *c, const struct family *f, const st
         PW_PASS(pw_get_f64(json, ones[i], source, &x));
         PW_CHECK(x == 1, PW_E_UNSUPPORTED, "%s: %s is not supported (expected 1, got %g)", source, ones[i], x);
     }
-    static const char *const absent[] = {"attn_logit_softcapping", "final_logit_softcapping", "num_local_experts", "num_experts", "query_pre_attn_scalar"};
-    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
+    if (f->gemma)
+        PW_PASS(read_gemma(c, json, source));
+    static const char *const absent[] = {"num_local_experts", "num_experts", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"};
+    for (size_t i = 0; i < (f->gemma ? 2 : sizeof absent / sizeof *absent); i++) {
         const struct pw_value *v = pw_get(json, absent[i]);
         PW_CHECK(!v || v->kind == PW_NULL, PW_E_UNSUPPORTED, "%s: %s is not supported for %s", source, absent[i], f->model_type);
     }
@@ -231,8 +292,9 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     PW_CHECK(json && json->kind == PW_MAP, PW_E_FORMAT, "%s: expected a map", source);
     const struct family *f;
     PW_PASS(find_family(&f, json, source));
-    *c = (struct pw_model_config){.rope_theta = f->rope_theta, .norm_eps = f->norm_eps, .embed_scale = 1, .rope_factor = 1, .init_range = 0.02,
-                                  .bos = -1, .pad = -1};
+    *c = (struct pw_model_config){.rope_theta = f->rope_theta, .norm_eps = 1e-6, .norm_offset = f->gemma, .embed_scale = 1, .rope_factor = 1,
+                                  .init_range = 0.02, .qk_norm = f->qk_norm, .post_norms = f->gemma, .tied = f->gemma,
+                                  .attn_softcap = f->attn_softcap, .logit_softcap = f->logit_softcap, .bos = -1, .pad = -1};
     for (int i = 0; i < 8; i++)
         c->eos[i] = -1;
     snprintf(c->family, sizeof c->family, "%s", f->model_type);
@@ -241,14 +303,13 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     PW_PASS(count(json, "vocab_size", source, true, 1, 1 << 26, &c->vocab));
     PW_PASS(small_count(json, "hidden_size", source, true, 1 << 20, &c->hidden));
     PW_PASS(small_count(json, "intermediate_size", source, true, 1 << 22, &c->ffn));
-    PW_PASS(small_count(json, "num_hidden_layers", source, true, 4096, &c->layers));
+    PW_PASS(small_count(json, "num_hidden_layers", source, true, PW_LAYERS_MAX, &c->layers));
     PW_PASS(small_count(json, "num_attention_heads", source, true, 1 << 14, &c->heads));
     c->kv_heads = c->heads;
     PW_PASS(small_count(json, "num_key_value_heads", source, false, 1 << 14, &c->kv_heads));
     PW_CHECK(c->heads % c->kv_heads == 0, PW_E_FORMAT, "%s: num_attention_heads is no multiple of num_key_value_heads (%d, %d)", source, c->heads,
              c->kv_heads);
-    if (c->hidden % c->heads == 0)
-        c->head_dim = c->hidden / c->heads;
+    c->head_dim = f->head_dim ? f->head_dim : c->hidden % c->heads == 0 ? c->hidden / c->heads : 0;
     PW_PASS(small_count(json, "head_dim", source, c->head_dim == 0, 1 << 14, &c->head_dim));
     PW_CHECK(c->head_dim % 2 == 0, PW_E_FORMAT, "%s: head_dim must be even (got %d)", source, c->head_dim);
     PW_PASS(count(json, "max_position_embeddings", source, true, 1, 1 << 30, &c->context));
@@ -259,7 +320,7 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     PW_PASS(read_window(c, f, json, source));
     PW_PASS(read_rest(c, f, json, source));
     PW_PASS(read_tokens(c, json, source));
-    c->attn_scale = 1 / sqrt(c->head_dim);
+    c->attn_scale = 1 / sqrt(c->attn_scalar > 0 ? c->attn_scalar : c->head_dim);
     c->parameters = pw_model_config_count(c);
     return 0;
 }
@@ -267,7 +328,9 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
 int64_t pw_model_config_count(const struct pw_model_config *c)
 {
     int64_t d = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, ffn = c->ffn;
-    int64_t layer = 2 * d * q + 2 * d * kv + 3 * d * ffn + 2 * d;
+    int64_t layer = 2 * d * q + 2 * d * kv + 3 * d * ffn;
+    for (int n = 0; n < PW_NORM_COUNT; n++)
+        layer += pw_norm_suffix(c, n) ? pw_norm_width(c, n) : 0;
     if (c->qkv_bias)
         layer += q + 2 * kv;
     if (c->o_bias)
@@ -275,6 +338,22 @@ int64_t pw_model_config_count(const struct pw_model_config *c)
     if (c->mlp_bias)
         layer += 2 * ffn + d;
     return c->layers * layer + c->vocab * d * (c->tied ? 1 : 2) + d;
+}
+
+static void write_cap(struct pw_json *w, const char *key, double x)
+{
+    if (x > 0)
+        pw_json_f64(w, key, x);
+    else
+        pw_json_null(w, key);
+}
+
+static void write_layers(const struct pw_model_config *c, struct pw_json *w)
+{
+    pw_json_open(w, "layer_types", '[');
+    for (int i = 0; i < c->layers; i++)
+        pw_json_str(w, NULL, pw_model_config_window(c, i) ? "sliding_attention" : "full_attention");
+    pw_json_close(w, ']');
 }
 
 void pw_model_config_write(const struct pw_model_config *c, const char *dtype, struct pw_json *w)
@@ -286,6 +365,8 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
     pw_json_open(w, "architectures", '[');
     pw_json_str(w, NULL, c->architecture);
     pw_json_close(w, ']');
+    if (f->gemma)
+        write_cap(w, "attn_logit_softcapping", c->attn_softcap);
     if (f->may_bias)
         pw_json_bool(w, "attention_bias", c->o_bias);
     if (c->bos >= 0)
@@ -300,18 +381,24 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
     }
     if (c->pad >= 0)
         pw_json_i64(w, "pad_token_id", c->pad);
+    if (f->gemma)
+        write_cap(w, "final_logit_softcapping", c->logit_softcap);
     pw_json_i64(w, "head_dim", c->head_dim);
-    pw_json_str(w, "hidden_act", c->gelu ? "gelu_pytorch_tanh" : "silu");
+    pw_json_str(w, f->gemma ? "hidden_activation" : "hidden_act", c->gelu ? "gelu_pytorch_tanh" : "silu");
     pw_json_i64(w, "hidden_size", c->hidden);
     pw_json_f64(w, "initializer_range", c->init_range);
     pw_json_i64(w, "intermediate_size", c->ffn);
+    if (f->window == WINDOW_ALTERNATES || (f->window == WINDOW_SWITCHED && c->window))
+        write_layers(c, w);
     pw_json_i64(w, "max_position_embeddings", c->context);
-    if (f->may_bias)
+    if (f->may_bias && !f->qk_norm)
         pw_json_bool(w, "mlp_bias", c->mlp_bias);
     pw_json_str(w, "model_type", c->family);
     pw_json_i64(w, "num_attention_heads", c->heads);
     pw_json_i64(w, "num_hidden_layers", c->layers);
     pw_json_i64(w, "num_key_value_heads", c->kv_heads);
+    if (c->attn_scalar > 0)
+        pw_json_f64(w, "query_pre_attn_scalar", c->attn_scalar);
     pw_json_f64(w, "rms_norm_eps", c->norm_eps);
     if (c->rope_scaling == PW_ROPE_PLAIN)
         pw_json_null(w, "rope_scaling");
@@ -327,7 +414,7 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
         pw_json_close(w, '}');
     }
     pw_json_f64(w, "rope_theta", c->rope_theta);
-    if (f->window == WINDOW_KEY) {
+    if (f->window == WINDOW_KEY || f->window == WINDOW_ALTERNATES || c->window) {
         if (c->window)
             pw_json_i64(w, "sliding_window", c->window);
         else
@@ -336,6 +423,8 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
     pw_json_bool(w, "tie_word_embeddings", c->tied);
     if (dtype)
         pw_json_str(w, "torch_dtype", dtype);
+    if (f->window == WINDOW_SWITCHED && c->window)
+        pw_json_bool(w, "use_sliding_window", true);
     pw_json_i64(w, "vocab_size", c->vocab);
 }
 
@@ -352,4 +441,24 @@ void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t 
     const int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
     *n_in = l == PW_LIN_O ? q : l == PW_LIN_DOWN ? c->ffn : c->hidden;
     *n_out = l == PW_LIN_Q ? q : l == PW_LIN_K || l == PW_LIN_V ? kv : l == PW_LIN_GATE || l == PW_LIN_UP ? c->ffn : c->hidden;
+}
+
+/* ---- the norms of a block ---- */
+
+const char *pw_norm_suffix(const struct pw_model_config *c, enum pw_norm n)
+{
+    switch (n) {
+    case PW_NORM_ATTN: return "input_layernorm";
+    case PW_NORM_Q: return c->qk_norm ? "self_attn.q_norm" : NULL;
+    case PW_NORM_K: return c->qk_norm ? "self_attn.k_norm" : NULL;
+    case PW_NORM_ATTN_OUT: return c->post_norms ? "post_attention_layernorm" : NULL;
+    case PW_NORM_MLP: return c->post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm";
+    case PW_NORM_MLP_OUT: return c->post_norms ? "post_feedforward_layernorm" : NULL;
+    default: return NULL;
+    }
+}
+
+int pw_norm_width(const struct pw_model_config *c, enum pw_norm n)
+{
+    return n == PW_NORM_Q || n == PW_NORM_K ? c->head_dim : c->hidden;
 }

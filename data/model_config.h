@@ -11,6 +11,8 @@
 
 enum pw_rope_scaling { PW_ROPE_PLAIN, PW_ROPE_LINEAR, PW_ROPE_LLAMA3, PW_ROPE_DYNAMIC, PW_ROPE_YARN, PW_ROPE_LONG };
 
+enum { PW_LAYERS_MAX = 4096 };
+
 struct pw_model_config {
     char family[24];          /* "llama" */
     char architecture[48];    /* "LlamaForCausalLM" */
@@ -25,9 +27,13 @@ struct pw_model_config {
     bool tied;                /* the head is the embedding */
     bool qkv_bias, o_bias, mlp_bias;
     bool gelu;                /* GeGLU (tanh) instead of SwiGLU */
+    bool qk_norm;             /* each head of q and k is normalised before it is rotated */
+    bool post_norms;          /* the outputs of attention and of the feed-forward half are normalised before they are added */
     int64_t window;           /* sliding window, 0 = none */
-    double attn_scale;        /* 1/sqrt(head_dim) unless the config says otherwise */
-    double embed_scale;       /* 1 */
+    uint64_t full[PW_LAYERS_MAX / 64]; /* with a window: bit i says that layer i sees everything all the same */
+    double attn_scalar;       /* query_pre_attn_scalar, 0 = head_dim */
+    double attn_scale;        /* 1/sqrt(attn_scalar) */
+    double embed_scale;       /* embeddings are multiplied by it, rounded to the type of activations; 1 = not */
     double attn_softcap, logit_softcap; /* 0 */
     double init_range;        /* initializer_range, for training from scratch */
     int32_t bos, eos[8], pad; /* -1 = none; eos ends at the first -1 */
@@ -42,8 +48,17 @@ int pw_model_config_eos(struct pw_model_config *c, const struct pw_value *json, 
  * add members). dtype: "float32", "bfloat16" or "float16" for torch_dtype, NULL = none. */
 void pw_model_config_write(const struct pw_model_config *c, const char *dtype, struct pw_json *w);
 int64_t pw_model_config_count(const struct pw_model_config *c); /* parameters */
-/* The seven linear modules of a block, in forward order, with their sizes: the one list of names that everybody uses. */
+int64_t pw_model_config_window(const struct pw_model_config *c, int layer); /* of this layer; 0 = it sees everything */
+
+/* The linear modules of a block, in forward order, with their sizes: the one list of names that everybody uses. A model has some of
+ * them: pw_linear_has. */
 enum pw_linear { PW_LIN_Q, PW_LIN_K, PW_LIN_V, PW_LIN_O, PW_LIN_GATE, PW_LIN_UP, PW_LIN_DOWN, PW_LIN_COUNT };
 const char *pw_linear_suffix(enum pw_linear l);                      /* "self_attn.q_proj" */
 void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in);
+
+/* The norms of a block, in forward order: before attention, of the heads of q and k, of what attention puts out, before and after the
+ * feed-forward half. A model has some of them. */
+enum pw_norm { PW_NORM_ATTN, PW_NORM_Q, PW_NORM_K, PW_NORM_ATTN_OUT, PW_NORM_MLP, PW_NORM_MLP_OUT, PW_NORM_COUNT };
+const char *pw_norm_suffix(const struct pw_model_config *c, enum pw_norm n);   /* "input_layernorm"; NULL: the model has none */
+int pw_norm_width(const struct pw_model_config *c, enum pw_norm n);            /* hidden or head_dim */
 #endif

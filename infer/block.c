@@ -54,6 +54,17 @@ static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_bloc
     take_statistics(k, &s->inv_mlp, 1, true);
     take(k, &s->gate, F);
     take(k, &s->up, F);
+    s->inv_q = s->inv_k = s->attn_out = s->inv_attn_out = s->mlp_out = s->inv_mlp_out = pw_none();
+    if (c->qk_norm) {
+        take_statistics(k, &s->inv_q, c->heads, false);
+        take_statistics(k, &s->inv_k, c->kv_heads, false);
+    }
+    if (c->post_norms) {
+        take(k, &s->attn_out, D);
+        take_statistics(k, &s->inv_attn_out, 1, true);
+        take(k, &s->mlp_out, D);
+        take_statistics(k, &s->inv_mlp_out, 1, true);
+    }
     for (int l = 0; l < PW_LIN_COUNT; l++)
         take(k, &s->xa[l], shape->ranks[l]);
 }
@@ -76,6 +87,10 @@ static void walk_work(struct taker *k, struct pw_work *w, const struct pw_block_
     if (shape->backward) {
         take(k, &w->dh, D);
         take(k, &w->glu, F);
+        if (c->qk_norm) {
+            take(k, &w->q_again, q);
+            take(k, &w->k_again, kv);
+        }
         w->dq = w->q, w->dk = w->k, w->dv = w->v, w->dattn = w->attn, w->dgate = w->gate, w->dup = w->up;
     }
 }
@@ -198,9 +213,49 @@ static int rotate(const struct block *k, struct pw_tensor t, int heads, int dire
     return 0;
 }
 
-static struct pw_attn attn_of(const struct pw_model_config *c)
+static int norm(const struct block *k, enum pw_norm n, struct pw_tensor out, struct pw_tensor inv, struct pw_tensor x)
 {
-    return (struct pw_attn){.scale = c->attn_scale, .window = c->window, .softcap = c->attn_softcap};
+    PW_TRY(pw_rmsnorm_fwd(k->dev, out, inv, x, k->layer->norm[n], k->c->norm_eps, k->c->norm_offset), "layer %d: %s", k->index, pw_norm_suffix(k->c, n));
+    return 0;
+}
+
+static int norm_back(const struct block *k, enum pw_norm n, struct pw_tensor dx, const struct pw_block_grads *grads, struct pw_tensor dout, struct pw_tensor x,
+                     struct pw_tensor inv)
+{
+    PW_TRY(pw_rmsnorm_bwd(k->dev, dx, grads->dnorm[n], dout, x, k->layer->norm[n], inv, k->c->norm_offset), "layer %d: backward of %s", k->index,
+           pw_norm_suffix(k->c, n));
+    return 0;
+}
+
+/* (T, H * d) as rows of heads, (T * H, d), and their statistics (T, H) as one vector. */
+static struct pw_tensor heads_of(const struct block *k, struct pw_tensor t)
+{
+    return pw_tensor2(t.data, t.dtype, pw_count(t) / k->c->head_dim, k->c->head_dim);
+}
+
+static struct pw_tensor flat(struct pw_tensor t)
+{
+    return t.data ? pw_tensor1(t.data, t.dtype, pw_count(t)) : t;
+}
+
+/* out = rope(norm(x)) for q or k of a model that normalises heads. */
+static int norm_heads(const struct block *k, enum pw_norm n, struct pw_tensor out, struct pw_tensor inv, struct pw_tensor x, int heads)
+{
+    PW_PASS(norm(k, n, heads_of(k, out), inv, heads_of(k, x)));
+    return rotate(k, out, heads, 1);
+}
+
+/* dq, gradient of rope(norm(x)), becomes that of x, in `into`. */
+static int norm_heads_back(const struct block *k, enum pw_norm n, struct pw_tensor into, struct pw_tensor dq, struct pw_tensor x, struct pw_tensor inv,
+                           const struct pw_block_grads *grads)
+{
+    PW_PASS(pw_fill(k->dev, into, 0));
+    return norm_back(k, n, heads_of(k, into), grads, heads_of(k, dq), heads_of(k, x), inv);
+}
+
+static struct pw_attn attn_of(const struct block *k)
+{
+    return (struct pw_attn){.scale = k->c->attn_scale, .window = pw_model_config_window(k->c, k->index), .softcap = k->c->attn_softcap};
 }
 
 static enum pw_act act_of(const struct pw_model_config *c)
@@ -208,21 +263,38 @@ static enum pw_act act_of(const struct pw_model_config *c)
     return c->gelu ? PW_ACT_GELU_TANH : PW_ACT_SILU;
 }
 
+/* x += y, through the norm of what a half puts out if there is one; that one reads y from where backward will. */
+static int add_half(const struct block *k, struct pw_tensor x, enum pw_norm n, struct pw_tensor h, struct pw_tensor inv, struct pw_tensor y)
+{
+    if (k->c->post_norms)
+        PW_PASS(norm(k, n, h, inv, y));
+    return pw_axpy(k->dev, x, h, 1.0);
+}
+
 static int attention_forward(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
 {
     const struct pw_model_config *c = k->c;
     const struct pw_tensor *xa = saved ? saved->xa : w->xa;
-    const struct pw_tensor h = first(k, w->h), q = first(k, saved ? saved->q : w->q), key = first(k, saved ? saved->k : w->k),
-                           value = first(k, saved ? saved->v : w->v), a = first(k, saved ? saved->attn : w->attn);
+    const struct pw_tensor h = first(k, w->h), value = first(k, saved ? saved->v : w->v), a = first(k, saved ? saved->attn : w->attn);
     const struct pw_tensor inv = saved ? first(k, saved->inv_attn) : pw_none(), lse = saved ? first(k, saved->lse) : pw_none();
-    const struct pw_attn attn = attn_of(c);
+    const struct pw_tensor out = saved && c->post_norms ? first(k, saved->attn_out) : h, inv_out = saved ? first(k, saved->inv_attn_out) : pw_none();
+    const struct pw_attn attn = attn_of(k);
+    struct pw_tensor q = first(k, saved ? saved->q : w->q), key = first(k, saved ? saved->k : w->k);
 
-    PW_TRY(pw_rmsnorm_fwd(k->dev, h, inv, x, k->layer->norm_attn, c->norm_eps, c->norm_offset), "layer %d: input norm", k->index);
+    PW_PASS(norm(k, PW_NORM_ATTN, h, inv, x));
     PW_PASS(linear(k, PW_LIN_Q, q, h, xa));
     PW_PASS(linear(k, PW_LIN_K, key, h, xa));
     PW_PASS(linear(k, PW_LIN_V, value, h, xa));
-    PW_PASS(rotate(k, q, c->heads, 1));
-    PW_PASS(rotate(k, key, c->kv_heads, 1));
+    if (c->qk_norm) {
+        const struct pw_tensor inv_q = saved ? flat(first(k, saved->inv_q)) : pw_none(), inv_k = saved ? flat(first(k, saved->inv_k)) : pw_none();
+        PW_PASS(norm_heads(k, PW_NORM_Q, first(k, w->q), inv_q, q, c->heads));
+        PW_PASS(norm_heads(k, PW_NORM_K, first(k, w->k), inv_k, key, c->kv_heads));
+        q = first(k, w->q);
+        key = first(k, w->k);
+    } else {
+        PW_PASS(rotate(k, q, c->heads, 1));
+        PW_PASS(rotate(k, key, c->kv_heads, 1));
+    }
 
     struct pw_tensor keys = pw_split_heads(key, c->kv_heads), values = pw_split_heads(value, c->kv_heads);
     if (k->b->kv_rows.data) {
@@ -233,8 +305,8 @@ static int attention_forward(const struct block *k, struct pw_tensor x, struct p
     }
     PW_TRY(pw_attn_fwd(k->dev, pw_split_heads(a, c->heads), lse, pw_split_heads(q, c->heads), keys, values, k->b->seqs, &attn),
            "layer %d: attention", k->index);
-    PW_PASS(linear(k, PW_LIN_O, h, a, xa));
-    return pw_axpy(k->dev, x, h, 1.0);
+    PW_PASS(linear(k, PW_LIN_O, out, a, xa));
+    return add_half(k, x, PW_NORM_ATTN_OUT, h, inv_out, out);
 }
 
 static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
@@ -244,13 +316,14 @@ static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work
     const struct pw_tensor h = first(k, w->h), gate = first(k, saved ? saved->gate : w->gate), up = first(k, saved ? saved->up : w->up);
     const struct pw_tensor product = first(k, w->gate);   /* gate itself when nothing is saved */
     const struct pw_tensor inv = saved ? first(k, saved->inv_mlp) : pw_none();
+    const struct pw_tensor out = saved && c->post_norms ? first(k, saved->mlp_out) : h, inv_out = saved ? first(k, saved->inv_mlp_out) : pw_none();
 
-    PW_TRY(pw_rmsnorm_fwd(k->dev, h, inv, x, k->layer->norm_mlp, c->norm_eps, c->norm_offset), "layer %d: post-attention norm", k->index);
+    PW_PASS(norm(k, PW_NORM_MLP, h, inv, x));
     PW_PASS(linear(k, PW_LIN_GATE, gate, h, xa));
     PW_PASS(linear(k, PW_LIN_UP, up, h, xa));
     PW_TRY(pw_glu_fwd(k->dev, product, gate, up, act_of(c)), "layer %d: gated product", k->index);
-    PW_PASS(linear(k, PW_LIN_DOWN, h, product, xa));
-    return pw_axpy(k->dev, x, h, 1.0);
+    PW_PASS(linear(k, PW_LIN_DOWN, out, product, xa));
+    return add_half(k, x, PW_NORM_MLP_OUT, h, inv_out, out);
 }
 
 int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved)
@@ -276,6 +349,18 @@ static int linear_back(const struct block *k, enum pw_linear l, struct pw_tensor
     return 0;
 }
 
+/* The gradient of what a half put out, from dx, that of what was added: the same, or through its norm, into `into`. */
+static int half_back(const struct block *k, enum pw_norm n, struct pw_tensor *dout, struct pw_tensor into, struct pw_tensor dx, struct pw_tensor x,
+                     struct pw_tensor inv, const struct pw_block_grads *grads)
+{
+    *dout = dx;
+    if (!k->c->post_norms)
+        return 0;
+    *dout = into;
+    PW_PASS(pw_fill(k->dev, into, 0));
+    return norm_back(k, n, into, grads, dx, x, inv);
+}
+
 /* x += f(x) passes dx on as it is and adds what comes back through f: dx holds the gradient of the block's output and, after each half, of that half's input. */
 static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
 {
@@ -283,46 +368,62 @@ static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_wo
     const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), gate = first(k, s->gate), up = first(k, s->up), x_mid = first(k, s->x_mid);
     const struct pw_tensor product = first(k, w->gate), dproduct = first(k, w->glu);  /* product's memory becomes dgate */
     const struct pw_tensor dgate = first(k, w->dgate), dup = first(k, w->dup);
+    struct pw_tensor dout;
 
+    PW_PASS(half_back(k, PW_NORM_MLP_OUT, &dout, dh, dx, first(k, s->mlp_out), first(k, s->inv_mlp_out), grads));
     PW_PASS(pw_glu_fwd(k->dev, product, gate, up, act_of(c)));
     PW_PASS(pw_fill(k->dev, dproduct, 0));
-    PW_PASS(linear_back(k, PW_LIN_DOWN, dproduct, dx, product, s, grads));
+    PW_PASS(linear_back(k, PW_LIN_DOWN, dproduct, dout, product, s, grads));
     PW_PASS(pw_fill(k->dev, dgate, 0));
     PW_PASS(pw_fill(k->dev, dup, 0));
     PW_PASS(pw_glu_bwd(k->dev, dgate, dup, dproduct, gate, up, act_of(c)));
 
-    PW_PASS(pw_rmsnorm_fwd(k->dev, h, pw_none(), x_mid, k->layer->norm_mlp, c->norm_eps, c->norm_offset));
+    PW_PASS(norm(k, PW_NORM_MLP, h, pw_none(), x_mid));
     PW_PASS(pw_fill(k->dev, dh, 0));
     PW_PASS(linear_back(k, PW_LIN_GATE, dh, dgate, h, s, grads));
     PW_PASS(linear_back(k, PW_LIN_UP, dh, dup, h, s, grads));
-    return pw_rmsnorm_bwd(k->dev, dx, grads->dnorm_mlp, dh, x_mid, k->layer->norm_mlp, first(k, s->inv_mlp), c->norm_offset);
+    return norm_back(k, PW_NORM_MLP, dx, grads, dh, x_mid, first(k, s->inv_mlp));
 }
 
 static int attention_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
 {
     const struct pw_model_config *c = k->c;
     const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), a = first(k, s->attn), da = first(k, w->dattn), x_in = first(k, s->x_in);
-    const struct pw_tensor dq = first(k, w->dq), dk = first(k, w->dk), dv = first(k, w->dv);
-    const struct pw_attn attn = attn_of(c);
+    const struct pw_tensor q_in = first(k, s->q), k_in = first(k, s->k), dv = first(k, w->dv);
+    const struct pw_attn attn = attn_of(k);
+    struct pw_tensor dout, q = q_in, key = k_in, dq = first(k, w->dq), dk = first(k, w->dk);
 
+    PW_PASS(half_back(k, PW_NORM_ATTN_OUT, &dout, dh, dx, first(k, s->attn_out), first(k, s->inv_attn_out), grads));
     PW_PASS(pw_fill(k->dev, da, 0));
-    PW_PASS(linear_back(k, PW_LIN_O, da, dx, a, s, grads));
+    PW_PASS(linear_back(k, PW_LIN_O, da, dout, a, s, grads));
+    if (c->qk_norm) {
+        q = first(k, w->q_again);
+        key = first(k, w->k_again);
+        PW_PASS(norm_heads(k, PW_NORM_Q, q, pw_none(), q_in, c->heads));
+        PW_PASS(norm_heads(k, PW_NORM_K, key, pw_none(), k_in, c->kv_heads));
+    }
     PW_PASS(pw_fill(k->dev, dq, 0));
     PW_PASS(pw_fill(k->dev, dk, 0));
     PW_PASS(pw_fill(k->dev, dv, 0));
     PW_TRY(pw_attn_bwd(k->dev, pw_split_heads(dq, c->heads), pw_split_heads(dk, c->kv_heads), pw_split_heads(dv, c->kv_heads),
-                       pw_split_heads(da, c->heads), pw_split_heads(a, c->heads), first(k, s->lse), pw_split_heads(first(k, s->q), c->heads),
-                       pw_split_heads(first(k, s->k), c->kv_heads), pw_split_heads(first(k, s->v), c->kv_heads), k->b->seqs, &attn),
+                       pw_split_heads(da, c->heads), pw_split_heads(a, c->heads), first(k, s->lse), pw_split_heads(q, c->heads),
+                       pw_split_heads(key, c->kv_heads), pw_split_heads(first(k, s->v), c->kv_heads), k->b->seqs, &attn),
            "layer %d: backward of attention", k->index);
     PW_PASS(rotate(k, dq, c->heads, -1));
     PW_PASS(rotate(k, dk, c->kv_heads, -1));
+    if (c->qk_norm) {          /* q and key are not needed any more: their memory takes what comes out of the norms */
+        PW_PASS(norm_heads_back(k, PW_NORM_Q, q, dq, q_in, flat(first(k, s->inv_q)), grads));
+        PW_PASS(norm_heads_back(k, PW_NORM_K, key, dk, k_in, flat(first(k, s->inv_k)), grads));
+        dq = q;
+        dk = key;
+    }
 
-    PW_PASS(pw_rmsnorm_fwd(k->dev, h, pw_none(), x_in, k->layer->norm_attn, c->norm_eps, c->norm_offset));
+    PW_PASS(norm(k, PW_NORM_ATTN, h, pw_none(), x_in));
     PW_PASS(pw_fill(k->dev, dh, 0));
     PW_PASS(linear_back(k, PW_LIN_Q, dh, dq, h, s, grads));
     PW_PASS(linear_back(k, PW_LIN_K, dh, dk, h, s, grads));
     PW_PASS(linear_back(k, PW_LIN_V, dh, dv, h, s, grads));
-    return pw_rmsnorm_bwd(k->dev, dx, grads->dnorm_attn, dh, x_in, k->layer->norm_attn, first(k, s->inv_attn), c->norm_offset);
+    return norm_back(k, PW_NORM_ATTN, dx, grads, dh, x_in, first(k, s->inv_attn));
 }
 
 int pw_block_backward(struct pw_model *m, int layer, struct pw_tensor dx, const struct pw_block_batch *b, struct pw_work *w,

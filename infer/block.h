@@ -1,8 +1,8 @@
 /* One transformer block, forward and backward: the mathematics of the project exists here once, for inference, evaluation and training.
  *
  * x is the residual stream (T, D) of activations, updated in place:
- *     h = rmsnorm(x); q, k, v = linears(h); rope; [k, v go to the KV pool]; a = attention; x += o(a)
- *     h = rmsnorm(x); f = act(gate(h)) * up(h); x += down(f)
+ *     h = rmsnorm(x); q, k, v = linears(h); [rmsnorm of the heads of q and k]; rope; [k, v go to the KV pool]; a = attention; x += [rmsnorm] o(a)
+ *     h = rmsnorm(x); f = act(gate(h)) * up(h); x += [rmsnorm] down(f)
  * With `saved` the activations that backward needs are kept there; NULL in inference. Gradient checkpointing is: keep only the block's
  * input, and call pw_block_forward again with a saved slot before pw_block_backward. Sizes are pure functions of the config. */
 #ifndef PW_INFER_BLOCK_H
@@ -11,13 +11,16 @@
 #include "infer/model.h"
 
 struct pw_saved {              /* what one block keeps for backward, (T, .) each: activations, but for inv and lse in f32 */
-    struct pw_tensor x_in, inv_attn, q, k, v, attn, lse, x_mid, inv_mlp, gate, up;
+    struct pw_tensor x_in, inv_attn, q, k, v, attn, lse, x_mid, inv_mlp, gate, up;  /* q, k: with norms of their own, before these */
+    struct pw_tensor inv_q, inv_k;             /* (T * heads), with norms of q and k */
+    struct pw_tensor attn_out, inv_attn_out, mlp_out, inv_mlp_out;   /* with norms of outputs: what goes into them */
     struct pw_tensor xa[PW_LIN_COUNT];   /* (T, R) of linears with an adapter */
 };
 struct pw_work {               /* scratch of a block: reused by every block; (T, .) */
     struct pw_tensor h, q, k, v, attn, lse, gate, up, xa[PW_LIN_COUNT];
     /* backward only; dq, dk, dv, dattn, dgate and dup are the memory of q, k, v, attn, gate and up, which are free by then */
     struct pw_tensor dh, dq, dk, dv, dattn, dgate, dup, glu;
+    struct pw_tensor q_again, k_again;     /* with norms of q and k: these after norm and rope, made again; then gradients of what goes into the norms */
 };
 struct pw_block_batch {        /* the rows of this pass */
     int64_t tokens;
@@ -51,7 +54,7 @@ int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const st
 /* Gradients of one block's parameters; each tensor may be none. */
 struct pw_block_grads {
     struct pw_tensor da[PW_LIN_COUNT], db[PW_LIN_COUNT];   /* adapters */
-    struct pw_tensor dw[PW_LIN_COUNT], dnorm_attn, dnorm_mlp; /* full training */
+    struct pw_tensor dw[PW_LIN_COUNT], dnorm[PW_NORM_COUNT]; /* full training */
 };
 /* dx (T, D): in: gradient of the block's output; out: of its input (in place). Parameter gradients are added to. */
 int pw_block_backward(struct pw_model *m, int layer, struct pw_tensor dx, const struct pw_block_batch *b, struct pw_work *w,

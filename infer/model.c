@@ -226,10 +226,13 @@ static int collect_layer(struct pw_model *m, int i)
     struct pw_checkpoint *c = m->checkpoint;
     struct pw_layer *layer = &m->layers[i];
     char name[160];
-    snprintf(name, sizeof name, "model.layers.%d.input_layernorm.weight", i);
-    PW_PASS(pw_checkpoint_tensor(c, name, m->config.hidden, 0, &layer->norm_attn));
-    snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.weight", i);
-    PW_PASS(pw_checkpoint_tensor(c, name, m->config.hidden, 0, &layer->norm_mlp));
+    for (int n = 0; n < PW_NORM_COUNT; n++) {
+        layer->norm[n] = pw_none();
+        if (!pw_norm_suffix(&m->config, n))
+            continue;
+        snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_norm_suffix(&m->config, n));
+        PW_PASS(pw_checkpoint_tensor(c, name, pw_norm_width(&m->config, n), 0, &layer->norm[n]));
+    }
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         int64_t n_out, n_in;
         pw_linear_shape(&m->config, l, &n_out, &n_in);
@@ -306,7 +309,8 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     if (own_head(m, p))
         bytes += weight_need(p, &m->head, HEAD);
     for (int i = 0; i < k->layers; i++) {
-        bytes += 2 * norm;
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            bytes += pw_norm_suffix(k, n) ? pw_pool_round((size_t)pw_norm_width(k, n) * sizeof(float)) : 0;
         for (int l = 0; l < PW_LIN_COUNT; l++)
             bytes += weight_need(p, &m->layers[i].linear[l], BLOCK);
     }
@@ -369,8 +373,9 @@ static int place(struct pw_model *m, struct plan *p)
     PW_PASS(place_tensor(m, p, &m->norm_final, PW_F32));
     for (int i = 0; i < k->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
-        PW_PASS(place_tensor(m, p, &layer->norm_attn, PW_F32));
-        PW_PASS(place_tensor(m, p, &layer->norm_mlp, PW_F32));
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            if (layer->norm[n].data)
+                PW_PASS(place_tensor(m, p, &layer->norm[n], PW_F32));
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             if (layer->linear[l].bias)
                 PW_PASS(make_bias(m, p, i, l));
@@ -409,7 +414,8 @@ void pw_model_count_bytes(struct pw_model *m)
     m->weight_bytes = pw_bytes(m->embed) + pw_bytes(m->norm_final) + (m->head.data == m->embed.data ? 0 : pw_weight_bytes(&m->head));
     for (int i = 0; i < k->layers; i++) {
         const struct pw_layer *layer = &m->layers[i];
-        m->weight_bytes += pw_bytes(layer->norm_attn) + pw_bytes(layer->norm_mlp);
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            m->weight_bytes += layer->norm[n].data ? pw_bytes(layer->norm[n]) : 0;
         for (int l = 0; l < PW_LIN_COUNT; l++)
             m->weight_bytes += pw_weight_bytes(&layer->linear[l]) + (layer->linear[l].bias ? (size_t)layer->linear[l].n_out * sizeof(float) : 0);
     }
@@ -452,7 +458,8 @@ static void shape(struct pw_model *m, const struct plan *p)
     shape_weight(p, &m->head, HEAD);
     m->norm_final.dtype = PW_F32;
     for (int i = 0; i < m->config.layers; i++) {
-        m->layers[i].norm_attn.dtype = m->layers[i].norm_mlp.dtype = PW_F32;
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            m->layers[i].norm[n].dtype = PW_F32;
         for (int l = 0; l < PW_LIN_COUNT; l++)
             shape_weight(p, &m->layers[i].linear[l], BLOCK);
     }
@@ -525,6 +532,12 @@ void pw_model_free(struct pw_model *m)
     pw_arena_free(&m->arena);
     pw_checkpoint_close(m->checkpoint);
     pw_free(m);
+}
+
+double pw_model_embed_scale(const struct pw_model *m)
+{
+    const double x = m->config.embed_scale;
+    return m->embed.dtype == PW_F64 ? x : m->dev->act == PW_BF16 ? (double)pw_bf16_to_f32(pw_f32_to_bf16((float)x)) : (double)(float)x;
 }
 
 /* ---- adapters ------------------------------------------------------------------------------------------------------- */

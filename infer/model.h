@@ -12,7 +12,7 @@
 #include "lora/adapter.h"
 
 struct pw_layer {
-    struct pw_tensor norm_attn, norm_mlp;              /* (D) f32 */
+    struct pw_tensor norm[PW_NORM_COUNT];              /* (D), of q and k (d), f32; none where the model has none */
     struct pw_weight linear[PW_LIN_COUNT];             /* q k v o gate up down; ->lora set by pw_model_attach */
 };
 struct pw_model {
@@ -48,6 +48,7 @@ void pw_model_free(struct pw_model *m);
 /* Hangs the adapter's low-rank pairs on the linears (NULL takes them off). The adapter must outlive its use. A module that the model
  * does not have, or of another shape, is an error that names it. */
 int pw_model_attach(struct pw_model *m, const struct pw_adapter *a);
+double pw_model_embed_scale(const struct pw_model *m); /* what embeddings are multiplied by: the config's scale in the type of activations */
 struct pw_weight *pw_model_linear(struct pw_model *m, const char *module); /* "model.layers.3.mlp.up_proj"; NULL = no such */
 /* A fresh model from a config alone (weights normal(0, init_range), norms 1), trainable, for training from scratch. */
 int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed);
@@ -56,7 +57,7 @@ int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const str
 /* The same in another type: f64 on the ref device, for gradient checks. */
 int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type);
 /* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving: the embedding; per layer
- * norm_attn, q, k, v, o, norm_mlp, gate, up, down; the final norm; the head unless it is tied (then the gradients of both uses are
+ * norms and linears in forward order (input norm, q, k, v, norms of q and k, o, ...); the final norm; the head unless it is tied (then the gradients of both uses are
  * added into the embedding's). Names are those of Hugging Face. */
 struct pw_param { const char *name; struct pw_tensor value; };
 int pw_model_params(struct pw_model *m, struct pw_param **params, size_t *n);  /* in m->arena */

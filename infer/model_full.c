@@ -14,9 +14,16 @@
 
 /* ---- full training -------------------------------------------------------------------------------------------------- */
 
+/* Parameters of a block in forward order: a norm, or (norm = PW_NORM_COUNT) a linear. */
+static const struct part { enum pw_norm norm; enum pw_linear linear; } parts[] = {
+    {PW_NORM_ATTN, 0}, {PW_NORM_COUNT, PW_LIN_Q}, {PW_NORM_COUNT, PW_LIN_K}, {PW_NORM_COUNT, PW_LIN_V}, {PW_NORM_Q, 0}, {PW_NORM_K, 0},
+    {PW_NORM_COUNT, PW_LIN_O}, {PW_NORM_ATTN_OUT, 0}, {PW_NORM_MLP, 0}, {PW_NORM_COUNT, PW_LIN_GATE}, {PW_NORM_COUNT, PW_LIN_UP},
+    {PW_NORM_COUNT, PW_LIN_DOWN}, {PW_NORM_MLP_OUT, 0}};
+enum { PARTS = sizeof parts / sizeof parts[0] };
+
 static size_t params_of(const struct pw_model *m)
 {
-    return 2 + (m->config.tied ? 0 : 1) + (size_t)m->config.layers * (2 + PW_LIN_COUNT);
+    return 2 + (m->config.tied ? 0 : 1) + (size_t)m->config.layers * PARTS;
 }
 
 static struct pw_tensor weight_view(const struct pw_weight *w)
@@ -33,11 +40,12 @@ static int list_params(struct pw_model *m, struct pw_arena *arena, struct pw_par
     p[n++] = (struct pw_param){"model.embed_tokens.weight", m->embed};
     for (int i = 0; i < m->config.layers; i++) {
         const struct pw_layer *layer = &m->layers[i];
-        p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.input_layernorm.weight", i), layer->norm_attn};
-        for (int l = 0; l < PW_LIN_COUNT; l++) {
-            if (l == PW_LIN_GATE)
-                p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.post_attention_layernorm.weight", i), layer->norm_mlp};
-            p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.%s.weight", i, pw_linear_suffix(l)), weight_view(&layer->linear[l])};
+        for (int k = 0; k < PARTS; k++) {
+            const bool is_norm = parts[k].norm != PW_NORM_COUNT;
+            const char *suffix = is_norm ? pw_norm_suffix(&m->config, parts[k].norm) : pw_linear_suffix(parts[k].linear);
+            if (suffix)
+                p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.%s.weight", i, suffix),
+                                           is_norm ? layer->norm[parts[k].norm] : weight_view(&layer->linear[parts[k].linear])};
         }
     }
     p[n++] = (struct pw_param){"model.norm.weight", m->norm_final};
@@ -82,8 +90,11 @@ static int fresh(struct pw_model *m, void **data, int64_t count, enum pw_dtype t
 static size_t bytes_of(const struct pw_model_config *config, size_t size)
 {
     const size_t norm = pw_pool_round((size_t)config->hidden * size);
-    size_t bytes = norm * (size_t)(1 + 2 * config->layers) + pw_pool_round((size_t)(config->vocab * config->hidden) * size) * (config->tied ? 1 : 2);
+    size_t bytes = norm + pw_pool_round((size_t)(config->vocab * config->hidden) * size) * (config->tied ? 1 : 2);
     bytes += 2 * pw_pool_round((size_t)config->context * (size_t)(config->head_dim / 2) * size);
+    for (int n = 0; n < PW_NORM_COUNT; n++)
+        if (pw_norm_suffix(config, n))
+            bytes += pw_pool_round((size_t)pw_norm_width(config, n) * size) * (size_t)config->layers;
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         int64_t n_out, n_in;
         pw_linear_shape(config, l, &n_out, &n_in);
@@ -105,7 +116,8 @@ int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const str
     m->head = pw_weight_dense(m->embed);
     for (int i = 0; i < config->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
-        layer->norm_attn = layer->norm_mlp = pw_tensor1(NULL, PW_F32, D);
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            layer->norm[n] = pw_norm_suffix(config, n) ? pw_tensor1(NULL, PW_F32, pw_norm_width(config, n)) : pw_none();
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             int64_t n_out, n_in;
             pw_linear_shape(config, l, &n_out, &n_in);
@@ -144,16 +156,20 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
     m->embed = pw_tensor2(data, type, V, D);
     for (int i = 0; i < config->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
-        PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
-        layer->norm_attn = pw_tensor1(data, type, D);
+        for (int n = 0; n < PW_NORM_COUNT; n++) {
+            layer->norm[n] = pw_none();
+            if (!pw_norm_suffix(config, n))
+                continue;
+            const int width = pw_norm_width(config, n);
+            PW_PASS_OUT(fresh(m, &data, width, type, ones, 0, still));
+            layer->norm[n] = pw_tensor1(data, type, width);
+        }
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             int64_t n_out, n_in;
             pw_linear_shape(config, l, &n_out, &n_in);
             PW_PASS_OUT(fresh(m, &data, n_out * n_in, type, 0, deviation, STREAM));
             layer->linear[l] = pw_weight_dense(pw_tensor2(data, type, n_out, n_in));
         }
-        PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
-        layer->norm_mlp = pw_tensor1(data, type, D);
     }
     PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
     m->norm_final = pw_tensor1(data, type, D);

@@ -375,7 +375,7 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
 
     PW_PASS(pw_embed_fwd(m->dev, x, m->embed, ids));
     if (c->embed_scale != 1.0)
-        PW_PASS(pw_scale(m->dev, x, c->embed_scale));
+        PW_PASS(pw_scale(m->dev, x, pw_model_embed_scale(m)));
     for (int i = 0; i < c->layers; i++) {
         b.k_pool = s->k_pool[i];
         b.v_pool = s->v_pool[i];

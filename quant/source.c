@@ -26,8 +26,12 @@ enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum 
         return PW_ROLE_DENSE;
     if (sscanf(name, "model.layers.%9d.%n", &layer, &used) != 1 || used == 0 || layer < 0 || layer >= c->layers)
         return PW_ROLE_UNKNOWN;
-    if (!strcmp(name + used, "input_layernorm.weight") || !strcmp(name + used, "post_attention_layernorm.weight"))
-        return PW_ROLE_DENSE;
+    for (int k = 0; k < PW_NORM_COUNT; k++) {
+        const char *suffix = pw_norm_suffix(c, (enum pw_norm)k);
+        const size_t n = suffix ? strlen(suffix) : 0;
+        if (suffix && strncmp(name + used, suffix, n) == 0 && !strcmp(name + used + n, ".weight"))
+            return PW_ROLE_DENSE;
+    }
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         const char *suffix = pw_linear_suffix((enum pw_linear)l);
         size_t n = strlen(suffix);

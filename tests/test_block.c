@@ -30,13 +30,10 @@ static void check_gradient(struct whole *w, const char *name, struct pw_tensor v
     }
 }
 
-static void whole_gradient(bool tied, double dropout, bool interleaved, int64_t window)
+static void gradients(struct pw_model_config c, double dropout)
 {
-    struct pw_model_config c = whole_config(tied);
     struct whole w;
     char name[64];
-    c.rope_interleaved = interleaved;
-    c.window = window;
     whole_open(&w, "ref", &c, PW_F64, 3, packed, 11);
     w.batch.train = dropout > 0;
     w.batch.drop_p = dropout;
@@ -54,20 +51,60 @@ static void whole_gradient(bool tied, double dropout, bool interleaved, int64_t 
             check_gradient(&w, name, w.lora[i][l].a, w.grads[i].da[l], &adapter);
             check_gradient(&w, name, w.lora[i][l].b, w.grads[i].db[l], &adapter);
         }
-        check_gradient(&w, "norm_attn", layer->norm_attn, w.grads[i].dnorm_attn, &largest);
-        check_gradient(&w, "norm_mlp", layer->norm_mlp, w.grads[i].dnorm_mlp, &largest);
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            if (layer->norm[n].data)
+                check_gradient(&w, pw_norm_suffix(&c, n), layer->norm[n], w.grads[i].dnorm[n], &largest);
     }
     check_gradient(&w, "final norm", w.m->norm_final, w.dnorm_final, &largest);
     check_gradient(&w, "embedding", w.m->embed, w.dembed, &largest);
-    if (!tied)
+    if (!c.tied)
         check_gradient(&w, "head", pw_tensor2((void *)(uintptr_t)w.m->head.data, PW_F64, c.vocab, c.hidden), w.dhead, &largest);
     ck_assert(largest > 0.05 && adapter > 0.05);     /* the bound above must mean something */
     whole_close(&w);
 }
 
+static void whole_gradient(bool tied, double dropout, bool interleaved, int64_t window)
+{
+    struct pw_model_config c = whole_config(tied);
+    c.rope_interleaved = interleaved;
+    c.window = window;
+    gradients(c, dropout);
+}
+
 START_TEST(gradient_of_everything_untied) { whole_gradient(false, 0, false, 0); } END_TEST
 START_TEST(gradient_of_everything_tied) { whole_gradient(true, 0, true, 0); } END_TEST
 START_TEST(gradient_with_dropout_and_window) { whole_gradient(false, 0.3, false, 3); } END_TEST
+
+/* What families add to the block: norms of heads, and all that Gemma has, with a window in the first layer alone. */
+static struct pw_model_config qwen3_config(void)
+{
+    struct pw_model_config c = whole_config(false);
+    c.qk_norm = true;
+    return c;
+}
+
+static struct pw_model_config gemma_config(void)
+{
+    struct pw_model_config c = whole_config(true);
+    c.post_norms = c.gelu = true;
+    c.norm_offset = 1;
+    c.embed_scale = sqrt(c.hidden);
+    c.attn_softcap = 1.5;      /* low enough to bend scores and logits of this size */
+    c.logit_softcap = 2;
+    c.window = 3;
+    c.full[0] = 2;
+    return c;
+}
+
+START_TEST(gradient_with_norms_of_heads) { gradients(qwen3_config(), 0); } END_TEST
+START_TEST(gradient_of_gemma) { gradients(gemma_config(), 0.3); } END_TEST
+START_TEST(gradient_of_gemma_with_norms_of_heads)
+{
+    struct pw_model_config c = gemma_config();
+    c.qk_norm = true;
+    gradients(c, 0);
+}
+END_TEST
 
 static bool same(struct pw_tensor a, struct pw_tensor b)
 {
@@ -77,7 +114,8 @@ static bool same(struct pw_tensor a, struct pw_tensor b)
 START_TEST(recomputed_backward_equals_saved)
 {
     struct whole w, again;
-    const struct pw_model_config c = whole_config(true);
+    struct pw_model_config c = _i == 0 ? whole_config(true) : gemma_config();
+    c.qk_norm = _i == 2;
     whole_open(&w, "cpu", &c, PW_F32, 3, packed, 3);
     whole_open(&again, "cpu", &c, PW_F32, 3, packed, 3);
     w.batch.train = again.batch.train = true;
@@ -90,7 +128,8 @@ START_TEST(recomputed_backward_equals_saved)
         for (int l = 0; l < PW_LIN_COUNT; l++)
             ck_assert(same(w.grads[i].dw[l], again.grads[i].dw[l]) && same(w.grads[i].da[l], again.grads[i].da[l]) &&
                       same(w.grads[i].db[l], again.grads[i].db[l]));
-        ck_assert(same(w.grads[i].dnorm_attn, again.grads[i].dnorm_attn) && same(w.grads[i].dnorm_mlp, again.grads[i].dnorm_mlp));
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            ck_assert(same(w.grads[i].dnorm[n], again.grads[i].dnorm[n]));
     }
     whole_close(&w);
     whole_close(&again);
@@ -155,7 +194,8 @@ END_TEST
 
 START_TEST(sizes_are_what_is_taken)
 {
-    const struct pw_model_config c = whole_config(false);
+    struct pw_model_config c = _i == 0 ? whole_config(false) : gemma_config();
+    c.qk_norm = _i == 2;
     const struct pw_block_shape shape = {.config = &c, .tokens = 9, .ranks = {3, 0, 3, 0, 5, 5, 1}, .backward = true, .type = PW_F32};
     struct pw_dev *dev;
     struct pw_pool pool;
@@ -241,14 +281,16 @@ START_TEST(parameters_are_listed_once)
         struct pw_param *params;
         size_t n;
         int64_t total = 0;
-        const struct pw_model_config c = whole_config(tied);
+        struct pw_model_config c = _i == 0 ? whole_config(tied) : gemma_config();
+        c.tied = tied;
+        c.qk_norm = _i == 2;
         whole_open(&w, "cpu", &c, PW_F32, 0, packed, 1);
         ck_assert_int_eq(pw_model_params(w.m, &params, &n), 0);
         for (size_t i = 0; i < n; i++)
             total += pw_count(params[i].value);
         ck_assert_int_eq(total, pw_model_config_count(&c));
         ck_assert_str_eq(params[0].name, "model.embed_tokens.weight");
-        ck_assert_str_eq(params[7].name, "model.layers.0.mlp.gate_proj.weight");
+        ck_assert_str_eq(params[_i == 0 ? 7 : _i == 1 ? 8 : 10].name, "model.layers.0.mlp.gate_proj.weight");
         ck_assert_str_eq(params[n - 1].name, tied ? "model.norm.weight" : "lm_head.weight");
         whole_close(&w);
     }
@@ -263,13 +305,16 @@ int main(void)
     tcase_add_test(t, gradient_of_everything_untied);
     tcase_add_test(t, gradient_of_everything_tied);
     tcase_add_test(t, gradient_with_dropout_and_window);
-    tcase_add_test(t, recomputed_backward_equals_saved);
+    tcase_add_test(t, gradient_with_norms_of_heads);
+    tcase_add_test(t, gradient_of_gemma);
+    tcase_add_test(t, gradient_of_gemma_with_norms_of_heads);
+    tcase_add_loop_test(t, recomputed_backward_equals_saved, 0, 3);
     tcase_add_test(t, packed_equals_separate);
     tcase_add_test(t, cpu_is_near_ref);
-    tcase_add_test(t, sizes_are_what_is_taken);
+    tcase_add_loop_test(t, sizes_are_what_is_taken, 0, 3);
     tcase_add_test(t, rope_frequencies);
     tcase_add_test(t, module_names);
-    tcase_add_test(t, parameters_are_listed_once);
+    tcase_add_loop_test(t, parameters_are_listed_once, 0, 3);
     suite_add_tcase(s, t);
     return test_run(s);
 }

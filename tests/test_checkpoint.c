@@ -15,6 +15,8 @@ static void teardown(void) { pw_arena_free(&arena); }
 
 #define SIZES "\"hidden_size\":64,\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"vocab_size\":100,\"max_position_embeddings\":128"
 #define LLAMA "{\"model_type\":\"llama\",\"architectures\":[\"LlamaForCausalLM\"]," SIZES
+#define QWEN3 "{\"model_type\":\"qwen3\"," SIZES
+#define GEMMA2 "{\"model_type\":\"gemma2\"," SIZES
 
 static int parse(const char *text, struct pw_model_config *c)
 {
@@ -37,6 +39,16 @@ START_TEST(families)
     ck_assert(c.qkv_bias && c.window == 0 && c.n_eos == 1 && !c.o_bias && c.kv_heads == 4);
     ck_ok(parse("{\"model_type\":\"mistral\"," SIZES ",\"sliding_window\":32,\"head_dim\":32}", &c));
     ck_assert(c.window == 32 && c.head_dim == 32);
+    ck_ok(parse("{\"model_type\":\"qwen2\"," SIZES ",\"use_sliding_window\":true,\"sliding_window\":7,\"max_window_layers\":1}", &c));
+    ck_assert(c.window == 7 && pw_model_config_window(&c, 0) == 0 && pw_model_config_window(&c, 1) == 7);
+    ck_ok(parse(QWEN3 "}", &c));
+    ck_assert(c.qk_norm && c.head_dim == 128 && !c.window && !c.post_norms && !c.tied);
+    ck_assert_str_eq(pw_norm_suffix(&c, PW_NORM_Q), "self_attn.q_norm");
+    ck_assert_str_eq(pw_norm_suffix(&c, PW_NORM_MLP), "post_attention_layernorm");
+    ck_ok(parse(GEMMA2 ",\"attn_logit_softcapping\":null,\"query_pre_attn_scalar\":144}", &c));
+    ck_assert(c.tied && c.gelu && c.norm_offset == 1 && c.embed_scale == 8 && c.attn_softcap == 0 && c.logit_softcap == 30 && c.attn_scale == 1.0 / 12);
+    ck_assert(pw_model_config_window(&c, 0) == 4096 && pw_model_config_window(&c, 1) == 0);
+    ck_assert_str_eq(pw_norm_suffix(&c, PW_NORM_MLP), "pre_feedforward_layernorm");
     /* transformers 5 */
     ck_ok(parse(LLAMA ",\"dtype\":\"bfloat16\",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":12345.0}}", &c));
     ck_assert(c.rope_theta == 12345 && c.rope_scaling == PW_ROPE_PLAIN);
@@ -59,7 +71,16 @@ static const struct { const char *text; int code; const char *message; } bad_con
     {LLAMA ",\"eos_token_id\":100}", PW_E_FORMAT, "eos_token_id is no token"},
     {LLAMA ",\"rms_norm_eps\":\"x\"}", PW_E_FORMAT, "rms_norm_eps"},
     {"{\"model_type\":\"mistral\"," SIZES ",\"attention_bias\":true}", PW_E_UNSUPPORTED, "attention_bias is not supported for mistral"},
-    {"{\"model_type\":\"qwen2\"," SIZES ",\"use_sliding_window\":true}", PW_E_UNSUPPORTED, "use_sliding_window"},
+    {LLAMA ",\"use_sliding_window\":true}", PW_E_UNSUPPORTED, "use_sliding_window"},
+    {LLAMA ",\"query_pre_attn_scalar\":16}", PW_E_UNSUPPORTED, "query_pre_attn_scalar"},
+    {QWEN3 ",\"layer_types\":[\"full_attention\"]}", PW_E_FORMAT, "layer_types: expected a list of 2"},
+    {QWEN3 ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", PW_E_UNSUPPORTED, "layer_types[1] is sliding_attention, but no sliding_window"},
+    {QWEN3 ",\"layer_types\":[\"full_attention\",\"linear_attention\"]}", PW_E_UNSUPPORTED, "layer_types[1] is not supported"},
+    {QWEN3 ",\"mlp_bias\":true}", PW_E_UNSUPPORTED, "mlp_bias is not supported for qwen3"},
+    {GEMMA2 ",\"use_bidirectional_attention\":true}", PW_E_UNSUPPORTED, "use_bidirectional_attention"},
+    {GEMMA2 ",\"hidden_activation\":\"gelu\"}", PW_E_UNSUPPORTED, "hidden_activation gelu"},
+    {GEMMA2 ",\"attn_logit_softcapping\":-1}", PW_E_FORMAT, "attn_logit_softcapping must be above 0"},
+    {GEMMA2 ",\"query_pre_attn_scalar\":0}", PW_E_FORMAT, "query_pre_attn_scalar must be above 0"},
 };
 
 START_TEST(refused_configs)
@@ -70,10 +91,18 @@ START_TEST(refused_configs)
 }
 END_TEST
 
+static const char *const written[] = {
+    LLAMA ",\"num_key_value_heads\":2,\"eos_token_id\":[2,3],\"bos_token_id\":1,\"rms_norm_eps\":1e-5,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4.0}}",
+    "{\"model_type\":\"qwen2\"," SIZES ",\"use_sliding_window\":true,\"sliding_window\":7,\"max_window_layers\":1}",
+    QWEN3 ",\"attention_bias\":true}",
+    GEMMA2 ",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":3.5,\"query_pre_attn_scalar\":144}",
+    GEMMA2 ",\"layer_types\":[\"full_attention\",\"sliding_attention\"],\"tie_word_embeddings\":false}",
+};
+
 START_TEST(config_written_reads_back)
 {
     struct pw_model_config a, b;
-    ck_ok(parse(LLAMA ",\"num_key_value_heads\":2,\"eos_token_id\":[2,3],\"bos_token_id\":1,\"rms_norm_eps\":1e-5,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4.0}}", &a));
+    ck_ok(parse(written[_i], &a));
     struct pw_json w = {0};
     pw_json_open(&w, NULL, '{');
     pw_model_config_write(&a, "float32", &w);
@@ -319,7 +348,7 @@ int main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, families);
     tcase_add_loop_test(t, refused_configs, 0, sizeof bad_configs / sizeof *bad_configs);
-    tcase_add_test(t, config_written_reads_back);
+    tcase_add_loop_test(t, config_written_reads_back, 0, (int)(sizeof written / sizeof *written));
     tcase_add_test(t, tied_heads);
     tcase_add_test(t, unread_and_misshaped_tensors);
     tcase_add_test(t, shards);

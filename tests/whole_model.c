@@ -54,7 +54,6 @@ static struct pw_tensor piece(struct whole *w, enum pw_dtype type, int64_t a, in
 static void open_layer(struct whole *w, int i, enum pw_dtype type, int rank, uint64_t seed)
 {
     struct pw_block_grads *g = &w->grads[i];
-    const int64_t D = w->m->config.hidden;
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         struct pw_weight *linear = &w->m->layers[i].linear[l];
         g->dw[l] = piece(w, type, linear->n_out, linear->n_in);
@@ -71,13 +70,15 @@ static void open_layer(struct whole *w, int i, enum pw_dtype type, int rank, uin
             linear->lora = lora;
         }
     }
-    g->dnorm_attn = piece(w, type, D, 0);
-    g->dnorm_mlp = piece(w, type, D, 0);
-    struct pw_tensor norms[] = {w->m->layers[i].norm_attn, w->m->layers[i].norm_mlp};
-    for (int n = 0; n < 2; n++) {
-        whole_random(norms[n], 0.2, seed + 50 + (uint64_t)(2 * i + n));
-        for (int64_t j = 0; j < D; j++)
-            whole_set(norms[n], j, 1 + whole_get(norms[n], j));
+    for (int n = 0; n < PW_NORM_COUNT; n++) {
+        struct pw_tensor norm = w->m->layers[i].norm[n];
+        g->dnorm[n] = pw_none();
+        if (!norm.data)
+            continue;
+        g->dnorm[n] = piece(w, type, norm.shape[0], 0);
+        whole_random(norm, 0.2, seed + 50 + (uint64_t)(PW_NORM_COUNT * i + n));
+        for (int64_t j = 0; j < norm.shape[0]; j++)
+            whole_set(norm, j, 1 - w->m->config.norm_offset + whole_get(norm, j));
     }
 }
 
@@ -151,12 +152,14 @@ double whole_forward(struct whole *w, bool save)
     const struct pw_model_config *c = &w->m->config;
     double sum = 0;
     MUST(pw_embed_fwd(w->dev, w->x, w->m->embed, pw_tensor1(w->ids, PW_I32, w->tokens)));
+    if (c->embed_scale != 1)
+        MUST(pw_scale(w->dev, w->x, pw_model_embed_scale(w->m)));
     for (int i = 0; i < c->layers; i++) {
         MUST(pw_copy(w->dev, w->inputs[i], w->x));
         MUST(pw_block_forward(w->m, i, w->x, &w->batch, &w->work, save ? &w->saved[i] : NULL));
     }
     MUST(pw_rmsnorm_fwd(w->dev, w->h, w->inv, w->x, w->m->norm_final, c->norm_eps, c->norm_offset));
-    MUST(pw_head_loss(w->dev, w->loss, pw_none(), pw_none(), pw_none(), w->h, &w->m->head, pw_tensor1(w->targets, PW_I32, w->tokens), pw_none(), 0));
+    MUST(pw_head_loss(w->dev, w->loss, pw_none(), pw_none(), pw_none(), w->h, &w->m->head, pw_tensor1(w->targets, PW_I32, w->tokens), pw_none(), c->logit_softcap));
     for (int64_t t = 0; t < w->tokens; t++)
         sum += whole_get(w->dloss, t) * whole_get(w->loss, t);
     return sum;
@@ -178,15 +181,15 @@ void whole_backward(struct whole *w, bool recompute)
             clear(w, w->grads[i].da[l]);
             clear(w, w->grads[i].db[l]);
         }
-        clear(w, w->grads[i].dnorm_attn);
-        clear(w, w->grads[i].dnorm_mlp);
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            clear(w, w->grads[i].dnorm[n]);
     }
     clear(w, w->dembed);
     clear(w, w->dhead);
     clear(w, w->dnorm_final);
     clear(w, w->dh);
     clear(w, w->dx);
-    MUST(pw_head_loss(w->dev, w->loss, pw_none(), w->dh, w->dhead, w->h, &w->m->head, targets, w->dloss, 0));
+    MUST(pw_head_loss(w->dev, w->loss, pw_none(), w->dh, w->dhead, w->h, &w->m->head, targets, w->dloss, c->logit_softcap));
     MUST(pw_rmsnorm_bwd(w->dev, w->dx, w->dnorm_final, w->dh, w->x, w->m->norm_final, w->inv, c->norm_offset));
     for (int i = c->layers - 1; i >= 0; i--) {
         if (recompute) {
@@ -195,5 +198,7 @@ void whole_backward(struct whole *w, bool recompute)
         }
         MUST(pw_block_backward(w->m, i, w->dx, &w->batch, &w->work, &w->saved[i], &w->grads[i]));
     }
+    if (c->embed_scale != 1)
+        MUST(pw_scale(w->dev, w->dx, pw_model_embed_scale(w->m)));
     MUST(pw_embed_bwd(w->dev, w->dembed, w->dx, ids));
 }

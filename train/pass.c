@@ -110,7 +110,8 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
     PW_CHECK(p->host_loss && p->saved && p->grads, PW_E_NOMEM, "placing a pass");
     for (size_t i = 0; i < L; i++) {
         struct pw_block_grads *g = &p->grads[i];
-        g->dnorm_attn = g->dnorm_mlp = pw_none();
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            g->dnorm[n] = pw_none();
         for (int l = 0; l < PW_LIN_COUNT; l++)
             g->da[l] = g->db[l] = g->dw[l] = pw_none();
     }
@@ -150,10 +151,9 @@ static struct pw_tensor *place_of(struct pw_pass *p, const void *data)
     for (int i = 0; i < m->config.layers; i++) {
         struct pw_layer *layer = &m->layers[i];
         struct pw_block_grads *g = &p->grads[i];
-        if (data == layer->norm_attn.data)
-            return &g->dnorm_attn;
-        if (data == layer->norm_mlp.data)
-            return &g->dnorm_mlp;
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            if (data == layer->norm[n].data)
+                return &g->dnorm[n];
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             const struct pw_weight *w = &layer->linear[l];
             if (data == w->data)
@@ -241,10 +241,10 @@ static int forward(struct pw_pass *p, const struct rows *r, const struct pw_bloc
     struct pw_dev *dev = m->dev;
     const int last = m->config.layers - 1, again = (int)again_of(m, &p->shape);
     PW_PASS(pw_embed_fwd(dev, r->x, m->embed, r->ids));
+    if (m->config.embed_scale != 1)
+        PW_PASS(pw_scale(dev, r->x, pw_model_embed_scale(m)));
     if (o->neftune > 0)
         PW_PASS(add_noise(p, r, batch, o));
-    if (m->config.embed_scale != 1)
-        PW_PASS(pw_scale(dev, r->x, m->config.embed_scale));
     for (int i = 0; i <= last; i++) {
         struct pw_saved *saved = NULL;
         if (backward && i < again)
@@ -276,7 +276,7 @@ static int backward(struct pw_pass *p, const struct rows *r, const struct pw_blo
     }
     if (p->dembed.data) {
         if (m->config.embed_scale != 1)
-            PW_PASS(pw_scale(dev, dx, m->config.embed_scale));
+            PW_PASS(pw_scale(dev, dx, pw_model_embed_scale(m)));
         PW_PASS(pw_embed_bwd(dev, p->dembed, dx, r->ids));
     }
     return 0;
