@@ -1,7 +1,7 @@
 /* The ops: one contract each. op.c validates shape, dtype, contiguity and aliasing once, then calls the device's table.
  *
  * Letters: T tokens (rows), D width, H query heads, G key/value heads, d head dimension, F feed-forward, V vocabulary,
- * R rank, K and N inputs and outputs of a linear layer, S rows of a key/value pool.
+ * R rank, K and N inputs and outputs of a linear layer, S rows of a key/value pool, E experts, C of them chosen for a token.
  * Argument order: device, outputs, saved, inputs, weights, sizes, scalars. Backward ADDS into gradients. Optional tensors may be
  * pw_none(). Activations and their gradients, (T, ..) and the key/value pools, are of the device's type (dev->act: f32, bf16 on cuda
  * and simt); parameters, their gradients and statistics (norm weights, adapters, bias, inv_rms, lse, loss, dloss, cosines) are f32. On the ref device
@@ -45,6 +45,9 @@ struct pw_linear_grads {       /* each may be pw_none(); what is none is not com
     struct pw_tensor dbias;    /* (N) */
     struct pw_tensor da, db;   /* (R, K), (N, R) */
 };
+/* Linear layers that stand side by side, one an expert: the same n_out, n_in and type, all with an adapter of one rank or all without. */
+enum { PW_EXPERTS_MAX = 1024, PW_CHOSEN_MAX = 32 };
+struct pw_experts { int n; const struct pw_weight *w; /* (n) */ };
 struct pw_adamw {              /* one step of AdamW, Loshchilov and Hutter 2019 */
     double lr, beta1, beta2, eps, weight_decay;
     int64_t step;              /* from 1, for the bias correction */
@@ -88,6 +91,18 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  *             first index of the largest logit (-1 on skipped rows). dh (T, D) +=, dw (V, D) += dloss[t] * d loss_t (each may be none;
  *             dloss (T) may be none when both are).
  * scatter_rows  out[rows[t]] = x[t]; gather_rows  out[t] = x[rows[t]]; (.., n) contiguous rows, rows (T) i32.
+ * route_fwd   chosen (T, C) i32: the experts with the C largest logits of each token, largest first, a tie to the lower index; weights (T, C): their
+ *             share of the softmax over all E logits, or, renormalise, over the C chosen. logits (T, E), E <= PW_EXPERTS_MAX, C <= PW_CHOSEN_MAX;
+ *             logits and weights are statistics (f32). NaN is above every number: it makes all weights NaN.
+ * route_bwd   dlogits (T, E), an activation, += from dweights (T, C); the choice has no gradient.
+ * route_rows  the T * C (token, choice) pairs in the order of their experts, then tokens: starts (E + 1) i32, the rows of expert e are starts[e] ..
+ *             starts[e + 1]; tokens (T * C) i32, the token of a row; places (T, C) i32, the row of a pair. So x of the experts is
+ *             gather_rows(h, tokens), and what they give goes back with combine.
+ * experts_fwd linear_fwd for rows in the order of route_rows: rows of expert e by w[e]. Where starts is on the device, nobody waits for it. xa (rows, R).
+ *             The dropout mask of expert e is that of a linear layer over its rows alone with offset drop.offset + e. Rows past starts[E] are not touched.
+ * experts_bwd dx (rows, K) += (may be none); g (n) or NULL: da and db of each expert, the rest of it is none. No gradient of weights, nor of biases.
+ * combine_fwd out (T, D) += sum over c of weights[t][c] * y[places[t][c]], in the order of c; weights (T, C) may be none: 1 each. y (rows, D).
+ * combine_bwd dy (rows, D) += weights * dout, dweights (T, C) += dot(dout, y) (may be none; y too then); each row is in places once.
  * sumsq       out (1) f64 += sum of x^2, added in double in a fixed order.
  * adamw       p, m, v, g same shape f32; p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p).
  * adamw8      the same with averages in 8 bits: p, g (n) f32; m, v (n) u8, codes into maps (512) f32, which holds an ascending signed map of
@@ -106,6 +121,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
 /* Scratch bytes an op wants on this device; pw_dev_reserve the largest before the work. */
 size_t pw_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t pw_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
+size_t pw_scratch_experts(const struct pw_dev *dev, int64_t rows, const struct pw_experts *experts, bool backward);
 size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
 #ifdef __cplusplus
 }

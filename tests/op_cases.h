@@ -62,8 +62,8 @@ struct op_case {
     double x[3];             /* scalars */
 };
 
-extern const struct op_case op_cases_elements[], op_cases_attention[], op_cases_linear[];
-extern const int op_cases_elements_n, op_cases_attention_n, op_cases_linear_n;
+extern const struct op_case op_cases_elements[], op_cases_attention[], op_cases_linear[], op_cases_experts[];
+extern const int op_cases_elements_n, op_cases_attention_n, op_cases_linear_n, op_cases_experts_n;
 int op_cases_count(void);
 const struct op_case *op_cases_at(int i);
 

@@ -29,7 +29,7 @@ static void random_blocks(struct problem *p, const struct pw_block_type *b, stru
 }
 
 /* A quantised or 16-bit weight with values within [-1, 1], made by ref's encode. */
-static void quantise(struct problem *p, enum pw_qtype q, enum pw_dtype type, int64_t n_out, int64_t n_in, bool nested)
+void quantised_weight(struct problem *p, enum pw_qtype q, enum pw_dtype type, int64_t n_out, int64_t n_in, bool nested)
 {
     struct pw_rng r = pw_rng_make(13, PW_STREAM_TEST);
     int64_t n = n_out * n_in;
@@ -85,7 +85,7 @@ static void linear_setup(struct problem *p)
     p->a[L_A].gradient = add2(p, "da", ADD, r, k);
     p->a[L_B].gradient = add2(p, "db", ADD, n, r);
     if (c->flags & CASE_NO_DX) p->a[L_X].gradient = -1;
-    if (!dense) quantise(p, c->q, c->type, n, k, c->flags & CASE_NESTED);
+    if (!dense) quantised_weight(p, c->q, c->type, n, k, c->flags & CASE_NESTED);
     p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7 };
 }
 /* What dropout multiplies element i by. */
@@ -99,11 +99,11 @@ static double kept(struct pw_drop d, int64_t i)
     return word[i % 4] >= pw_dropout_threshold(d.p) ? 1 / (1 - d.p) : 0;
 }
 /* Weights that a device may multiply as bf16: W, A, B. */
-static void round_array(struct array *a)
+void round_array(struct array *a)
 {
     for (int64_t i = 0, n = a->shape[0] * a->shape[1]; i < n; i++) a->start[i] = (double)pw_bf16_to_f32(pw_f32_to_bf16((float)a->start[i]));
 }
-static void round_stored(struct problem *p)
+void round_stored(struct problem *p)
 {
     const int64_t n = p->w.n_out * p->w.n_in;
     float *value = hold(p, (size_t)n * 4);
@@ -231,7 +231,7 @@ static void head_setup(struct problem *p)
     int32_t *target = ids(p, c->p[0], 0, c->p[2], &r);
     for (int64_t t = 0; c->p[3] && t < c->p[0]; t++)
         if (t % c->p[3] == 1) target[t] = -100;
-    if (!dense) quantise(p, c->q, c->type, c->p[2], c->p[1], false);
+    if (!dense) quantised_weight(p, c->q, c->type, c->p[2], c->p[1], false);
 }
 static int head_run(struct problem *p, struct pw_dev *dev, struct pw_tensor *t, bool backward)
 {
@@ -308,7 +308,7 @@ enum { D_ALL, D_PART };
 static void decode_setup(struct problem *p)
 {
     const int64_t *s = p->c->p;
-    quantise(p, p->c->q, p->c->type, s[1], s[0], p->c->flags & CASE_NESTED);
+    quantised_weight(p, p->c->q, p->c->type, s[1], s[0], p->c->flags & CASE_NESTED);
     add2(p, "all", OUT, s[1], s[0]);
     act2(p, "part", OUT, s[1] / 2, s[0]);
 }

@@ -28,6 +28,11 @@ int act3(struct problem *p, const char *name, enum role role, int64_t a, int64_t
 void *hold(struct problem *p, size_t bytes); /* cleared; freed with the problem */
 int32_t *ids(struct problem *p, int64_t n, int64_t low, int64_t high, struct pw_rng *r);
 
+/* op_cases_linear.c: a weight with values within [-1, 1]; rounding weights and arrays of them to bf16. */
+void quantised_weight(struct problem *p, enum pw_qtype q, enum pw_dtype type, int64_t n_out, int64_t n_in, bool nested);
+void round_array(struct array *a);
+void round_stored(struct problem *p);
+
 #define F32 PW_Q_DENSE, PW_F32
 #define NF4 PW_Q_NF4, PW_BF16
 #define FP4 PW_Q_FP4, PW_BF16

@@ -23,6 +23,7 @@ static const struct device { struct pw_dev_options opt; struct cuda_hooks hooks;
     { .opt = { .kind = "cpu", .threads = 2, .level = "avx512" } }, { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "" } },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "reverse" }, .hooks = { .linear_path = CUDA_LINEAR_FUSED }, .only = "linear" },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "" }, .hooks = { .linear_path = CUDA_LINEAR_DECODED, .decoded_bytes = 20000 }, .only = "linear" },
+    { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "reverse" }, .hooks = { .decoded_bytes = 2000 }, .only = "experts" },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "random:7" }, .hooks = { .head_rows = 32, .head_words = 64 }, .only = "head" },
 };
 enum { FAST_SIZE = 50000 };

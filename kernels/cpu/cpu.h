@@ -19,6 +19,7 @@
 int cpu_choose_level(struct pw_dev *dev, const char *level);
 size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
+size_t cpu_scratch_experts(const struct pw_dev *dev, int64_t rows, const struct pw_experts *experts, bool backward);
 size_t cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
 /* Work below which an op stays on the calling thread: some tens of microseconds. A parallel region costs one or two when all cores are free, but
  * a time slice of the system, milliseconds, when another program has one of them; the decoding of a small model is hundreds of such ops a token.

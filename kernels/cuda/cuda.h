@@ -22,12 +22,13 @@
 
 extern "C" size_t cuda_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 extern "C" size_t cuda_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
+extern "C" size_t cuda_scratch_experts(const struct pw_dev *dev, int64_t rows, const struct pw_experts *experts, bool backward);
 extern "C" size_t cuda_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
 
 /* ---- what kernels report ---- */
 
 /* What a kernel found wrong; the first report stays until the next pw_dev_sync or pw_dev_get, which turns it into an error. */
-enum cuda_fault { CUDA_FAULT_NONE, CUDA_FAULT_EMBED_ID, CUDA_FAULT_POSITION, CUDA_FAULT_TARGET, CUDA_FAULT_ROW, CUDA_FAULT_NOT_FINITE };
+enum cuda_fault { CUDA_FAULT_NONE, CUDA_FAULT_EMBED_ID, CUDA_FAULT_POSITION, CUDA_FAULT_TARGET, CUDA_FAULT_ROW, CUDA_FAULT_NOT_FINITE, CUDA_FAULT_EXPERT, CUDA_FAULT_PLACE };
 struct cuda_status { int fault; int value; int64_t index, limit; }; /* memory that host and device both see */
 SIMT_FN void cuda_report(struct cuda_status *s, enum cuda_fault fault, int64_t index, int value, int64_t limit)
 {

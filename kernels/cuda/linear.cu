@@ -6,8 +6,8 @@
  *   decoded   W is decoded to bf16 a piece at a time (hooks.decoded_bytes at most) and multiplied by gemm.h; a dense bf16 weight is used where it
  *             is. Adapter and bias are written to y first and the product is added: y is rounded twice, dx too
  * The adapter's narrow products run over pieces of k of a fixed size whose sums lie in scratch and are added in order:
- *   xa  (T, R) = dropout(x) A^T      pieces of PIECE along K          dxa (T, R) = scale dy B      pieces of PIECE along N, kept in bf16
- *   da  (R, K) += dxa^T dropout(x)   pieces along T, PIECES at most   db  (N, R) += scale dy^T xa  the same
+ *   xa  (T, R) = dropout(x) A^T      pieces of LINEAR_PIECE along K          dxa (T, R) = scale dy B      pieces of LINEAR_PIECE along N, kept in bf16
+ *   da  (R, K) += dxa^T dropout(x)   pieces along T, LINEAR_PIECES at most   db  (N, R) += scale dy^T xa  the same
  * In every way the sums of a row are made in an order that does not depend on the number of rows; ways differ in it, and so do 1 to 4, 5 to 16
  * and more rows. (gemm.h says what holds for the library.) */
 #include "kernels/cuda/gemm.h"
@@ -16,8 +16,6 @@
 
 enum {
     THREADS = 256,
-    PIECE = 512,         /* terms of an adapter's product that one block adds up */
-    PIECES = 16,         /* of T at most */
     SLAB = 2048,         /* rows whose partial sums exist at a time */
     FEW_ROWS = 64,       /* up to here blocks of 64 x 32: W is read by more blocks, each decodes its part once */
     FUSED_ROWS = 512,    /* see linear_path */
@@ -58,12 +56,11 @@ static bool in_place(const struct pw_weight *w) { return w->type == PW_Q_DENSE &
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t whole(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
-static int64_t pieces_of(int64_t n) { return (n + PIECE - 1) / PIECE; }
-static int64_t token_piece(int64_t tokens) { return most(PIECE, whole((tokens + PIECES - 1) / PIECES, TILE_K)); }
-static int64_t token_pieces(int64_t tokens) { return (tokens + token_piece(tokens) - 1) / token_piece(tokens); }
+int64_t linear_pieces(int64_t n) { return (n + LINEAR_PIECE - 1) / LINEAR_PIECE; }
+int64_t linear_token_piece(int64_t tokens) { return most(LINEAR_PIECE, whole((tokens + LINEAR_PIECES - 1) / LINEAR_PIECES, TILE_K)); }
+int64_t linear_token_pieces(int64_t tokens) { return (tokens + linear_token_piece(tokens) - 1) / linear_token_piece(tokens); }
 
-/* Rows of W (forward), or columns (backward), that are decoded at a time. */
-static int64_t decoded_part(const struct pw_dev *dev, const struct pw_weight *w, bool backward)
+int64_t linear_decoded_part(const struct pw_dev *dev, const struct pw_weight *w, bool backward)
 {
     const int64_t bytes = (int64_t)cuda_of(dev)->hooks.decoded_bytes, all = backward ? whole(w->n_in, 8) : w->n_out;
     const int64_t line = 2 * (backward ? w->n_out : whole(w->n_in, 8));
@@ -78,13 +75,13 @@ static struct layout layout_of(const struct pw_dev *dev, int64_t tokens, const s
     int64_t partial = 0;
     size_t product = 0;
     if (backward) {
-        const int64_t t = token_pieces(tokens);
+        const int64_t t = linear_token_pieces(tokens);
         l.shared = cuda_round((size_t)(tokens * r) * 2);
-        partial = most(pieces_of(w->n_out) * slab * r, t * most(r * most(w->n_in, w->n_out), w->n_out));
-    } else partial = pieces_of(w->n_in) * slab * r;
+        partial = most(linear_pieces(w->n_out) * slab * r, t * most(r * most(w->n_in, w->n_out), w->n_out));
+    } else partial = linear_pieces(w->n_in) * slab * r;
     l.decoded = l.workspace = l.shared;
     if (linear_path(dev, tokens, w, backward) == CUDA_LINEAR_DECODED) {
-        const size_t decoded = in_place(w) ? 0 : cuda_round((size_t)(decoded_part(dev, w, backward) * (backward ? w->n_out : whole(w->n_in, 8))) * 2);
+        const size_t decoded = in_place(w) ? 0 : cuda_round((size_t)(linear_decoded_part(dev, w, backward) * (backward ? w->n_out : whole(w->n_in, 8))) * 2);
         l.workspace = l.decoded + decoded;
         product = decoded + GEMM_WORKSPACE;
     } else if (backward && w->type == PW_Q_DENSE) product = GEMM_WORKSPACE; /* dw */
@@ -136,12 +133,12 @@ template <class O, bool ADD> __global__ void __launch_bounds__(THREADS) pieces_k
     for (int64_t p = 0; p < pieces; p++) sum += partial[p * n + i];
     store(out, (size_t)i, ADD ? load(out, (size_t)i) + alpha * sum : alpha * sum);
 }
-static int pieces_store(struct pw_dev *dev, const char *op, bf16 *out, const float *partial, int64_t n, int64_t pieces, float alpha)
+int linear_pieces_store(struct pw_dev *dev, const char *op, bf16 *out, const float *partial, int64_t n, int64_t pieces, float alpha)
 {
     CUDA_LAUNCH(dev, op, (pieces_kernel<bf16, false>), cuda_parts(n, THREADS), THREADS, 0, out, partial, n, pieces, alpha);
     return 0;
 }
-static int pieces_add(struct pw_dev *dev, const char *op, float *out, const float *partial, int64_t n, int64_t pieces, float alpha)
+int linear_pieces_add(struct pw_dev *dev, const char *op, float *out, const float *partial, int64_t n, int64_t pieces, float alpha)
 {
     CUDA_LAUNCH(dev, op, (pieces_kernel<float, true>), cuda_parts(n, THREADS), THREADS, 0, out, partial, n, pieces, alpha);
     return 0;
@@ -158,41 +155,19 @@ __global__ void __launch_bounds__(THREADS) columns_kernel(float *__restrict__ pa
 
 /* ---- the adapter's products ---- */
 
-/* An operand that is not a pw_weight: (.., width) contiguous rows. */
-static struct cuda_weight view_of(const void *data, int64_t width)
-{
-    struct cuda_weight w = {};
-    w.data = (const uint8_t *)data;
-    w.n_in = width;
-    return w;
-}
-static struct tile_args tile_of(const struct pw_tensor a, struct cuda_weight b, bool b_words, int64_t m, int64_t n, int64_t k, int64_t piece, void *c, int64_t ldc)
-{
-    struct tile_args g = tile_args_make();
-    g.a = (const bf16 *)a.data;
-    g.lda = a.shape[1];
-    g.a_words = tile_words(g.a, g.lda, g.lda);
-    g.b = b;
-    g.b_words = b_words;
-    g.m = m, g.n = n, g.k = k, g.k_piece = piece;
-    g.c = c;
-    g.ldc = ldc;
-    return g;
-}
-
 /* out (T, R) = factor * (keep x) A^T, or factor * dy B */
 static int low_rows(struct pw_dev *dev, const char *op, bf16 *out, struct pw_tensor x, struct pw_tensor low, bool turned, struct cuda_drop drop, float factor, float *partial)
 {
-    const int64_t tokens = x.shape[0], k = x.shape[1], r = turned ? low.shape[1] : low.shape[0], pieces = pieces_of(k);
+    const int64_t tokens = x.shape[0], k = x.shape[1], r = turned ? low.shape[1] : low.shape[0], pieces = linear_pieces(k);
     for (int64_t t = 0; t < tokens; t += SLAB) {
         const int64_t rows = least(SLAB, tokens - t);
-        struct tile_args g = tile_of(pw_rows(x, t, rows), view_of(low.data, low.shape[1]), tile_words(low.data, low.shape[1], low.shape[1]), rows, r, k, PIECE, partial, r);
+        struct tile_args g = tile_args_of(pw_rows(x, t, rows), tile_view(low.data, low.shape[1]), tile_words(low.data, low.shape[1], low.shape[1]), rows, r, k, LINEAR_PIECE, partial, r);
         g.c_f32 = true;
         g.c_piece = rows * r;
         g.drop = drop;
         g.drop_row = t;
         PW_PASS(turned ? tile_low_nn(dev, op, &g) : tile_low_nt(dev, op, &g));
-        PW_PASS(pieces_store(dev, op, out + t * r, partial, rows * r, pieces, factor));
+        PW_PASS(linear_pieces_store(dev, op, out + t * r, partial, rows * r, pieces, factor));
     }
     return 0;
 }
@@ -200,33 +175,25 @@ static int low_rows(struct pw_dev *dev, const char *op, bf16 *out, struct pw_ten
 static int low_weight(struct pw_dev *dev, const char *op, float *out, bool turned, struct pw_tensor a, const bf16 *b, int64_t r, struct cuda_drop drop, float factor, float *partial)
 {
     const int64_t tokens = a.shape[0], m = a.shape[1];
-    struct tile_args g = tile_of(a, view_of(b, r), tile_words(b, r, r), m, r, tokens, token_piece(tokens), partial, turned ? m : r);
+    struct tile_args g = tile_args_of(a, tile_view(b, r), tile_words(b, r, r), m, r, tokens, linear_token_piece(tokens), partial, turned ? m : r);
     g.c_f32 = true;
     g.c_turned = turned;
     g.c_piece = m * r;
     g.drop = drop;
     PW_PASS(tile_low_tn(dev, op, &g));
-    return pieces_add(dev, op, out, partial, m * r, token_pieces(tokens), factor);
+    return linear_pieces_add(dev, op, out, partial, m * r, linear_token_pieces(tokens), factor);
 }
 
 /* ---- forward ---- */
 
 static char *scratch_at(const struct pw_dev *dev, size_t at) { return (char *)dev->scratch + at; }
 
-static void add_low(struct tile_args *g, const struct pw_lora *lora, const bf16 *low, const struct pw_tensor low_w, float factor)
-{
-    g->low = low;
-    g->low_w = (const float *)low_w.data;
-    g->r = lora->r;
-    g->low_factor = factor;
-}
-
 static int forward_fused(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w)
 {
-    struct tile_args g = tile_of(x, cuda_weight_of(w), linear_words(w), x.shape[0], w->n_out, w->n_in, whole(w->n_in, TILE_K), y.data, w->n_out);
+    struct tile_args g = tile_args_of(x, cuda_weight_of(w), linear_words(w), x.shape[0], w->n_out, w->n_in, whole(w->n_in, TILE_K), y.data, w->n_out);
     g.c_f32 = y.dtype == PW_F32;
     g.bias = w->bias;
-    if (w->lora) add_low(&g, w->lora, (const bf16 *)xa.data, w->lora->b, (float)w->lora->scale);
+    if (w->lora) tile_add_low(&g, w->lora, (const bf16 *)xa.data, w->lora->b, (float)w->lora->scale);
     return g.m <= FEW_ROWS ? tile_nt_few(dev, "linear_fwd", cuda_decode_kind(w), &g) : tile_nt(dev, "linear_fwd", cuda_decode_kind(w), &g);
 }
 
@@ -235,13 +202,13 @@ static int forward_decoded(struct pw_dev *dev, struct pw_tensor y, struct pw_ten
     const struct layout l = layout_of(dev, x.shape[0], w, false);
     const bool first = w->lora || w->bias;
     if (first) { /* no terms of W: adapter and bias alone */
-        struct tile_args g = tile_of(x, view_of(NULL, 0), false, x.shape[0], w->n_out, 0, TILE_K, y.data, w->n_out);
+        struct tile_args g = tile_args_of(x, tile_view(NULL, 0), false, x.shape[0], w->n_out, 0, TILE_K, y.data, w->n_out);
         g.c_f32 = y.dtype == PW_F32;
         g.bias = w->bias;
-        if (w->lora) add_low(&g, w->lora, (const bf16 *)xa.data, w->lora->b, (float)w->lora->scale);
+        if (w->lora) tile_add_low(&g, w->lora, (const bf16 *)xa.data, w->lora->b, (float)w->lora->scale);
         PW_PASS(tile_nt(dev, "linear_fwd", DECODE_BF16, &g));
     }
-    const int64_t part = in_place(w) ? w->n_out : decoded_part(dev, w, false), ld = in_place(w) ? w->n_in : whole(w->n_in, 8);
+    const int64_t part = in_place(w) ? w->n_out : linear_decoded_part(dev, w, false), ld = in_place(w) ? w->n_in : whole(w->n_in, 8);
     const size_t each = pw_dtype_bytes(y.dtype);
     for (int64_t n = 0; n < w->n_out; n += part) {
         struct gemm_call c = {GEMM_NT, x.shape[0], least(part, w->n_out - n), w->n_in, (const bf16 *)x.data, w->n_in, (const bf16 *)w->data, ld,
@@ -280,13 +247,13 @@ static int backward_x(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor 
 {
     const int64_t tokens = dy.shape[0];
     const bool fused = linear_path(dev, tokens, w, true) == CUDA_LINEAR_FUSED;
-    struct tile_args g = tile_of(dy, cuda_weight_of(w), linear_words(w), tokens, w->n_in, fused ? w->n_out : 0, whole(w->n_out, TILE_K), dx.data, w->n_in);
+    struct tile_args g = tile_args_of(dy, cuda_weight_of(w), linear_words(w), tokens, w->n_in, fused ? w->n_out : 0, whole(w->n_out, TILE_K), dx.data, w->n_in);
     g.beta = 1;
     g.drop = drop;
-    if (w->lora) add_low(&g, w->lora, dxa, w->lora->a, 1);
+    if (w->lora) tile_add_low(&g, w->lora, dxa, w->lora->a, 1);
     if (fused) return tile_nn(dev, "linear_bwd", cuda_decode_kind(w), &g);
     if (w->lora) PW_PASS(tile_nn(dev, "linear_bwd", DECODE_BF16, &g)); /* no terms of W: the adapter alone */
-    const int64_t part = in_place(w) ? w->n_in : decoded_part(dev, w, true), ld = in_place(w) ? w->n_in : part;
+    const int64_t part = in_place(w) ? w->n_in : linear_decoded_part(dev, w, true), ld = in_place(w) ? w->n_in : part;
     for (int64_t k = 0; k < w->n_in; k += part) {
         struct gemm_call c = {GEMM_NN, tokens, least(part, w->n_in - k), w->n_out, (const bf16 *)dy.data, w->n_out, (const bf16 *)w->data, ld,
                               (bf16 *)dx.data + k, w->n_in, false, 1.0f, scratch_at(dev, l->workspace)};
@@ -310,8 +277,8 @@ extern "C" int cuda_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads 
     bf16 *dxa = (bf16 *)scratch_at(dev, 0);
     float *partial = (float *)scratch_at(dev, l.shared);
     if (g->dbias.data) {
-        CUDA_LAUNCH(dev, op, columns_kernel, dim3(cuda_parts(w->n_out, THREADS), (unsigned)token_pieces(tokens)), THREADS, 0, partial, (const bf16 *)dy.data, tokens, w->n_out, token_piece(tokens));
-        PW_PASS(pieces_add(dev, op, (float *)g->dbias.data, partial, w->n_out, token_pieces(tokens), 1));
+        CUDA_LAUNCH(dev, op, columns_kernel, dim3(cuda_parts(w->n_out, THREADS), (unsigned)linear_token_pieces(tokens)), THREADS, 0, partial, (const bf16 *)dy.data, tokens, w->n_out, linear_token_piece(tokens));
+        PW_PASS(linear_pieces_add(dev, op, (float *)g->dbias.data, partial, w->n_out, linear_token_pieces(tokens), 1));
     }
     if (g->db.data) PW_PASS(low_weight(dev, op, (float *)g->db.data, false, dy, (const bf16 *)xa.data, r, whole_x, (float)w->lora->scale, partial));
     if (r && (g->dx.data || g->da.data)) PW_PASS(low_rows(dev, op, dxa, dy, w->lora->b, true, whole_x, (float)w->lora->scale, partial));

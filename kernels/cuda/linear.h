@@ -16,5 +16,16 @@ bool linear_words(const struct pw_weight *w);
 bool linear_fused(const struct pw_weight *w);
 /* out (rows, ld) bf16 = columns first_col .. of rows first_row .. of w; ld a multiple of 8, out aligned to 16 bytes, zeros past the end of a row. */
 int linear_unpack(struct pw_dev *dev, const char *op, bf16 *out, int64_t rows, int64_t ld, const struct pw_weight *w, int64_t first_row, int64_t first_col);
+/* An adapter's products run over pieces of the terms, whose sums lie in scratch and are added in order: LINEAR_PIECE terms along n_in or n_out; along
+ * the rows of a call at most LINEAR_PIECES pieces. */
+enum { LINEAR_PIECE = 512, LINEAR_PIECES = 16 };
+int64_t linear_pieces(int64_t n);
+int64_t linear_token_piece(int64_t tokens);
+int64_t linear_token_pieces(int64_t tokens);
+/* out[i] = (store), or += (add), alpha * (partial[0][i] + partial[1][i] + ..), n elements of each piece */
+int linear_pieces_store(struct pw_dev *dev, const char *op, bf16 *out, const float *partial, int64_t n, int64_t pieces, float alpha);
+int linear_pieces_add(struct pw_dev *dev, const char *op, float *out, const float *partial, int64_t n, int64_t pieces, float alpha);
+/* Rows of W (forward), or columns (backward), that are decoded to bf16 at a time. */
+int64_t linear_decoded_part(const struct pw_dev *dev, const struct pw_weight *w, bool backward);
 int linear_known(struct pw_dev *dev, const char *op, const struct pw_weight *w); /* 0, or the error that names a type without kernels */
 #endif

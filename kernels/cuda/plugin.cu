@@ -31,7 +31,7 @@ static int failed(struct pw_dev *dev, const char *what, simt_error e)
 static int look_at_status(struct pw_dev *dev)
 {
     static const char *const what[] = {
-        "", "embed: ids", "rope: pos", "head_loss: targets", "scatter_rows, gather_rows: rows", "encode: x",
+        "", "embed: ids", "rope: pos", "head_loss: targets", "scatter_rows, gather_rows: rows", "encode: x", "route: chosen", "combine: places",
     };
     struct cuda_status s = *cuda_of(dev)->status;
     if (s.fault == CUDA_FAULT_NONE) return 0;
@@ -181,7 +181,7 @@ out:
 static const struct pw_backend backend = {
     .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory,
     .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait,
-    .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_attn = cuda_scratch_attn,
+    .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_attn = cuda_scratch_attn,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct pw_backend *pw_plugin_backend(const char *version, size_t row_bytes)

@@ -30,6 +30,8 @@ struct tile_args {
     bool a_words;              /* rows of A are whole 16-byte words (what lies past their end may be read) */
     const int32_t *count;      /* NULL, or what the device knows: there are only *count - count_base rows of A, stored */
     int64_t count_base;
+    const int32_t *span;       /* NULL, or on the device: of A's rows, and of those of C and low, only span[0] .. span[1] are meant, TA: of the rows of A and B;
+                                  m, TA: k, says how many there are. Rows of masks are counted from span[0] */
     struct cuda_weight b;      /* b.n_in: elements from one row to the next */
     bool b_words;              /* cuda_weight_fast, or, for blocks of GGUF, an even address; F32 and BF16 alone may be false */
     int64_t b_row;             /* the first row of it */
@@ -53,8 +55,38 @@ static inline struct tile_args tile_args_make(void)
     g.alpha = 1;
     return g;
 }
+/* An operand that is not a pw_weight: (.., width) contiguous rows. */
+static inline struct cuda_weight tile_view(const void *data, int64_t width)
+{
+    struct cuda_weight w = {};
+    w.data = (const uint8_t *)data;
+    w.n_in = width;
+    return w;
+}
 /* Whether rows of `width` elements of 16 bits (ld apart) at p are whole words. */
 static inline bool tile_words(const void *p, int64_t width, int64_t ld) { return (uintptr_t)p % 16 == 0 && width % 8 == 0 && ld % 8 == 0; }
+
+/* C (m, n), ldc from one row to the next, = A B, A as contiguous rows. */
+static inline struct tile_args tile_args_of(const struct pw_tensor a, struct cuda_weight b, bool b_words, int64_t m, int64_t n, int64_t k, int64_t piece, void *c, int64_t ldc)
+{
+    struct tile_args g = tile_args_make();
+    g.a = (const bf16 *)a.data;
+    g.lda = a.shape[1];
+    g.a_words = tile_words(g.a, g.lda, g.lda);
+    g.b = b;
+    g.b_words = b_words;
+    g.m = m, g.n = n, g.k = k, g.k_piece = piece;
+    g.c = c;
+    g.ldc = ldc;
+    return g;
+}
+static inline void tile_add_low(struct tile_args *g, const struct pw_lora *lora, const bf16 *low, const struct pw_tensor low_w, float factor)
+{
+    g->low = low;
+    g->low_w = (const float *)low_w.data;
+    g->r = lora->r;
+    g->low_factor = factor;
+}
 
 /* Where chunk c of a row begins, in elements, in a tile of W chunks a row. */
 template <int W> SIMT_INLINE int tile_place(int row, int c) { return W == 4 ? row * 32 + 8 * (c ^ (row >> 1 & 3)) : row * (8 * W) + 8 * (c ^ (row & 7)); }
@@ -147,7 +179,16 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
         if (TA) k_end = min(k_end, there);
         else m_end = min(m_end, there);
     }
+    int64_t row0 = 0;
+    if (g.span) {
+        const int64_t all = TA ? g.k : g.m;
+        row0 = min(max((int64_t)g.span[0], (int64_t)0), all);
+        const int64_t there = min(max((int64_t)g.span[1], row0), all) - row0;
+        if (TA) k_end = min(k_end, there);
+        else m_end = min(m_end, there);
+    }
     if (m0 >= m_end) return; /* the whole block */
+    const bf16 *const a_rows = g.a + row0 * g.lda;
     if constexpr (decode_uses_table(KIND)) decode_table<KIND>(g.b, table); /* read after the first barrier */
     const int steps = k_end > k0 ? (int)((k_end - k0 + TILE_K - 1) / TILE_K) : 0;
 
@@ -169,7 +210,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
                 int64_t row, col;
                 int place;
                 const bool inside = a_at(s, j, row, col, place);
-                cp_async_16(tile + s % TILE_STAGES * STAGE + place, g.a + (inside ? row * g.lda + col : 0), inside);
+                cp_async_16(tile + s % TILE_STAGES * STAGE + place, a_rows + (inside ? row * g.lda + col : 0), inside);
             }
         }
         cp_async_commit();
@@ -183,7 +224,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
                 int place;
                 a_raw[j] = make_uint4(0, 0, 0, 0);
                 if (!a_at(s, j, row, col, place)) continue;
-                const bf16 *p = g.a + row * g.lda + col;
+                const bf16 *p = a_rows + row * g.lda + col;
                 a_raw[j] = g.a_words ? __ldg((const uint4 *)p) : tile_bf16_any(p, (TA ? m_end : k_end) - col);
             }
         }
@@ -191,7 +232,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
         for (int j = 0; j < B_CHUNKS; j++) {
             const int c = thread + j * NT, r = c / B_WIDE, w = c % B_WIDE;
             const int64_t row = TB ? k0 + s * TILE_K + r : n0 + r, col = TB ? n0 + w * 8 : k0 + s * TILE_K + w * 8, row_end = TB ? k_end : g.n, col_end = TB ? g.n : k_end;
-            tile_load<KIND>(b_raw[j], g.b, table, g.b_words, row < row_end && col < col_end, g.b_row + row, col, col_end - col);
+            tile_load<KIND>(b_raw[j], g.b, table, g.b_words, row < row_end && col < col_end, g.b_row + row + (TA ? row0 : 0), col, col_end - col);
         }
     };
     auto put = [&](int s) { /* registers to shared */
@@ -247,7 +288,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
             for (int c = thread; c < BM * 4; c += NT) {
                 const int row = c / 4, col = r0 + c % 4 * 8;
                 *(uint4 *)(tile + tile_place<4>(row, c % 4)) =
-                    m0 + row < m_end && col < g.r ? tile_bf16_any(g.low + (m0 + row) * g.r + col, g.r - col) : make_uint4(0, 0, 0, 0);
+                    m0 + row < m_end && col < g.r ? tile_bf16_any(g.low + (row0 + m0 + row) * g.r + col, g.r - col) : make_uint4(0, 0, 0, 0);
             }
             for (int c = thread; c < BN * 4; c += NT) {
                 const int row = c / B_WIDE, w = c % B_WIDE;
@@ -306,7 +347,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
                 float x[2];
 #pragma unroll
                 for (int e = 0; e < 2; e++) x[e] = g.alpha * sum[i][j][2 * h + e] + (g.bias && col + e < g.n ? g.bias[col + e] : 0.0f);
-                const int64_t at = blockIdx.z * g.c_piece + (g.c_turned ? col * g.ldc + row : row * g.ldc + col), next = g.c_turned ? g.ldc : 1;
+                const int64_t at = blockIdx.z * g.c_piece + (g.c_turned ? col * g.ldc + row : (row + (TA ? 0 : row0)) * g.ldc + col), next = g.c_turned ? g.ldc : 1;
                 if (g.c_f32) {
                     float *c = (float *)g.c + at;
 #pragma unroll

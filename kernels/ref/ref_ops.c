@@ -25,6 +25,11 @@ static size_t none_linear(const struct pw_dev *d, int64_t tokens, const struct p
     (void)d, (void)tokens, (void)w, (void)backward;
     return 0;
 }
+static size_t none_experts(const struct pw_dev *d, int64_t rows, const struct pw_experts *experts, bool backward)
+{
+    (void)d, (void)rows, (void)experts, (void)backward;
+    return 0;
+}
 static size_t none_attn(const struct pw_dev *d, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
 {
     (void)d, (void)tokens, (void)keys, (void)heads, (void)kv_heads, (void)head_dim, (void)backward;
@@ -34,7 +39,7 @@ static size_t none_attn(const struct pw_dev *d, int64_t tokens, int64_t keys, in
 const struct pw_backend pw_ref_backend = {
     .kind = "ref", .ops = &ops, .open = open_ref, .close = close_ref, .take = pw_host_take, .give = pw_host_give, .put = pw_host_move, .get = pw_host_move,
     .sync = pw_host_sync, .memory = pw_host_memory, .take_pinned = pw_host_take, .give_pinned = pw_host_give, .send = pw_host_transfer, .bring = pw_host_transfer,
-    .wait = pw_host_wait, .scratch_linear = none_linear, .scratch_head = none_linear, .scratch_attn = none_attn,
+    .wait = pw_host_wait, .scratch_linear = none_linear, .scratch_head = none_linear, .scratch_experts = none_experts, .scratch_attn = none_attn,
 };
 
 double ref_get(struct pw_tensor t, int64_t i)

@@ -169,6 +169,22 @@ mutant test_op kernels/cuda/head.cu 's/before += all;//' head
 mutant test_cuda_linear kernels/cuda/head.cu 's/b.word < a.word/b.word > a.word/'
 mutant test_cuda_linear kernels/cuda/head.cu 's/target >= 0 \&\& target < words/target >= 0/'
 
+# ---- experts ----
+mutant test_op kernels/ref/ref_experts.c 's/dweights, t \* n + c) - (renormalise ? mean : 0)/dweights, t * n + c)/' route/
+mutant test_op kernels/cpu/cpu_experts.c 's/scale \* expf(logit\[e\] - logit\[id\[0\]\])/scale * expf(logit[e])/' route/
+mutant test_op kernels/cpu/cpu_experts.c 's/e < experts->n; e++, drop.offset++/e < experts->n; e++/' experts/
+mutant test_op_experts kernels/cpu/cpu_experts.c 's/return a > b ||/return a >= b ||/'
+mutant test_op kernels/cuda/route.cu 's/best >= 0 \&\& best < other/best >= 0 \&\& best > other/' route/
+mutant test_op kernels/cuda/route.cu 's/if (renormalise \&\& !mine) continue;/if (!mine) continue;/; s/(renormalise \&\& !mine)) continue/!mine) continue/' route/
+mutant test_op kernels/cuda/route.cu 's/w < warp ? found/w <= warp ? found/' mix/
+mutant test_op kernels/cuda/combine.cu 's/dweights\[pair\] += dot/dweights[pair] = dot/' mix/
+mutant test_op kernels/cuda/experts.cu 's/d.offset += (uint64_t)e;//' experts/
+mutant test_op kernels/cuda/experts.cu 's/g.low_w += n \* w->lora->r;//' experts/
+mutant test_op kernels/cuda/experts.cu 's/g.alpha = (float)k->experts->w\[e\].lora->scale/g.alpha = (float)k->experts->w[0].lora->scale/' experts/
+mutant test_op kernels/cuda/tile.h 's/(row + (TA ? 0 : row0)) \* g.ldc/row * g.ldc/' experts/
+mutant test_op kernels/cuda/tile.h 's/g.b_row + row + (TA ? row0 : 0)/g.b_row + row/' experts/
+race test_op kernels/cuda/route.cu 's/base += THREADS, stage ^= 1/base += THREADS/' mix/
+
 # ---- kernels for cards, on simt; and simt itself ----
 mutant test_op kernels/cuda/norm.cu 's/i = mine + HELD \* step; i < width/i = mine + HELD * step; i + 8 < width/' norm/
 mutant test_op kernels/cuda/norm.cu 's/t = threadIdx.y; t < tokens/t = threadIdx.y; t + 1 < tokens/' norm/
