@@ -260,12 +260,19 @@ static int arch_of(const struct pw_model_config *c, const struct arch **out)
     return pw_error(PW_E_UNSUPPORTED, "a %s model cannot be written as GGUF (known: llama, mistral, qwen2)", c->family);
 }
 
-int pw_gguf_permutes(const struct pw_model_config *c, bool *permutes)
+int pw_gguf_arch(const struct pw_model_config *c, const char **name, bool *permutes)
 {
     const struct arch *a;
     PW_PASS(arch_of(c, &a));
+    *name = a->name;
     *permutes = a->permuted;
     return 0;
+}
+
+int pw_gguf_permutes(const struct pw_model_config *c, bool *permutes)
+{
+    const char *name;
+    return pw_gguf_arch(c, &name, permutes);
 }
 
 int pw_gguf_rope_factors(const struct pw_model_config *c, float *factors, int *n)

@@ -21,6 +21,8 @@
 #include "data/safetensors.h"
 #include "data/tokenizer.h"
 #include "eval/contest.h"
+#include "lora/gguf_lora.h"
+#include "lora/mlx.h"
 #include "lora/peft.h"
 #include "train/recipe.h"
 
@@ -272,6 +274,39 @@ static void run_adapter(const uint8_t *bytes, size_t n)
         pw_adapter_free(&a);
 }
 
+static const struct pw_model_config small_model = {.family = "llama", .layers = 2, .hidden = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .ffn = 12, .vocab = 10,
+                                                   .rope_interleaved = true};
+
+/* With a model, and without. */
+static void run_gguf_lora(const uint8_t *bytes, size_t n)
+{
+    const char *path = as_file("lora.gguf", bytes, n);
+    struct pw_adapter a = {0};
+    if (pw_gguf_lora_load(&a, path, &small_model) == 0)
+        pw_adapter_free(&a);
+    if (pw_gguf_lora_load(&a, path, NULL) == 0)
+        pw_adapter_free(&a);
+}
+
+/* The bytes as the tensors; the first says with which config. */
+static void run_mlx(const uint8_t *bytes, size_t n)
+{
+    static const char *const configs[] = {"{\"lora_parameters\":{\"rank\":2,\"scale\":2.0,\"dropout\":0.0}}", "{\"fine_tune_type\":\"lora\",\"lora_parameters\":{\"rank\":8,\"scale\":2,\"alpha\":3}}"};
+    struct pw_adapter a = {0};
+    if (n == 0)
+        return;
+    if (bytes[0] & 2) {            /* the config itself */
+        as_file("adapter_config.json", bytes + 1, n - 1);
+        as_file("adapters.safetensors", (const uint8_t *)"\x10\0\0\0\0\0\0\0{              }", 24);
+    } else {
+        const char *config = configs[bytes[0] & 1];
+        as_file("adapter_config.json", (const uint8_t *)config, strlen(config));
+        as_file("adapters.safetensors", bytes + 1, n - 1);
+    }
+    if (pw_mlx_load(&a, folder, &small_model) == 0)
+        pw_adapter_free(&a);
+}
+
 static void run_contest(const uint8_t *bytes, size_t n)
 {
     struct pw_contest c;
@@ -284,5 +319,5 @@ const struct fuzz_target fuzz_targets[] = {
     {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"gguf", run_gguf}, {"gguf_model", run_gguf_model}, {"config", run_config},
     {"tokenizer", run_tokenizer}, {"tokenizer_llama2c", run_tokenizer_llama2c},
     {"tokenizer_model", run_tokenizer_model}, {"tokenizer_ranks", run_tokenizer_ranks}, {"jinja", run_jinja}, {"archive", run_archive},
-    {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"contest", run_contest}, {NULL, NULL},
+    {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"gguf_lora", run_gguf_lora}, {"mlx", run_mlx}, {"contest", run_contest}, {NULL, NULL},
 };

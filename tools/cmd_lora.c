@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "lora/merge.h"
+#include "lora/adapter_file.h"
 #include "lora/peft.h"
 #include "tools/load.h"
 
@@ -145,7 +146,7 @@ static int lora_info(struct pw_cmd *c)
 {
     struct pw_adapter a = {0};
     struct pw_json w = {0};
-    int rc = pw_peft_load(&a, c->args.items[0], NULL);
+    int rc = pw_adapter_load(&a, c->args.items[0], NULL);
     if (rc == 0) {
         pw_json_begin(&w);
         describe(c, &a, &w);
@@ -193,7 +194,7 @@ static int lora_merge(struct pw_cmd *c)
     PW_PASS_OUT(pw_checkpoint_open(&base, c->args.items[0], &copt));
     struct pw_model_config shape = *pw_checkpoint_config(base);
     shape.rope_interleaved = false;   /* of the folder that is written */
-    PW_PASS_OUT(pw_peft_load(&a, path, &shape));
+    PW_PASS_OUT(pw_adapter_load(&a, path, &shape));
     PW_PASS_OUT(pw_adapter_check_base(&a, base, "", false, c->common->force, c->progress));
     for (size_t i = 0; i < a.n; i++)
         a.modules[i].lora.scale *= scale;
@@ -218,7 +219,7 @@ out:
 
 const struct pw_command pw_commands_lora[] = {
     {"lora init", "MODEL -o DIR [--set adapter.K=V]...", "a fresh adapter, without training", NULL, init_options, sizeof(struct lora_options), 1, 1, false, lora_init},
-    {"lora info", "DIR", "what an adapter folder holds", NULL, NULL, 0, 1, 1, false, lora_info},
+    {"lora info", "DIR", "what an adapter holds", NULL, NULL, 0, 1, 1, false, lora_info},
     {"lora merge", "MODEL --adapter DIR -o OUT [--type f32|f16|bf16]", "base and adapter as one model",
      "The product of the adapter is added in f32 to the dequantised base and the largest change of a weight is printed. A merge that changes\n"
      "nothing is an error.\n", merge_options, sizeof(struct lora_options), 1, 1, false, lora_merge},

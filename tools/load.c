@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "lora/peft.h"
+#include "lora/adapter_file.h"
 
 static int open_tokenizer(struct pw_tokenizer **out, struct pw_checkpoint *checkpoint, bool needed)
 {
@@ -51,7 +51,7 @@ static int read_adapter(struct pw_adapter *a, const char *given, const struct pw
     int rc = 0;
     pw_arena_init(&arena);
     PW_PASS_OUT(pw_adapter_argument(&arena, given, &path, &scale));
-    PW_TRY_OUT(pw_peft_load(a, path, &m->config), "loading the adapter %s", path);
+    PW_TRY_OUT(pw_adapter_load(a, path, &m->config), "loading the adapter %s", path);
     PW_TRY_OUT(pw_adapter_check_base(a, m->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress), "loading the adapter %s", path);
     for (size_t i = 0; i < a->n; i++)
         a->modules[i].lora.scale *= scale;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "lora/adapter_file.h"
 #include "lora/peft.h"
 #include "train/report_html.h"
 #include "train/run_parts.h"
@@ -219,7 +220,7 @@ static int init_from(struct pw_run *run, const char *dir)
 {
     struct pw_adapter from = {0};
     int rc = 0;
-    PW_TRY(pw_peft_load(&from, dir, &run->config), "adapter.init_from");
+    PW_TRY(pw_adapter_load(&from, dir, &run->config), "adapter.init_from");
     for (size_t i = 0; i < run->adapter.n; i++) {
         struct pw_adapter_module *m = &run->adapter.modules[i];
         const struct pw_adapter_module *f = pw_adapter_find(&from, m->name);

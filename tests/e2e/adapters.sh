@@ -36,5 +36,19 @@ refused 1 'RIGHT' pw lora verify "$BASE" "$BASE+none" -q
 refused 2 'MODEL+ADAPTER' pw lora verify "$BASE" "$BASE" --adapter run/adapter
 refused 3 'does not fit' pw lora verify "$BASE" "$BASE" --memory 1MiB -q
 
+# ---- export: the same logits from the GGUF adapter on the GGUF file, and back ----
+rc 0 pw quant "$BASE" -o base.gguf --type f32 --format gguf -q
+json pw lora export run/adapter --to gguf -o a.gguf --json -q; has out '"form":"gguf"'
+json pw lora info a.gguf --json; has out '"modules":'
+json pw lora verify "$BASE+run/adapter" "base.gguf+a.gguf" --json -q --tolerance 1e-3; has out '"first_difference":null'
+json pw lora export a.gguf --to peft -o back --model "$BASE" --json -q
+json pw lora verify "$BASE+run/adapter" "$BASE+back" --json -q --tolerance 1e-4
+refused 3 'exists' pw lora export run/adapter --to gguf -o a.gguf -q; rc 0 pw lora export run/adapter:0.5 --to gguf -o a.gguf -q --force --type f16
+refused 2 '--to FORM is missing' pw lora export run/adapter -o x.gguf
+refused 2 'f32 or f16' pw lora export run/adapter --to gguf -o x.gguf --type q8_0
+refused 2 'does not say what its base is' pw lora export "$ROOT/tests/fixtures/gguf/lora/lora.gguf" --to peft -o x
+refused 1 'is for another base' pw lora export run/adapter --to gguf -o x.gguf --model "$ROOT/tests/fixtures/train_golden/model"
+checks=$((checks + 1)); [ ! -e x ] && [ ! -e x.gguf ] || fail "a refused export left something"
+
 echo "$checks checks, $failures failures"
 [ $failures = 0 ]

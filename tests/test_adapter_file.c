@@ -1,0 +1,284 @@
+/* Adapters of other programs: llama.cpp's logits with a GGUF adapter (tests/fixtures/gguf/lora, made by tools/reference/gguf_lora.py), the same
+ * adapter as a PEFT folder, mlx-lm's form, writing and reading back in every order of rows, and what is refused. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "data/gguf.h"
+#include "infer/session.h"
+#include "lora/adapter_file.h"
+#include "lora/gguf_lora.h"
+#include "lora/peft.h"
+#include "tests/support.h"
+
+#define BASE "tests/fixtures/gguf/llama.gguf"
+#define FIXTURES "tests/fixtures/gguf/lora/"
+enum { N = 24, V = 80 };
+
+static void expected(const char *name, int32_t ids[N], float *logits)
+{
+    struct pw_gguf g;
+    const struct pw_gguf_pair *p;
+    ck_ok(pw_gguf_open(&g, FIXTURES "logits.gguf"));
+    ck_ok(pw_gguf_get_array(&g, "ids", PW_GGUF_I32, true, &p));
+    ck_assert_int_eq((int)p->n, N);
+    for (int i = 0; i < N; i++)
+        ids[i] = (int32_t)pw_gguf_int(p, (uint64_t)i);
+    const struct pw_gguf_tensor *t = pw_gguf_tensor(&g, name);
+    ck_assert(t && t->shape[0] == N && t->shape[1] == V);
+    memcpy(logits, t->data, t->bytes);
+    pw_gguf_close(&g);
+}
+
+/* path NULL: the base alone */
+static void logits_with(const char *path, const int32_t ids[N], float *out)
+{
+    struct pw_dev *dev;
+    struct pw_model *m;
+    struct pw_session *s;
+    struct pw_adapter a = {0};
+    int32_t rows[N];
+    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){.kind = "cpu", .threads = 2, .level = getenv("PW_CPU")}));
+    ck_ok(pw_model_load(&m, dev, BASE, NULL));
+    if (path) {
+        ck_ok(pw_adapter_load(&a, path, &m->config));
+        ck_ok(pw_model_attach(m, &a));
+    }
+    ck_ok(pw_session_open(&s, m, N, N, 1));
+    const struct pw_feed feed = {pw_session_add(s, N, -1), ids, N};
+    ck_ok(pw_session_feed(s, &feed, 1));
+    for (int i = 0; i < N; i++)
+        rows[i] = i;
+    ck_ok(pw_session_logits(s, rows, N, out));
+    pw_session_close(s);
+    pw_model_free(m);
+    pw_adapter_free(&a);
+    pw_dev_close(dev);
+}
+
+/* The bound is that of the base's own logits (tests/test_gguf_model.c), which the adapter's products, of sums of 256 and of 4 terms, double. */
+START_TEST(logits_as_llama_cpp)
+{
+    static const struct { const char *want, *path; } cases[] = {{"base", NULL}, {"lora", FIXTURES "lora.gguf"}, {"lora", FIXTURES "peft"}, {"mlx", FIXTURES "mlx"}};
+    static float ours[N * V], theirs[N * V];
+    int32_t ids[N];
+    expected(cases[_i].want, ids, theirs);
+    logits_with(cases[_i].path, ids, ours);
+    double most = 0;
+    for (int i = 0; i < N * V; i++) {
+        const double d = fabs((double)ours[i] - theirs[i]);
+        if (!(d <= most))
+            most = d;
+    }
+    printf("%s: largest difference of a logit from llama.cpp %.3g\n", cases[_i].path ? cases[_i].path : "base", most);
+    ck_assert_msg(most <= 2e-4, "%s: %g", cases[_i].path, most);
+}
+END_TEST
+
+/* ---- both ways ---- */
+
+static struct pw_model_config shape_of(bool interleaved)
+{
+    struct pw_checkpoint *c;
+    ck_ok(pw_checkpoint_open(&c, BASE, NULL));
+    struct pw_model_config m = *pw_checkpoint_config(c);
+    pw_checkpoint_close(c);
+    ck_assert(m.rope_interleaved);
+    m.rope_interleaved = interleaved;
+    return m;
+}
+
+/* Equal A, equal scale * B: the product is the same; tolerance is one rounding of the scale and one of B (f16: 2^-11, and half a step of 2^-24,
+ * times what B was multiplied by). */
+static void same_adapter(const struct pw_adapter *x, const struct pw_adapter *y, double absolute, double relative)
+{
+    ck_assert_uint_eq(x->n, y->n);
+    for (size_t i = 0; i < x->n; i++) {
+        const struct pw_adapter_module *p = &x->modules[i], *q = &y->modules[i];
+        ck_assert_str_eq(p->name, q->name);
+        ck_assert(p->lora.r == q->lora.r && p->n_in == q->n_in && p->n_out == q->n_out);
+        const float *a = p->lora.a.data, *b = p->lora.b.data, *c = q->lora.a.data, *d = q->lora.b.data;
+        for (int64_t k = 0; k < pw_count(p->lora.a); k++)
+            ck_close(a[k], c[k], absolute, absolute > 0 ? relative : 0);
+        for (int64_t k = 0; k < pw_count(p->lora.b); k++)
+            ck_close(b[k] * p->lora.scale, d[k] * q->lora.scale, absolute * p->lora.scale, relative);
+    }
+}
+
+START_TEST(the_same_in_three_forms)
+{
+    const struct pw_model_config m = shape_of(_i != 0);
+    struct pw_adapter peft, gguf, back;
+    const char *dir = test_tmpdir(), *file = test_path(dir, "x.gguf"), *half = test_path(dir, "half.gguf"), *folder = test_tmpdir();
+    ck_ok(pw_adapter_load(&peft, FIXTURES "peft", &m));
+    ck_ok(pw_adapter_load(&gguf, FIXTURES "lora.gguf", &m));
+    ck_assert(peft.paired == (_i ? 32 : 0) && gguf.paired == peft.paired);
+    ck_assert_str_eq(gguf.config.targets, "q_proj,k_proj,down_proj");
+    same_adapter(&peft, &gguf, 0, 3e-7);
+    ck_ok(pw_gguf_lora_write(&peft, file, &m, PW_F32, false));
+    ck_ok(pw_adapter_load(&back, file, &m));
+    same_adapter(&peft, &back, 0, 3e-7);
+    pw_adapter_free(&back);
+    ck_ok(pw_gguf_lora_write(&peft, half, &m, PW_F16, false));
+    ck_ok(pw_adapter_load(&back, half, &m));
+    same_adapter(&peft, &back, ldexp(1, -25) * 4, 1.0 / 1024);
+    pw_adapter_free(&back);
+    ck_ok(pw_peft_write(&gguf, folder));
+    ck_ok(pw_adapter_load(&back, folder, &m));
+    same_adapter(&gguf, &back, 0, 1e-7);
+    pw_adapter_free(&back);
+    ck_fails(pw_gguf_lora_write(&peft, file, &m, PW_F32, false), PW_E_REFUSED, "exists");
+    strcpy(peft.config.kind, "dora");
+    ck_fails(pw_gguf_lora_write(&peft, test_path(dir, "y.gguf"), &m, PW_F32, false), PW_E_UNSUPPORTED, "plain LoRA alone");
+    ck_assert_ptr_nonnull(strstr(pw_error_hint_text(), "pw lora merge"));
+    strcpy(peft.config.kind, "lora");
+    ((float *)peft.modules[1].lora.b.data)[5] = 1e6f;
+    ck_fails(pw_gguf_lora_write(&peft, test_path(dir, "y.gguf"), &m, PW_F16, false), PW_E_NUMERIC, "does not fit into f16");
+    ck_fails(pw_gguf_lora_write(&peft, test_path(dir, "y.gguf"), &m, PW_BF16, false), PW_E_USAGE, "f32 or f16");
+    ck_assert(!pw_file_exists(test_path(dir, "y.gguf")));
+    pw_adapter_free(&peft);
+    pw_adapter_free(&gguf);
+}
+END_TEST
+
+/* Modules that not all layers have are named in full; old files of mlx-lm have alpha beside scale. */
+START_TEST(targets_and_old_mlx)
+{
+    const struct pw_model_config m = shape_of(false);
+    struct pw_adapter a;
+    const char *dir = test_tmpdir(), *file = test_path(dir, "x.gguf");
+    ck_ok(pw_adapter_load(&a, FIXTURES "peft", &m));
+    a.n--;
+    ck_ok(pw_gguf_lora_write(&a, file, &m, PW_F32, false));
+    pw_adapter_free(&a);
+    ck_ok(pw_adapter_load(&a, file, &m));
+    ck_assert(a.n == 5 && strncmp(a.config.targets, "model.layers.0.self_attn.q_proj,model.layers.0.self_attn.k_proj,model.layers.0.mlp.down_proj,", 92) == 0);
+    ck_ok(pw_peft_write(&a, dir));
+    pw_adapter_free(&a);
+    ck_ok(pw_adapter_load(&a, dir, &m));
+    pw_adapter_free(&a);
+    size_t n;
+    char *tensors = test_slurp(FIXTURES "mlx/adapters.safetensors", &n);
+    const char *config = "{\"lora_layers\":2,\"lora_parameters\":{\"rank\":4,\"alpha\":6,\"scale\":10,\"dropout\":0.25}}", *old = test_tmpdir();
+    ck_ok(pw_file_write(test_path(old, "adapters.safetensors"), tensors, n, false));
+    ck_ok(pw_file_write(test_path(old, "adapter_config.json"), config, strlen(config), false));
+    ck_ok(pw_adapter_load(&a, old, &m));
+    ck_assert(a.modules[0].lora.scale == 15 && a.config.dropout == 0.25 && a.config.alpha == 60);
+    pw_adapter_free(&a);
+    pw_free(tensors);
+}
+END_TEST
+
+/* alpha 0 in a GGUF adapter: the scale is 1, as llama.cpp has it. */
+START_TEST(alpha_zero)
+{
+    static const float x[16] = {1, 2, 3};
+    const char *path = test_path(test_tmpdir(), "x.gguf");
+    struct pw_gguf_out w;
+    struct pw_adapter a;
+    ck_ok(pw_gguf_create(&w, path, false));
+    pw_gguf_put_str(&w, "general.architecture", "llama", 5);
+    pw_gguf_put_str(&w, "general.type", "adapter", 7);
+    pw_gguf_put_str(&w, "adapter.type", "lora", 4);
+    pw_gguf_put_f32(&w, "adapter.lora.alpha", 0);
+    ck_ok(pw_gguf_add_tensor(&w, "blk.0.attn_q.weight.lora_a", PW_GGML_F32, 2, (int64_t[]){2, 8}));
+    ck_ok(pw_gguf_add_tensor(&w, "blk.0.attn_q.weight.lora_b", PW_GGML_F32, 2, (int64_t[]){8, 2}));
+    ck_ok(pw_gguf_bytes(&w, x, sizeof x));
+    ck_ok(pw_gguf_bytes(&w, x, sizeof x));
+    ck_ok(pw_gguf_commit(&w));
+    ck_ok(pw_adapter_load(&a, path, NULL));
+    ck_assert(a.n == 1 && a.modules[0].lora.scale == 1 && a.config.alpha == 2 && a.config.r == 2);
+    pw_adapter_free(&a);
+}
+END_TEST
+
+/* ---- refused ---- */
+
+static const struct pw_model_config small = {.family = "llama", .layers = 2, .hidden = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .ffn = 12, .vocab = 10, .rope_interleaved = true};
+
+static void fails_saying(int rc, const char *text, const char *path)
+{
+    ck_assert_msg(rc < 0, "%s is read", path);
+    ck_assert_msg(strstr(pw_error_text(), text) != NULL, "%s: the message is \"%s\", expected \"%s\" in it", path, pw_error_text(), text);
+    ck_assert_msg(strstr(pw_error_text(), path) != NULL, "%s: the message does not name it: \"%s\"", path, pw_error_text());
+    pw_error_clear();
+}
+
+START_TEST(refused_gguf)
+{
+    struct pw_arena arena;
+    char **names;
+    size_t n;
+    pw_arena_init(&arena);
+    ck_ok(pw_dir_list(&arena, "tests/fixtures/refused/gguf_lora", &names, &n));
+    ck_assert_uint_ge(n, 21);
+    for (size_t i = 0; i < n; i++) {
+        const char *path = pw_path_join(&arena, "tests/fixtures/refused/gguf_lora", names[i]), *text = NULL;
+        struct pw_gguf g;
+        struct pw_adapter a;
+        ck_ok(pw_gguf_open(&g, path));
+        ck_ok(pw_gguf_get_str(&g, "test.expected", true, &text));
+        fails_saying(pw_adapter_load(&a, path, &small), text, path);
+        pw_gguf_close(&g);
+    }
+    pw_arena_free(&arena);
+}
+END_TEST
+
+START_TEST(refused_mlx)
+{
+    struct pw_arena arena;
+    char **names;
+    size_t n;
+    pw_arena_init(&arena);
+    ck_ok(pw_dir_list(&arena, "tests/fixtures/refused/mlx", &names, &n));
+    ck_assert_uint_ge(n, 15);
+    for (size_t i = 0; i < n; i++) {
+        const char *path = pw_path_join(&arena, "tests/fixtures/refused/mlx", names[i]), *text = NULL;
+        struct pw_value *config;
+        struct pw_adapter a;
+        ck_ok(pw_json_load(&arena, pw_path_join(&arena, path, "adapter_config.json"), &config));
+        ck_ok(pw_get_str(config, "expected", path, &text));
+        fails_saying(pw_adapter_load(&a, path, &small), text, path);
+    }
+    pw_arena_free(&arena);
+}
+END_TEST
+
+static int load_work(void *path)
+{
+    static struct pw_model_config m;
+    struct pw_adapter a;
+    if (!m.layers)
+        m = shape_of(false);
+    const int rc = pw_adapter_load(&a, path, &m);
+    if (rc == 0)
+        pw_adapter_free(&a);
+    return rc;
+}
+
+START_TEST(no_memory)
+{
+    ck_ok(load_work((void *)FIXTURES "peft"));       /* the shape is there from now on */
+    ck_assert_int_gt(test_sweep_nomem(load_work, (void *)(_i ? FIXTURES "mlx" : FIXTURES "lora.gguf")), 5);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("adapter files");
+    TCase *c = tcase_create("adapter files");
+    tcase_set_timeout(c, 60);
+    tcase_add_loop_test(c, logits_as_llama_cpp, 0, 4);
+    tcase_add_loop_test(c, the_same_in_three_forms, 0, 2);
+    tcase_add_test(c, targets_and_old_mlx);
+    tcase_add_test(c, alpha_zero);
+    tcase_add_test(c, refused_gguf);
+    tcase_add_test(c, refused_mlx);
+    tcase_add_loop_test(c, no_memory, 0, 2);
+    suite_add_tcase(s, c);
+    return test_run(s);
+}
