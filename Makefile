@@ -81,7 +81,7 @@ CUDA_OBJ = $(patsubst %.cu,$(CUDA_DIR)/%.o,$(CU_SRC))
 CXXFLAGS = -std=c++20 -D_GNU_SOURCE -DPW_VERSION='"$(VERSION)"' -I. -g $(OPT) -fopenmp -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -ffp-contract=off \
            -fno-math-errno -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unknown-pragmas $(SANFLAGS)
 GENCODE = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
-NVCCFLAGS = -std=c++20 -O3 -DPW_VERSION='"$(VERSION)"' -D_GNU_SOURCE -I. -lineinfo --fmad=true -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-missing-field-initializers \
+NVCCFLAGS = -std=c++20 -O3 -DPW_VERSION='"$(VERSION)"' -D_GNU_SOURCE -I. -lineinfo --fmad=true --compress-mode=size -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Werror,-Wno-missing-field-initializers \
             -Xptxas -v $(GENCODE)
 
 # `make V=1` shows the commands.

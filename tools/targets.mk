@@ -80,10 +80,21 @@ cuda-objects: $(CUDA_DIR)/libpw_cuda.so $(CUDA_DIR)/tests/simt_kernels.o
 cuda-report: cuda
 	@tools/cuda_report "$(CUDA_FOR)" $(B)/cuda-$(subst $(space),-,$(CUDA_FOR))
 
-# A folder for a machine with a card: gpu-pack/run there runs every kernel on it (tools/gpu/run says what is not in it yet).
+# A folder for a machine with a card: gpu-pack/run there runs every kernel on it (tools/gpu/run). Its tests are one program, `tests NAME`, so that the
+# libraries of the project are in the folder once; the Debian-like machine that packs needs the static libopenblas.a (tools/gpu/pack says why).
 .PHONY: gpu-pack
-gpu-pack: cuda plugins tests pw
+GPU_TESTS := test_op test_op_device test_cuda_linear test_attn_rows test_train_device
+gpu-pack: cuda plugins pw $(B)/gpu/tests
 	@tools/gpu/pack $(B) $(B)/cuda-$(subst $(space),-,$(CUDA_FOR))
+$(B)/gpu/%.o: $(B)/tests/%.o
+	@mkdir -p $(@D)
+	@objcopy --redefine-sym main=main_$* $< $@
+$(B)/gpu/tests.c: tools/targets.mk
+	@mkdir -p $(@D)
+	@{ echo '#include <stdio.h>'; echo '#include <string.h>'; printf 'int main_%s(void);\n' $(GPU_TESTS); echo 'int main(int n, char **a) {'; \
+	   printf 'if (n == 2 && !strcmp(a[1], "%s")) return main_%s();\n' $(foreach t,$(GPU_TESTS),$(t) $(t)); echo 'return fputs("tests NAME: no such test\n", stderr), 2; }'; } > $@
+$(B)/gpu/tests: $(B)/gpu/tests.c $(GPU_TESTS:%=$(B)/gpu/%.o) $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 
 # ---- not there yet: said plainly ----
 .PHONY: bench-peers
