@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -245,3 +246,10 @@ size_t pw_peak_rss_bytes(void) { return proc_bytes("/proc/self/status", "VmHWM")
 size_t pw_rss_bytes(void) { return proc_bytes("/proc/self/status", "VmRSS"); }
 size_t pw_rss_anon_bytes(void) { return proc_bytes("/proc/self/status", "RssAnon"); }
 size_t pw_memory_available(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
+
+void pw_memory_ahead(const void *mapped, size_t bytes)
+{
+    const uintptr_t page = 4096, at = (uintptr_t)mapped & ~(page - 1);
+    if (mapped && bytes)
+        (void)madvise((void *)at, (uintptr_t)mapped + bytes - at, MADV_WILLNEED);   /* advice: what comes of it does not matter */
+}

@@ -50,6 +50,7 @@ size_t pw_peak_rss_bytes(void);   /* high-water mark of resident memory of this 
 size_t pw_rss_bytes(void);        /* resident now */
 size_t pw_rss_anon_bytes(void);   /* resident now, without file-backed pages */
 size_t pw_memory_available(void); /* what the kernel says could still be taken */
+void pw_memory_ahead(const void *mapped, size_t bytes); /* these bytes of a mapped file will be read soon; NULL is fine */
 
 #ifdef __cplusplus
 }

@@ -14,7 +14,7 @@
 #include "infer/memory_limit.h"
 #include "infer/model_parts.h"
 #include "infer/rope.h"
-#include "quant/quant.h"
+#include "quant/stage.h"
 
 /* ---- what to do with stored weights --------------------------------------------------------------------------------- */
 
@@ -30,6 +30,7 @@ struct plan {                  /* --type, resolved, and where weights are made *
     bool device;               /* the model's device is not the host: everything is made in `stage`, then moved to the pool */
     struct pw_dev *maker;      /* a host device */
     struct pw_pool stage;
+    struct pw_quant_stage there; /* block linears are quantised by the device itself */
 };
 
 static int resolve(struct plan *p, const struct pw_model_options *opt)
@@ -96,6 +97,13 @@ static size_t weight_need(const struct plan *p, const struct pw_weight *w, enum 
     if (quant)
         return bytes + pw_pool_round(pw_quant_bytes(w->n_out, w->n_in, quant));
     return bytes + dense_bytes(p, w->data, w->dtype, w->n_out * w->n_in);
+}
+
+/* Does the device itself quantise this weight? Then nothing of it is made in the stage but its bias. */
+static bool made_there(const struct plan *p, const struct pw_model *m, const struct pw_weight *w, enum place where)
+{
+    const struct pw_quant_options *quant = quant_of(p, where);
+    return p->device && quant && w->type == PW_Q_DENSE && pw_quant_stage_serves(m->dev, quant->type);
 }
 
 /* ---- making ---------------------------------------------------------------------------------------------------------- */
@@ -192,9 +200,28 @@ static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, 
     return 0;
 }
 
+static int place_made_there(struct pw_model *m, struct plan *p, struct pw_weight *w, enum place where)
+{
+    const struct pw_quant_options *quant = quant_of(p, where);
+    const size_t bytes = pw_quant_bytes(w->n_out, w->n_in, quant), bias_bytes = w->bias ? (size_t)w->n_out * sizeof(float) : 0;
+    struct pw_weight made = {0};
+    void *memory = pw_pool_take(&m->pool, bytes), *bias = bias_bytes ? pw_pool_take(&m->pool, bias_bytes) : NULL;
+    PW_CHECK(memory && (bias || !bias_bytes), PW_E_NOMEM, "no room for a weight on device %s", m->dev->kind);
+    PW_PASS(pw_quant_place(&made, w->n_out, w->n_in, quant, memory, bytes));
+    PW_PASS(pw_quant_stage_encode(&p->there, &made, pw_tensor2((void *)(uintptr_t)w->data, w->dtype, w->n_out, w->n_in)));
+    if (bias)
+        PW_PASS(pw_dev_put(m->dev, bias, w->bias, bias_bytes));
+    made.bias = bias;
+    *w = made;
+    p->stage.used = 0;
+    return 0;
+}
+
 /* A made weight where it stays. On a device: its parts from the stage, or from the mapping, to the pool; the stage is free again. */
 static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum place where)
 {
+    if (made_there(p, m, w, where))
+        return place_made_there(m, p, w, where);
     PW_PASS(make_weight(m, p, w, where));
     if (!p->device)
         return 0;
@@ -317,17 +344,39 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     return bytes;
 }
 
+static size_t stage_need(const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum place where)
+{
+    return made_there(p, m, w, where) ? (w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0) : weight_need(p, w, where);
+}
+
 /* The most that is in the stage at once: one tensor, or one weight with its bias. */
 static size_t largest(const struct pw_model *m, const struct plan *p)
 {
     size_t most = embed_bytes(m, p), n;
-    if (own_head(m, p) && (n = weight_need(p, &m->head, HEAD)) > most)
+    if (own_head(m, p) && (n = stage_need(m, p, &m->head, HEAD)) > most)
         most = n;
     for (int i = 0; i < m->config.layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            if ((n = weight_need(p, &m->layers[i].linear[l], BLOCK)) > most)
+            if ((n = stage_need(m, p, &m->layers[i].linear[l], BLOCK)) > most)
                 most = n;
     return most + pw_pool_round((size_t)m->config.hidden * sizeof(float));
+}
+
+/* The device's own place for quantising, when it will quantise anything. */
+static int open_there(struct pw_model *m, struct plan *p)
+{
+    struct pw_quant_stage_size size = {0};
+    for (int i = -1; i < m->config.layers; i++)
+        for (int l = 0; l < (i < 0 ? 1 : PW_LIN_COUNT); l++) {
+            const struct pw_weight *w = i < 0 ? &m->head : &m->layers[i].linear[l];
+            const enum place where = i < 0 ? HEAD : BLOCK;
+            if (!made_there(p, m, w, where))
+                continue;
+            size.widest = w->n_in > size.widest ? w->n_in : size.widest;
+            size.most = w->n_out * w->n_in > size.most ? w->n_out * w->n_in : size.most;
+            size.block = quant_of(p, where)->block > size.block ? quant_of(p, where)->block : size.block;
+        }
+    return size.most ? pw_quant_stage_open(&p->there, m->dev, &size) : 0;
 }
 
 static int place_embed(struct pw_model *m, struct plan *p)
@@ -361,6 +410,17 @@ static int place_embed(struct pw_model *m, struct plan *p)
     return 0;
 }
 
+/* The system reads the next linear from the file while this one is made. */
+static void read_ahead(const struct pw_model *m, int layer, int linear)
+{
+    if (linear == PW_LIN_COUNT) {
+        layer++;
+        linear = 0;
+    }
+    if (layer < m->config.layers)
+        pw_memory_ahead(m->layers[layer].linear[linear].data, pw_weight_data_bytes(&m->layers[layer].linear[linear]));
+}
+
 static int place(struct pw_model *m, struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
@@ -379,6 +439,8 @@ static int place(struct pw_model *m, struct plan *p)
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             if (layer->linear[l].bias)
                 PW_PASS(make_bias(m, p, i, l));
+            if (p->device)
+                read_ahead(m, i, l + 1);
             PW_TRY(place_weight(m, p, &layer->linear[l], BLOCK), "layer %d: %s", i, pw_linear_suffix(l));
         }
     }
@@ -506,11 +568,13 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
         PW_PASS_OUT(pw_pool_open(&plan.stage, plan.maker, largest(m, &plan), "staging of weights"));
     }
     PW_PASS_OUT(pw_pool_open(&m->pool, dev, need(m, &plan), "weights"));
+    PW_PASS_OUT(open_there(m, &plan));
     PW_TRY_OUT(place(m, &plan), "loading %s", path);
     PW_TRY_OUT(pw_model_make_rope(m, PW_F32), "loading %s", path);
     pw_model_count_bytes(m);
 out:
     if (plan.device) {
+        pw_quant_stage_close(&plan.there);
         pw_pool_close(&plan.stage);
         if (plan.maker != dev)
             pw_dev_close(plan.maker);

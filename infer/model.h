@@ -1,7 +1,7 @@
 /* A model ready to compute: config, typed layers, the rotary table, and the checkpoint mapping that owns the bytes.
  *
- * Loading places every weight where the device wants it: on host devices dense and 4-bit weights are used from the mapping; for others each is made
- * on the processor, one at a time, and copied to the device (never a second copy of the model in host memory);
+ * Loading places every weight where the device wants it: on host devices dense and 4-bit weights are used from the mapping; others get the stored rows
+ * and quantise them by themselves (quant/stage.h), the rest is made on the processor, one at a time, and copied (never a second copy of the model in host memory);
  * `quantise` quantises block linears while loading (never a whole f32 copy of the model). Norms, embedding and head stay as stored
  * (norm vectors are widened to f32). An unknown architecture or an unread tensor is an error that names it. */
 #ifndef PW_INFER_MODEL_H

@@ -104,8 +104,8 @@ int pw_quant_place(struct pw_weight *w, int64_t n_out, int64_t n_in, const struc
 
 /* ---- encoding ---- */
 
-/* Rows a tile may have: a block never straddles two tiles, and a tile begins on a whole byte. */
-int64_t pw_quant_tile_rows(const struct pw_weight *w)
+/* A block never straddles two tiles, and a tile begins on a whole byte. */
+int64_t pw_quant_tile_unit(const struct pw_weight *w)
 {
     int64_t a = w->n_in, b = four_bit(w->type) ? w->block : 1;
     while (b) {
@@ -113,7 +113,12 @@ int64_t pw_quant_tile_rows(const struct pw_weight *w)
         a = b;
         b = r;
     }
-    const int64_t unit = four_bit(w->type) ? w->block / a : 1, rows = TILE_FLOATS / w->n_in / unit * unit;
+    return four_bit(w->type) ? w->block / a : 1;
+}
+
+int64_t pw_quant_tile_rows(const struct pw_weight *w)
+{
+    const int64_t unit = pw_quant_tile_unit(w), rows = TILE_FLOATS / w->n_in / unit * unit;
     return rows < unit ? unit : rows;
 }
 

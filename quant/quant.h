@@ -22,6 +22,7 @@ int pw_quant_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor sr
  * shorter), then the end, where the scales are quantised. An encoder that did not end: pw_free(e->absmax). */
 struct pw_quant_encoder { struct pw_weight *w; float *absmax; };
 int64_t pw_quant_tile_rows(const struct pw_weight *w);
+int64_t pw_quant_tile_unit(const struct pw_weight *w);   /* rows of a tile are a multiple of this, but for the last tile */
 int pw_quant_encode_begin(struct pw_quant_encoder *e, struct pw_weight *w);
 int pw_quant_encode_rows(struct pw_dev *dev, struct pw_quant_encoder *e, int64_t first, struct pw_tensor rows);
 int pw_quant_encode_end(struct pw_quant_encoder *e);

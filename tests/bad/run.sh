@@ -268,6 +268,9 @@ mutant test_verify infer/verify.c 's/d->prompt != prompt/d->prompt < 0/'
 mutant test_verify infer/verify.c 's/to->kept_side ? now : kept, to->kept_side ? kept : now/kept, now/'
 mutant test_verify infer/verify.c 's/if (at >= start)/if (true)/'
 mutant test_verify infer/verify.c 's/w->kl += kl;/w->kl += fabs(most);/'
+mutant test_quant_device quant/stage.c 's/(size_t)(first \* w->n_in) \* size, bytes/(size_t)first * size, bytes/'
+mutant test_quant_device quant/stage.c 's/\/ unit \* unit;/\/ unit * unit + 1;/'
+mutant test_quant_device quant/stage.c 's/(size_t)outer \* sizeof(float)));/(size_t)(outer \/ 2) * sizeof(float)));/'
 
 echo "$ran planted mistakes, $survived not found"
 [ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]
