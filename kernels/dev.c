@@ -2,13 +2,13 @@
  * Knows the backends by their rows only: two that are built in, and the plugins. */
 #include "kernels/dev.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "base/error.h"
 #include "base/memory.h"
+#include "base/plugin.h"
 #include "kernels/backend.h"
 
 static int count_processors(void)
@@ -55,28 +55,13 @@ enum { PLUGINS = sizeof plugins / sizeof *plugins };
 /* A library stays loaded until the program ends: its threads and its driver's state outlive a device. */
 static int load_plugin(const char *file, const struct pw_backend **out)
 {
-    static const char *const folders[] = { "", "../", "../lib/pennyweight/" };
-    char program[3072], path[4096], why[256] = "";
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    PW_CHECK(n > 0, PW_E_IO, "cannot find the folder of this program");
-    program[n] = 0;
-    *(strrchr(program, '/') + 1) = 0;
-    for (int i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s%s%s", program, folders[i], file);
-        if (access(path, F_OK) != 0) continue;
-        void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-        if (!library) {
-            snprintf(why, sizeof why, "%s", dlerror());
-            return pw_error(PW_E_REFUSED, "%s does not load: %s", path, why);
-        }
-        void *symbol = dlsym(library, PW_PLUGIN_SYMBOL);
-        pw_plugin_fn *backend = NULL;
-        memcpy(&backend, &symbol, sizeof backend);
-        *out = backend ? backend(PW_VERSION, sizeof(struct pw_backend)) : NULL;
-        PW_CHECK(*out, PW_E_REFUSED, "%s belongs to another build of this program", path);
-        return 0;
-    }
-    return pw_error(PW_E_REFUSED, "%s is not there (looked in %s, its parent, and ../lib/pennyweight)", file, program);
+    void *symbol = NULL;
+    PW_PASS(pw_plugin_symbol(&symbol, file, PW_PLUGIN_SYMBOL, false));
+    pw_plugin_fn *backend = NULL;
+    memcpy(&backend, &symbol, sizeof backend);
+    *out = backend ? backend(PW_VERSION, sizeof(struct pw_backend)) : NULL;
+    PW_CHECK(*out, PW_E_REFUSED, "%s belongs to another build of this program", file);
+    return 0;
 }
 
 /* ---- open, close ---- */
