@@ -28,6 +28,7 @@ endif
 PKGS := hdf5 jansson yaml-0.1 libpcre2-8 libutf8proc openblas sqlite3 libzstd libsodium
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS))
 PKG_LIBS := $(shell pkg-config --libs $(PKGS))
+MPI := $(firstword $(shell for m in mpi-c ompi-c mpich; do pkg-config --exists $$m 2>/dev/null && echo $$m; done))
 CHECK_CFLAGS := $(shell pkg-config --cflags check)
 CHECK_LIBS := $(shell pkg-config --libs check)
 endif
@@ -57,7 +58,8 @@ B := build/$(HASH)
 
 # ---- sources --------------------------------------------------------------------------------------------------------
 LAYERS_DIRS := base kernels kernels/ref kernels/cpu data quant lora infer train eval
-LIB_SRC := $(foreach d,$(LAYERS_DIRS),$(wildcard $(d)/*.c))
+# train/comm.c is MPI's plugin, built where a package of MPI is found.
+LIB_SRC := $(filter-out train/comm.c,$(foreach d,$(LAYERS_DIRS),$(wildcard $(d)/*.c)))
 TOOL_SRC := $(wildcard tools/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)
 TEST_HELP := $(filter-out $(TEST_SRC),$(wildcard tests/*.c))
@@ -90,7 +92,7 @@ Q := $(if $(V),,@)
 all: pw plugins
 
 .PHONY: plugins
-plugins: $(B)/libpw_simt.so $(if $(and $(NVCC),$(if $(SAN)$(DEBUG),,1)),$(CUDA_DIR)/libpw_cuda.so)
+plugins: $(B)/libpw_simt.so $(if $(and $(MPI),$(if $(SAN),,1)),$(B)/libpw_mpi.so) $(if $(and $(NVCC),$(if $(SAN)$(DEBUG),,1)),$(CUDA_DIR)/libpw_cuda.so)
 	$(if $(filter %/libpw_cuda.so,$^),@ln -sfn $(notdir $(CUDA_DIR))/libpw_cuda.so $(B)/libpw_cuda.so,@:)
 
 $(B)/simt/%.o: %.cu | $(B)/.flags
@@ -102,6 +104,13 @@ $(B)/simt/%.o: %.cc | $(B)/.flags
 # No C++ library: the emulation uses the language alone.
 $(B)/libpw_simt.so: $(SIMT_OBJ)
 	$(Q)$(CC) $(LDFLAGS) -shared -o $@ $^ -lm -lpthread
+
+# What several ranks talk through. MPI's own headers do not keep to our warnings.
+$(B)/mpi/comm.o: train/comm.c | $(B)/.flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -fPIC -fvisibility=hidden $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(MPI))) -MMD -MP -c -o $@ $<
+$(B)/libpw_mpi.so: $(B)/mpi/comm.o
+	$(Q)$(CC) $(LDFLAGS) -shared -o $@ $^ $(shell pkg-config --libs $(MPI))
 
 $(CUDA_DIR)/%.o: %.cu | $(B)/.flags
 	@mkdir -p $(@D)

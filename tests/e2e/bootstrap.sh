@@ -21,11 +21,15 @@ done
 env -i PATH="$T/bin" "$T/bootstrap" > "$T/out" 2> "$T/err" < /dev/null; got=$?
 checks=$((checks + 2)); [ $got = 1 ] || fail "not Debian-like: exit $got"; grep -q 'not a Debian-like machine' "$T/err" || fail "no word of it: $(cat "$T/err")"
 "$T/bootstrap" --help > /dev/null 2>&1; got=$?; checks=$((checks + 1)); [ $got = 2 ] || fail "an unknown option: exit $got"
+# ---- with MPI ----
+${as[@]+"${as[@]}"} env -i PATH="$T/debian" "$T/bootstrap" --all > "$T/out" 2> "$T/err" < /dev/null; got=$?
+checks=$((checks + 2)); [ $got = 1 ] || fail "--all without rights: exit $got"; [ "$(cat "$T/out")" = "sudo apt-get install -y --no-install-recommends $line libopenmpi-dev openmpi-bin" ] || fail "the line of --all is: $(cat "$T/out")"
+grep -q '^missing: .* MPI$' "$T/err" || fail "MPI is not said to be missing: $(cat "$T/err")"
 # ---- all there: nothing to say ----
 tools/bootstrap --quiet > "$T/out" 2> "$T/err"; got=$?; checks=$((checks + 1)); { [ $got = 0 ] && [ ! -s "$T/out" ] && [ ! -s "$T/err" ]; } || fail "with all packages there: $got $(cat "$T/err")"
 
 # ---- the table says what was found, nvcc too ----
-tools/config > "$T/out"; for row in gcc make jansson hdf5 openblas sqlite3 libzstd nvcc processor; do checks=$((checks + 1)); grep -q "^$row  *[^ ]" "$T/out" || fail "no row $row"; done
+tools/config > "$T/out"; for row in gcc make jansson hdf5 openblas sqlite3 libzstd MPI nvcc processor; do checks=$((checks + 1)); grep -q "^$row  *[^ ]" "$T/out" || fail "no row $row"; done
 printf '#!/bin/sh\necho "Cuda compilation tools, release 98.7, V98.7.6"\n' > "$T/bin/nvcc"; chmod 755 "$T/bin/nvcc"
 PATH=$T/bin:$PATH tools/config > "$T/out"; checks=$((checks + 1)); grep -q '^nvcc  *98.7 .*CUDA' "$T/out" || fail "nvcc was not found: $(grep nvcc "$T/out")"
 printf '#!/bin/sh\nexit 1\n' > "$T/bin/pkg-config"; chmod 755 "$T/bin/pkg-config"
