@@ -48,6 +48,7 @@ extern const struct pw_command pw_commands_vote[], pw_commands_tokenize[], pw_co
 int pw_cmd_emit(struct pw_cmd *c);                               /* writes and clears c->out now; a failed write is PW_E_IO */
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out);  /* opens --device with --threads; says on stderr what auto took */
 int pw_cmd_host_device(const struct pw_cmd *c, struct pw_dev **out); /* for commands that work on host memory: another --device is refused */
+void pw_interrupt_on(int number);                                /* this signal too is Ctrl-C */
 bool pw_interrupted(void);                                       /* Ctrl-C was pressed (set by a handler that main installs) */
 int pw_json_finish(struct pw_cmd *c, struct pw_json *w);         /* moves a finished JSON document and a newline into c->out */
 void pw_json_begin(struct pw_json *w);                           /* '{' and "schema": 1 */

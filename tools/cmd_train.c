@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "tools/cmd.h"
+#include "tools/ranks.h"
 #include "train/run.h"
 
 struct options { struct pw_strings sets; bool resume, dry_run; };
@@ -202,41 +203,44 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
     struct pw_run run = {0};
     struct pw_run_result result = {0};
     struct pw_dev *dev = NULL;
+    struct pw_ranks *ranks = NULL;
     char cache[4096];
     int rc = 0;
+    PW_PASS(pw_cmd_join(c, &ranks));
+    const bool first = pw_ranks_rank(ranks) == 0;
     PW_PASS_OUT(load_recipe(&recipe, c));
-    if (!plan_only && !o->resume && pw_file_exists(recipe.output) && !c->common->force) {   /* before minutes of reading */
+    if (first && !plan_only && !o->resume && pw_file_exists(recipe.output) && !c->common->force) {   /* before minutes of reading */
         rc = pw_error(PW_E_REFUSED, "%s exists already", recipe.output);
         pw_error_hint("--resume goes on with it, --force replaces it, --set output=FOLDER takes another");
         goto out;
     }
-    if (!plan_only && !o->dry_run && pw_is_dir(recipe.output)) {                            /* likewise: another process at work in it */
+    if (first && !plan_only && !o->dry_run && pw_is_dir(recipe.output)) {                            /* likewise: another process at work in it */
         struct pw_lock lock;
         PW_PASS_OUT(pw_run_lock(&lock, recipe.output));
         pw_lock_drop(&lock);
     }
-    PW_PASS_OUT(pw_cmd_device(c, &dev));
+    PW_PASS_OUT(pw_cmd_rank_device(c, ranks, &dev));
     const struct pw_run_options opt = {
         .recipe = &recipe, .dev = dev, .memory = c->common->memory, .resume = o->resume, .force = c->common->force, .cache_dir = cache_dir(cache),
-        .progress = c->progress, .stop = stop,
+        .progress = c->progress, .stop = stop, .ranks = ranks,
     };
     PW_PASS_OUT(pw_run_open(&run, &opt));
-    if (plan_only) {
-        rc = print_plan(c, &run);
+    if (plan_only || o->dry_run) {
+        if (!plan_only)
+            PW_PASS_OUT(pw_run_accept(&run));
+        rc = first ? print_plan(c, &run) : 0;
         goto out;
     }
-    if (o->dry_run) {
-        PW_PASS_OUT(pw_run_accept(&run));
-        rc = print_plan(c, &run);
-        goto out;
-    }
-    PW_PASS_OUT(say_plan(c, &run));
-    pw_progress_start(c->progress, "train", c->common->quiet);
+    if (first)
+        PW_PASS_OUT(say_plan(c, &run));
+    pw_progress_start(c->progress, "train", c->common->quiet || !first);
     rc = pw_run_train(&run, &result);
     pw_progress_end(c->progress, NULL);
-    if (rc == 0)
+    if (rc == 0 && first)
         rc = print_result(c, &result);
 out:
+    rc = pw_ranks_agree(ranks, rc);
+    pw_ranks_release(ranks);
     pw_run_close(&run);
     if (dev)
         pw_dev_close(dev);
@@ -359,7 +363,8 @@ static int recipe_docs(struct pw_cmd *c)
 const struct pw_command pw_commands_train[] = {
     {"train", "RECIPE [--set KEY=VALUE]… [--resume] [--dry-run]", "train an adapter, or a whole model, as a recipe says",
      "RECIPE is a file or the name of an embedded recipe (`pw recipe list`). The run folder holds adapter/ (or model/), best/, checkpoints/, log.jsonl, "
-     "log.csv, report.html, tb/ (TensorBoard) and the effective recipe.yaml. Ctrl-C saves the state and exits with 130; --resume goes on from the newest saved state and ends with the same bytes.",
+     "log.csv, report.html, tb/ (TensorBoard) and the effective recipe.yaml. Ctrl-C saves the state and exits with 130; --resume goes on from the newest saved state and ends with the same bytes. "
+     "`mpirun -np N pw train` trains with N processes, each with its own passes of a step: docs/ranks.md.",
      train_options, sizeof(struct options), 1, 1, false, run_train},
     {"plan", "RECIPE [--set KEY=VALUE]…", "memory and time of a run, before anything is taken",
      "Reads the data and the model's shapes, and lists what the run will take: PROCESS measured, the rest from the functions that the run itself uses.",

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tools/help.h"
+#include "tools/ranks.h"
 
 static const struct pw_option common_options[] = {
     {"device", 0, PW_OPT_STRING, offsetof(struct pw_common, device), "DEVICE", NULL, "auto", 0, 0, "auto, cpu, ref, cuda[:N] or simt"},
@@ -40,6 +41,12 @@ static void on_signal(int number)
     interrupted = 1;
 }
 
+void pw_interrupt_on(int number)
+{
+    struct sigaction act = {.sa_handler = on_signal};
+    sigaction(number, &act, NULL);
+}
+
 bool pw_interrupted(void)
 {
     return interrupted != 0;
@@ -62,14 +69,35 @@ int pw_cmd_emit(struct pw_cmd *c)
     return 0;
 }
 
+/* Of several ranks on a machine each takes a card of its own, unless it is shown one alone. */
+static const char *card_of(const char *asked, int local_rank, int local, char name[32])
+{
+    const char *seen = getenv("CUDA_VISIBLE_DEVICES");
+    if (strcmp(asked, "cuda") != 0 || local <= 1 || (seen && seen[0] && !strchr(seen, ',')))
+        return asked;
+    snprintf(name, 32, "cuda:%d", local_rank);
+    return name;
+}
+
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out)
+{
+    return pw_cmd_rank_device(c, NULL, out);
+}
+
+int pw_cmd_rank_device(const struct pw_cmd *c, const struct pw_ranks *ranks, struct pw_dev **out)
 {
     const char *asked = c->common->device;
     bool automatic = strcmp(asked, "auto") == 0, cpu = automatic || strcmp(asked, "cpu") == 0;
     const char *level = cpu ? getenv("PW_CPU") : strcmp(asked, "simt") == 0 ? getenv("PW_SIMT") : NULL;
-    struct pw_dev_options opt = {cpu ? NULL : asked, (int)c->common->threads, level};
+    char name[32];
+    int local_rank = 0;
+    const int local = pw_ranks_local(ranks, &local_rank);
+    int threads = (int)c->common->threads;
+    if (threads == 0 && local > 1)
+        threads = pw_cmd_share_of_cores(c, local);
+    struct pw_dev_options opt = {cpu ? NULL : card_of(asked, local_rank, local, name), threads, level};
     if (automatic) {
-        struct pw_dev_options card = {"cuda", (int)c->common->threads, NULL};
+        struct pw_dev_options card = {card_of("cuda", local_rank, local, name), threads, NULL};
         if (pw_dev_open(out, &card) == 0) {
             pw_progress_say(c->progress, "running on %s", (*out)->level);
             return 0;
@@ -116,9 +144,11 @@ int pw_json_finish(struct pw_cmd *c, struct pw_json *w)
 
 static int print_error(int rc)
 {
-    fprintf(stderr, "pw: %s\n", pw_error_text());
-    if (pw_error_hint_text()[0])
-        fprintf(stderr, "    %s\n", pw_error_hint_text());
+    if (pw_cmd_speaks(rc)) {
+        fprintf(stderr, "pw: %s\n", pw_error_text());
+        if (pw_error_hint_text()[0])
+            fprintf(stderr, "    %s\n", pw_error_hint_text());
+    }
     return pw_error_exit_status(rc);
 }
 
@@ -167,9 +197,8 @@ static bool asks_help(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct sigaction act = {.sa_handler = on_signal};
-    sigaction(SIGINT, &act, NULL);
-    sigaction(SIGTERM, &act, NULL);
+    pw_interrupt_on(SIGINT);
+    pw_interrupt_on(SIGTERM);
     signal(SIGPIPE, SIG_IGN);   /* an unwritable stdout, and a file that may not grow, are errors with a message, not a death */
     signal(SIGXFSZ, SIG_IGN);
 
@@ -202,5 +231,7 @@ int main(int argc, char **argv)
             rc = run_command(command, argc - words, argv + words);
     }
     pw_buf_free(&text);
-    return rc < 0 ? print_error(rc) : 0;
+    const int status = rc < 0 ? print_error(rc) : 0;
+    pw_cmd_leave(status);
+    return status;
 }

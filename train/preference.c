@@ -186,13 +186,12 @@ static int read_moved(struct pw_preference *p, struct pw_reference *r, const uin
     return 0;
 }
 
-int pw_preference_moved(struct pw_preference *p, struct pw_reference *r, const struct pw_packing *plan, int64_t first, int64_t last, double *z)
+int pw_preference_moved(struct pw_preference *p, struct pw_reference *r, const struct pw_packing *plan, int64_t first, int64_t last, double *sum)
 {
     const int64_t from = plan->pass_start[first], n = plan->pass_start[last] - from;
-    double sum = 0;
-    PW_TRY(read_moved(p, r, plan->rows + from, n, true, &sum), "estimating how far the model has moved");
-    PW_CHECK(isfinite(sum), PW_E_NUMERIC, "a log-probability of rows in this step is not finite");
-    *z = sum > 0 ? sum / (double)n : 0;
+    *sum = 0;
+    PW_TRY(read_moved(p, r, plan->rows + from, n, true, sum), "estimating how far the model has moved");
+    PW_CHECK(isfinite(*sum), PW_E_NUMERIC, "a log-probability of rows in this step is not finite");
     return 0;
 }
 

@@ -33,8 +33,8 @@ int pw_preference_place(struct pw_preference *p, struct pw_arena *a, const struc
                         const struct pw_dataset *eval, const uint32_t *eval_rows, int64_t n_eval, int64_t most_rows, bool shuffle, uint64_t seed);
 /* Full training: all reference values, by the weights as they are now. */
 int pw_preference_read(struct pw_preference *p, const uint32_t *rows, int64_t n_rows, const uint32_t *eval_rows, int64_t n_eval);
-/* kto's z over the rows of passes [first, last). */
-int pw_preference_moved(struct pw_preference *p, struct pw_reference *r, const struct pw_packing *plan, int64_t first, int64_t last, double *z);
+/* The log-probability ratios of kto's partners over the rows of passes [first, last), added up: z is their mean, or 0 where that is negative. */
+int pw_preference_moved(struct pw_preference *p, struct pw_reference *r, const struct pw_packing *plan, int64_t first, int64_t last, double *sum);
 
 struct pw_preference_sums {
     double loss;

@@ -92,6 +92,7 @@ static int get_tensors(struct pw_h5_in *in, const struct pw_optim *o, struct pw_
 static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const struct pw_optim *o)
 {
     PW_PASS(pw_h5_put_i64(h, "layout", LAYOUT));
+    PW_PASS(pw_h5_put_i64(h, "ranks", s->ranks));
     PW_PASS(pw_h5_put_i64(h, "step", s->step));
     PW_PASS(pw_h5_put_i64(h, "epoch", s->epoch));
     PW_PASS(pw_h5_put_i64(h, "pass", s->pass));
@@ -149,6 +150,8 @@ static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
     int64_t layout = 0, has_best = 0;
     PW_PASS(pw_h5_get_i64(in, "layout", &layout));
     PW_CHECK(layout == LAYOUT, PW_E_UNSUPPORTED, "layout: expected %d, got %lld", LAYOUT, (long long)layout);
+    if (pw_h5_has(in, "ranks"))
+        PW_PASS(pw_h5_get_i64(in, "ranks", &s->ranks));
     PW_PASS(pw_h5_get_i64(in, "step", &s->step));
     PW_PASS(pw_h5_get_i64(in, "epoch", &s->epoch));
     PW_PASS(pw_h5_get_i64(in, "pass", &s->pass));
@@ -165,6 +168,7 @@ static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
     PW_PASS(get_hash(in, "base_hash", s->base_hash));
     PW_PASS(get_hash(in, "data_hash", s->data_hash));
     s->has_best = has_best != 0;
+    PW_CHECK(s->ranks >= 0 && s->ranks <= INT32_MAX, PW_E_FORMAT, "a state of %lld ranks", (long long)s->ranks);
     PW_CHECK(s->step >= 0 && s->epoch >= 0 && s->pass >= 0 && s->log_bytes >= 0, PW_E_FORMAT, "a negative position (step %lld, epoch %lld, pass %lld)",
              (long long)s->step, (long long)s->epoch, (long long)s->pass);
     return 0;
@@ -197,6 +201,26 @@ int pw_state_restore(const char *path, struct pw_optim *o, struct pw_dev *dev)
     PW_TRY_OUT(get_tensors(in, o, dev, host), "reading %s", path);
 out:
     pw_h5_close(in);
+    pw_free(host);
+    return rc;
+}
+
+int pw_state_share(struct pw_ranks *ranks, struct pw_optim *o, struct pw_dev *dev, bool averages)
+{
+    void *host = NULL;
+    int rc = pw_ranks_size(ranks) > 1 ? host_room(o, dev, &host) : 0;
+    for (size_t i = 0; rc == 0 && pw_ranks_size(ranks) > 1 && i < o->n; i++)
+        for (int k = 0; rc == 0 && k < (averages ? PARTS : 1); k++) {
+            struct pw_tensor t = part_of(&o->slots[i], &parts[k]);
+            if (!t.data)
+                continue;
+            if (!dev->host && pw_ranks_rank(ranks) == 0)
+                PW_PASS_OUT(pw_dev_get(dev, host, t.data, pw_bytes(t)));
+            PW_PASS_OUT(pw_ranks_broadcast(ranks, dev->host ? t.data : host, pw_bytes(t)));
+            if (!dev->host && pw_ranks_rank(ranks) != 0)
+                PW_PASS_OUT(pw_dev_put(dev, t.data, host, pw_bytes(t)));
+        }
+out:
     pw_free(host);
     return rc;
 }

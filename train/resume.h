@@ -11,8 +11,10 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "train/optim.h"
+#include "train/ranks.h"
 
 struct pw_state {
+    int64_t ranks;             /* that trained it; 0 of a state from before there were several: 1 */
     int64_t step;              /* optimiser steps done */
     int64_t epoch, pass;       /* where the next one begins */
     int64_t tokens, trained_tokens;
@@ -28,6 +30,8 @@ void pw_state_free(struct pw_state *s);
 int pw_state_save(const char *path, const struct pw_state *s, const struct pw_optim *o, struct pw_dev *dev);
 int pw_state_read(const char *path, struct pw_state *s);                                         /* without tensors */
 int pw_state_restore(const char *path, struct pw_optim *o, struct pw_dev *dev);                  /* the tensors */
+/* Gives all ranks the tensors of rank 0: the trained values, and the averages if `averages`. */
+int pw_state_share(struct pw_ranks *ranks, struct pw_optim *o, struct pw_dev *dev, bool averages);
 /* The newest valid state of a folder; path "" when there is none at all. Damaged ones are named to the progress line and skipped. */
 int pw_state_newest(struct pw_arena *a, const char *dir, struct pw_progress *p, const char **path);
 int pw_state_prune(const char *dir, int64_t keep);                                               /* removes all but the newest `keep` */

@@ -184,7 +184,7 @@ int pw_run_trainer(struct pw_run *run)
     const struct pw_dataset *eval = run->eval ? run->eval : run->n_held > 0 ? run->train : NULL;
     struct pw_trainer_setup set = {
         .recipe = run->opt.recipe, .model = run->model, .adapter = run->has_adapter ? &run->adapter : NULL, .train = run->train, .rows = run->rows,
-        .n_rows = run->n_rows, .kept = run->fit.kept, .offload = run->fit.offload, .eval = eval, .eval_rows = run->held, .n_eval = run->n_held, .stop = run->opt.stop, .stop_ctx = run->opt.stop_ctx,
+        .n_rows = run->n_rows, .ranks = run->opt.ranks, .kept = run->fit.kept, .offload = run->fit.offload, .eval = eval, .eval_rows = run->held, .n_eval = run->n_held, .stop = run->opt.stop, .stop_ctx = run->opt.stop_ctx,
     };
     if (run->has_trainer)
         pw_trainer_close(&run->trainer);
@@ -233,24 +233,39 @@ int pw_run_fill_budget(struct pw_run *run)
     /* A state is written, mapped and hashed. Weights that are converted for the output come later and are fewer bytes: they have its place. */
     pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", pw_optim_state_bytes(t->kind, t->slots, t->n_slots));
     pw_budget_add(b, PW_BUDGET_SCRATCH, "writing the curves", (size_t)t->epochs.steps * PW_RUN_LOG_BYTES);
-    run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() + pw_rss_bytes();
+    run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() / (size_t)pw_ranks_local(run->opt.ranks, NULL) + pw_rss_bytes();
     return 0;
 }
 
-int pw_run_open(struct pw_run *run, const struct pw_run_options *opt)
+/* Rank 0 reads the rows first: the others of its machine find them in the cache. */
+static int open_data_in_turn(struct pw_run *run)
 {
-    *run = (struct pw_run){.opt = *opt};
-    pw_arena_init(&run->arena);
+    struct pw_ranks *ranks = run->opt.ranks;
+    if (pw_ranks_rank(ranks) == 0)
+        PW_PASS(open_data(run));
+    PW_PASS(pw_ranks_agree(ranks, 0));
+    return pw_ranks_rank(ranks) == 0 ? 0 : open_data(run);
+}
+
+static int open_alone(struct pw_run *run, const struct pw_run_options *opt)
+{
     if (opt->recipe->fresh)
         PW_TRY(read_fresh_config(run), "reading model.fresh");
     PW_PASS(pw_run_model(run, true));
     if (!opt->recipe->fresh)
         run->config = run->model->config;
     PW_PASS(open_tokenizer(run));
-    PW_PASS(open_data(run));
+    PW_PASS(open_data_in_turn(run));
     PW_PASS(plan_adapter(run));
     PW_PASS(pw_run_trainer(run));
     return pw_run_choose_fit(run);
+}
+
+int pw_run_open(struct pw_run *run, const struct pw_run_options *opt)
+{
+    *run = (struct pw_run){.opt = *opt};
+    pw_arena_init(&run->arena);
+    return pw_ranks_agree(opt->ranks, open_alone(run, opt));
 }
 
 void pw_run_close(struct pw_run *run)
@@ -342,7 +357,7 @@ int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
     double times = 2 + pw_run_is_full(run) + (r->checkpointing ? 1.0 - 1.0 / c->layers : 0);
     double head = 2.0 * (double)c->vocab * c->hidden * (2 + pw_run_is_full(run)) * trained;
     PW_PASS(gemm_rate(run->opt.dev, rate));
-    *seconds = tokens * (block * c->layers * times + head) / (*rate * PW_RUN_GEMM_SHARE);
+    *seconds = tokens * (block * c->layers * times + head) / (*rate * PW_RUN_GEMM_SHARE * pw_ranks_size(run->opt.ranks));
     return 0;
 }
 
@@ -350,7 +365,7 @@ int pw_run_accept(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
     char want[32], have[32];
-    if (!run->opt.resume && pw_file_exists(r->output) && !run->opt.force) {
+    if (pw_ranks_rank(run->opt.ranks) == 0 && !run->opt.resume && pw_file_exists(r->output) && !run->opt.force) {
         int rc = pw_error(PW_E_REFUSED, "%s exists already", r->output);
         pw_error_hint("--resume goes on with it, --force replaces it, --set output=FOLDER takes another");
         return rc;

@@ -18,6 +18,7 @@ struct pw_run_options {
     const char *cache_dir;           /* of tokenised rows; NULL: none */
     struct pw_progress *progress;
     bool (*stop)(void *ctx); void *stop_ctx;
+    struct pw_ranks *ranks;          /* NULL: alone. Rank 0 alone reads and writes the run folder and says what there is to say */
     /* Called after each evaluation on the held-out rows (benchmarks during training); may be NULL. */
     int (*evaluated)(void *ctx, struct pw_model *m, int64_t step, double loss); void *evaluated_ctx;
 };
@@ -48,7 +49,7 @@ struct pw_run_result {
     double seconds;
     uint64_t planned_bytes, peak_bytes;
 };
-/* Everything but memory and steps: data, counts, the plan. */
+/* Everything but memory and steps: data, counts, the plan. Several ranks succeed or fail together, here and in pw_run_train. */
 int pw_run_open(struct pw_run *run, const struct pw_run_options *opt);
 /* Chooses kept, offload and embed_host as the recipe's train.memory says (train/fit.c); part of opening. */
 int pw_run_choose_fit(struct pw_run *run);

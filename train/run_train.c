@@ -25,6 +25,9 @@ struct training {
     int64_t saved_step;             /* -1: none in this process */
     struct pw_lock lock;            /* of the run folder, from before its state is read until the end */
     struct pw_run_result *result;
+    struct pw_ranks *ranks;
+    bool writes;                    /* rank 0: the run folder is its alone */
+    bool resumed;
 };
 
 /* ---- outputs ---- */
@@ -111,6 +114,11 @@ static int save_state(struct training *k)
     char name[64];
     if (k->saved_step == t->step)
         return 0;
+    if (!k->writes) {
+        k->saved_step = t->step;
+        return 0;
+    }
+    k->state.ranks = pw_ranks_size(k->ranks);
     k->state.step = t->step;
     k->state.epoch = t->epoch;
     k->state.pass = t->at;
@@ -168,13 +176,21 @@ static int lock_existing(struct training *k)
     return pw_run_lock(&k->lock, k->r->output);
 }
 
+/* What counts is the passes of a step, whoever runs them: accumulate times ranks. */
 static int check_same(struct training *k, const struct pw_state *s)
 {
-    struct pw_recipe then = {0};
+    struct pw_recipe then = {0}, now = *k->r;
+    const int64_t ranks = s->ranks > 0 ? s->ranks : 1;
     char a[256], b[256];
     int rc = 0;
     PW_TRY_OUT(pw_recipe_parse(&then, s->recipe.data ? s->recipe.data : "", s->recipe.len, "recipe of the saved state", NULL, 0), "resuming");
-    const char *key = pw_recipe_difference(&then, k->r, a, b);
+    then.accumulate *= ranks;
+    now.accumulate *= pw_ranks_size(k->ranks);
+    const char *key = pw_recipe_difference(&then, &now, a, b);
+    if (key && then.accumulate != now.accumulate && strcmp(key, "train.accumulate") == 0 && (ranks > 1 || k->ranks))
+        key = "train.accumulate times the number of ranks";
+    if (!key && ranks != pw_ranks_size(k->ranks))
+        pw_progress_say(k->progress, "the state was saved by %lld rank%s: from here on sums are taken in another order", (long long)ranks, ranks == 1 ? "" : "s");
     bool base = strcmp(s->base_hash, k->state.base_hash) == 0, data = strcmp(s->data_hash, k->state.data_hash) == 0;
     if ((key || !base || !data) && !k->run->opt.force) {
         rc = key     ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed (saved %s, now %s)", k->r->output, key, a, b)
@@ -210,9 +226,51 @@ static int find_state(struct training *k)
     k->before = s.seconds;
     k->state.step = s.step, k->state.epoch = s.epoch, k->state.pass = s.pass;
     k->state.tokens = s.tokens, k->state.trained_tokens = s.trained_tokens;
+    k->resumed = true;
 out:
     pw_state_free(&s);
     return rc;
+}
+
+/* Where rank 0 stands, to all. */
+static int share_position(struct training *k)
+{
+    struct pw_state *s = &k->state;
+    struct {
+        int64_t step, epoch, pass, tokens, trained_tokens, evaluated_step, best_step, worse;
+        double best_loss;
+        bool has_best, resumed;
+    } p = {s->step, s->epoch, s->pass, s->tokens, s->trained_tokens, s->evaluated_step, s->best_step, s->worse, s->best_loss, s->has_best, k->resumed};
+    PW_PASS(pw_ranks_broadcast(k->ranks, &p, sizeof p));
+    s->step = p.step, s->epoch = p.epoch, s->pass = p.pass, s->tokens = p.tokens, s->trained_tokens = p.trained_tokens;
+    s->evaluated_step = p.evaluated_step, s->best_step = p.best_step, s->worse = p.worse, s->best_loss = p.best_loss, s->has_best = p.has_best;
+    k->resumed = p.resumed;
+    return 0;
+}
+
+/* All ranks must have read the same, and must compute alike. */
+static int check_ranks(struct training *k)
+{
+    const struct pw_run *run = k->run;
+    const struct pw_dev *dev = run->opt.dev;
+    char device[128];
+    const int n = snprintf(device, sizeof device, "%s %s", dev->kind, dev->level);
+    PW_PASS(pw_ranks_same(k->ranks, "the program", PW_VERSION, strlen(PW_VERSION)));
+    PW_PASS(pw_ranks_same(k->ranks, "the device", device, (size_t)n));
+    PW_PASS(pw_ranks_same(k->ranks, "the recipe", k->state.recipe.data, k->state.recipe.len));
+    PW_PASS(pw_ranks_same(k->ranks, "the base", k->state.base_hash, strlen(k->state.base_hash)));
+    PW_PASS(pw_ranks_same(k->ranks, "data.train", run->train->digest, strlen(run->train->digest)));
+    return run->eval ? pw_ranks_same(k->ranks, "data.eval", run->eval->digest, strlen(run->eval->digest)) : 0;
+}
+
+/* Ranks that no longer have the same parameters would train on without a word: the sums of squares, bit for bit. */
+static int check_together(struct training *k)
+{
+    double sum = 0;
+    if (!k->ranks)
+        return 0;
+    PW_PASS(pw_trainer_square(k->t, &sum));
+    return pw_ranks_same(k->ranks, "the trained parameters", &sum, sizeof sum);
 }
 
 /* Values of an adapter folder into the run's adapter, which must have the same modules and rank. */
@@ -267,14 +325,17 @@ static int take_memory(struct training *k)
     PW_PASS(pw_trainer_start(&run->trainer));
     PW_PASS(pw_trainer_reference(&run->trainer));
     PW_TRY(pw_probes_open(&run->probes, run->model), "opening the sample prompts");
-    if (run->has_adapter && !k->resume_from[0]) {
+    if (run->has_adapter && !k->resumed) {
         PW_PASS(fresh_adapter(run, (uint64_t)k->r->seed));
-        if (k->r->init_from)
+        if (k->r->init_from && k->writes)
             PW_PASS(init_from(run, k->r->init_from));
     }
-    if (!k->resume_from[0])
+    if (k->writes && k->resumed)
+        PW_PASS(pw_state_restore(k->resume_from, &run->trainer.optim, run->opt.dev));
+    if (k->resumed || run->has_adapter)
+        PW_PASS(pw_state_share(k->ranks, &run->trainer.optim, run->opt.dev, k->resumed));
+    if (!k->resumed)
         return 0;
-    PW_PASS(pw_state_restore(k->resume_from, &run->trainer.optim, run->opt.dev));
     PW_CHECK(k->state.step <= run->trainer.epochs.steps, PW_E_REFUSED, "%s: step %lld of a run of %lld", k->resume_from, (long long)k->state.step,
              (long long)run->trainer.epochs.steps);
     run->trainer.step = k->state.step;
@@ -361,7 +422,8 @@ static int evaluate(struct training *k)
     if (!t->eval_plan || k->state.evaluated_step == t->step)
         return 0;
     PW_PASS(pw_trainer_evaluate(t, &loss));
-    PW_PASS(pw_runlog_eval(&k->log, t->step, loss));
+    if (k->writes)
+        PW_PASS(pw_runlog_eval(&k->log, t->step, loss));
     k->state.evaluated_step = t->step;
     k->result->eval_loss = loss;
     k->result->has_eval = true;
@@ -372,10 +434,11 @@ static int evaluate(struct training *k)
         k->state.best_loss = loss;
         k->state.best_step = t->step;
         k->state.worse = 0;
-        PW_PASS(pw_run_outputs(k->run, k->r->output, "best"));
+        if (k->writes)
+            PW_PASS(pw_run_outputs(k->run, k->r->output, "best"));
     } else if (t->step > 0)
         k->state.worse++;
-    if (k->run->opt.evaluated)
+    if (k->run->opt.evaluated && k->writes)
         PW_PASS(k->run->opt.evaluated(k->run->opt.evaluated_ctx, k->run->model, t->step, loss));
     return 0;
 }
@@ -384,7 +447,7 @@ static int evaluate(struct training *k)
 static int write_samples(struct training *k)
 {
     char name[64];
-    if (k->run->probes.n == 0)
+    if (k->run->probes.n == 0 || !k->writes)
         return 0;
     struct pw_arena a;
     int rc = 0;
@@ -419,7 +482,8 @@ static int one_step(struct training *k)
         .has_rewards = s.has_rewards, .reward_accuracy = s.reward_accuracy, .reward_margin = s.reward_margin,
         .tokens_per_s = took > 0 ? (double)s.tokens / took : 0, .memory_bytes = pw_rss_bytes(), .seconds = seconds_now(k),
     };
-    PW_PASS(pw_runlog_step(&k->log, &line));
+    if (k->writes)
+        PW_PASS(pw_runlog_step(&k->log, &line));
     k->result->loss = s.loss;
     k->result->has_loss = true;
     snprintf(note, sizeof note, "loss %.4f, lr %.2e, %.0f tokens/s", s.loss, s.lr, line.tokens_per_s);
@@ -428,8 +492,10 @@ static int one_step(struct training *k)
         PW_PASS(evaluate(k));
     if (due(t->step, k->r->sample_every))
         PW_PASS(write_samples(k));
-    if (due(t->step, k->r->save_every))
+    if (due(t->step, k->r->save_every)) {
+        PW_PASS(check_together(k));
         PW_PASS(save_state(k));
+    }
     return 0;
 }
 
@@ -437,19 +503,27 @@ static int one_step(struct training *k)
 static int after_failure(struct training *k, int rc)
 {
     char what[1024], hint[256];
-    bool finite = true;
+    double square = 0;
     if (rc == PW_E_INTERRUPTED) {
         PW_PASS(save_state(k));
         rc = pw_error(PW_E_INTERRUPTED, "interrupted after step %lld of %lld, state saved in %s", (long long)k->t->step, (long long)k->t->epochs.steps, k->states);
         pw_error_hint("--resume goes on");
         return rc;
     }
-    if (rc != PW_E_NUMERIC)
+    if (rc != PW_E_NUMERIC && !pw_ranks_lost(k->ranks))
         return rc;
     snprintf(what, sizeof what, "%s", pw_error_text());
     snprintf(hint, sizeof hint, "%s", pw_error_hint_text());
-    if (pw_trainer_finite(k->t, &finite) == 0 && finite && k->t->step > 0)
+    if (pw_trainer_square(k->t, &square) == 0 && isfinite(square) && k->t->step > 0)
         (void)save_state(k);
+    if (rc != PW_E_NUMERIC) {          /* a rank is gone: what this one has is whole */
+        if (k->writes && k->saved_step >= 0)
+            rc = pw_error(rc, "%s: the run ends, state of step %lld saved in %s", what, (long long)k->saved_step, k->states);
+        else
+            rc = pw_error(rc, "%s: the run ends in step %lld", what, (long long)k->t->step + 1);
+        pw_error_hint("--resume goes on");
+        return rc;
+    }
     rc = pw_error(PW_E_NUMERIC, "%s", what);
     pw_error_hint("%s", hint);
     return rc;
@@ -484,8 +558,11 @@ static int finish(struct training *k)
     size_t n = 0;
     int64_t bytes = 0;
     int rc = 0;
+    PW_PASS(check_together(k));
+    PW_PASS(save_state(k));
+    if (!k->writes)
+        return 0;
     pw_arena_init(&a);
-    PW_PASS_OUT(save_state(k));
     PW_PASS_OUT(pw_runlog_sync(&k->log, &bytes));
     PW_PASS_OUT(write_curves(k, &a, &lines, &n));
     for (size_t i = 0; i < n; i++)
@@ -506,7 +583,7 @@ out:
 
 int pw_run_train(struct pw_run *run, struct pw_run_result *result)
 {
-    struct training k = {.run = run, .r = run->opt.recipe, .t = &run->trainer, .progress = run->opt.progress, .saved_step = -1, .result = result};
+    struct training k = {.ranks = run->opt.ranks, .writes = pw_ranks_rank(run->opt.ranks) == 0, .run = run, .r = run->opt.recipe, .t = &run->trainer, .progress = run->opt.progress, .saved_step = -1, .result = result};
     int rc = 0;
     *result = (struct pw_run_result){.output = k.r->output, .planned_bytes = pw_budget_peak(&run->budget), .parameters = run->trainer.parameters};
     k.began = pw_seconds();
@@ -515,12 +592,18 @@ int pw_run_train(struct pw_run *run, struct pw_run_result *result)
     k.states = in_folder(&k, "checkpoints");
     PW_CHECK_OUT(k.states, PW_E_NOMEM, "out of memory");
     PW_PASS_OUT(pw_run_accept(run));
-    PW_PASS_OUT(lock_existing(&k));
+    if (k.writes)
+        PW_PASS_OUT(lock_existing(&k));
     PW_PASS_OUT(pw_recipe_write(k.r, &k.state.recipe));
     PW_PASS_OUT(hash_base(&k));
-    PW_PASS_OUT(find_state(&k));
+    PW_PASS_OUT(check_ranks(&k));
+    if (k.writes)
+        PW_PASS_OUT(find_state(&k));
+    PW_PASS_OUT(share_position(&k));
     PW_PASS_OUT(take_memory(&k));
-    PW_PASS_OUT(make_folder(&k));
+    if (k.writes)
+        PW_PASS_OUT(make_folder(&k));
+    PW_PASS_OUT(pw_ranks_broadcast(k.ranks, k.t->recent, sizeof k.t->recent));
     k.began = pw_seconds();
     PW_PASS_OUT(loop(&k));
     PW_PASS_OUT(finish(&k));
@@ -530,6 +613,7 @@ int pw_run_train(struct pw_run *run, struct pw_run_result *result)
     result->seconds = seconds_now(&k);
     result->peak_bytes = pw_peak_rss_bytes();
 out:
+    rc = pw_ranks_agree(k.ranks, rc);
     if (k.log.f)
         pw_runlog_close(&k.log);
     pw_state_free(&k.state);

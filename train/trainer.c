@@ -8,6 +8,9 @@
 #include "base/error.h"
 #include "train/schedule.h"
 
+enum { MOST_PASSES = 1 << 20 };/* in a step: bits of the counters of random numbers */
+enum { REWARDS = 6 };          /* numbers of struct pw_preference_sums that ranks add up, beside the losses of the passes */
+
 /* ---- what is trained ---- */
 
 static enum pw_optim_kind kind_of(const char *optimizer)
@@ -85,6 +88,8 @@ static int64_t most_rows(const struct pw_trainer *t)
 int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
 {
     const struct pw_recipe *r = set->recipe;
+    PW_CHECK(r->accumulate * pw_ranks_size(set->ranks) <= MOST_PASSES, PW_E_UNSUPPORTED, "%lld passes a step on %d ranks: at most %d in all", (long long)r->accumulate,
+             pw_ranks_size(set->ranks), MOST_PASSES);
     *t = (struct pw_trainer){.set = *set, .plan_epoch = -1, .preference.objective = pw_objective_of(r)};
     pw_arena_init(&t->arena);
     for (int i = 0; i < PW_TRAINER_RECENT; i++)
@@ -93,7 +98,7 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
         .max_length = r->max_length, .batch_size = r->batch_size, .packing = r->packing, .shuffle = r->shuffle,
         .weights = set->train->row_weight != NULL, .seed = (uint64_t)r->seed,
     };
-    PW_PASS(pw_epochs_count(&t->epochs, &t->arena, set->train, set->rows, set->n_rows, &t->packing, r->accumulate, r->epochs, r->steps));
+    PW_PASS(pw_epochs_count(&t->epochs, &t->arena, set->train, set->rows, set->n_rows, &t->packing, r->accumulate * pw_ranks_size(set->ranks), r->epochs, r->steps));
     PW_PASS(plan_eval(t));
     t->shape = (struct pw_pass_shape){.tokens = t->epochs.max_tokens, .train = true, .kept = set->kept ? set->kept : r->checkpointing ? 1 : set->model->config.layers, .offload = set->offload};
     if (t->eval_plan && t->eval_plan->max_tokens > t->shape.tokens)
@@ -132,6 +137,8 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     pw_budget_add(b, PW_BUDGET_SCRATCH, "pass", bytes.scratch);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "operations", bytes.device);
     if (t->set.model->dev->host)
+        pw_budget_add(b, PW_BUDGET_SCRATCH, "sums over ranks", pw_ranks_bytes(t->set.ranks, region / sizeof(float)));
+    if (t->set.model->dev->host)
         pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (3 * sizeof(int32_t) + sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
 }
 
@@ -158,6 +165,9 @@ int pw_trainer_start(struct pw_trainer *t)
     PW_PASS(pw_pass_place(&t->pass, m, &t->shape, &t->pool, &t->arena));
     PW_PASS(pw_pass_connect(&t->pass, &t->optim));
     PW_PASS(pw_packed_init(&t->packed, &t->arena, t->shape.tokens, most_rows(t)));
+    t->losses = pw_arena_array(&t->arena, (size_t)t->epochs.accumulate + REWARDS, sizeof *t->losses);
+    PW_CHECK(t->losses, PW_E_NOMEM, "out of memory for %lld losses", (long long)t->epochs.accumulate);
+    PW_PASS(pw_ranks_reserve(t->set.ranks, m->dev, t->optim.region / sizeof(float)));
     struct pw_preference *p = &t->preference;
     if (p->objective.kind == PW_OBJECTIVE_TOKENS)
         return 0;
@@ -270,22 +280,48 @@ static void report_rewards(struct pw_step_report *report, const struct pw_prefer
         report->reward_margin += s->n[i] ? (i ? -1 : 1) * s->reward[i] / (double)s->n[i] : 0;
 }
 
-/* The gradients of passes [at, last), and their loss: a mean over tokens, or over pairs or answers. */
-static int accumulate(struct pw_trainer *t, int64_t last, struct pw_step_report *report)
+static void sums_out(const struct pw_preference_sums *s, double x[REWARDS])
+{
+    const double all[REWARDS] = {(double)s->examples, (double)s->right, (double)s->n[0], (double)s->n[1], s->reward[0], s->reward[1]};
+    memcpy(x, all, sizeof all);
+}
+
+static void sums_in(struct pw_preference_sums *s, const double x[REWARDS])
+{
+    *s = (struct pw_preference_sums){.examples = (int64_t)x[0], .right = (int64_t)x[1], .n = {(int64_t)x[2], (int64_t)x[3]}, .reward = {x[4], x[5]}};
+}
+
+static int64_t examples_of(const struct pw_packing *plan, const struct pw_dataset *d, int64_t first, int64_t last)
+{
+    return (plan->pass_start[last] - plan->pass_start[first]) / pw_dataset_per(d);
+}
+
+/* kto's z over the rows of passes [first, last), of which this rank reads its share. */
+static int moved(struct pw_trainer *t, struct pw_reference *r, const struct pw_packing *plan, int64_t first, int64_t last, double *z)
+{
+    int64_t mine, end;
+    double sum = 0;
+    *z = 0;
+    if (t->preference.objective.kind != PW_OBJECTIVE_KTO)
+        return 0;
+    pw_ranks_share(t->set.ranks, first, last, &mine, &end);
+    int rc = pw_preference_moved(&t->preference, r, plan, mine, end, &sum);
+    PW_PASS(pw_ranks_sum_f64(t->set.ranks, rc, &sum, 1));
+    *z = sum > 0 ? sum / (double)(plan->pass_start[last] - plan->pass_start[first]) : 0;
+    return 0;
+}
+
+/* The gradients of this rank's share of passes [at, last), and their losses, each at its pass. */
+static int run_passes(struct pw_trainer *t, int64_t last, double number, double z, struct pw_preference_sums *sums)
 {
     const struct pw_recipe *r = t->set.recipe;
-    struct pw_preference_sums sums = {0};
-    double sum = 0, z = 0, number = (double)report->trained_tokens;
-    if (!over_tokens(t))
-        number = (double)((t->plan->pass_start[last] - t->plan->pass_start[t->at]) / pw_dataset_per(t->set.train));
-    if (t->preference.objective.kind == PW_OBJECTIVE_KTO)
-        PW_TRY(pw_preference_moved(&t->preference, &t->preference.train, t->plan, t->at, last, &z), "step %lld", (long long)t->step + 1);
-    for (int64_t i = t->at; i < last; i++) {
+    int64_t mine, end;
+    pw_ranks_share(t->set.ranks, t->at, last, &mine, &end);
+    for (int64_t i = mine; i < end; i++) {
         if (t->set.stop && t->set.stop(t->set.stop_ctx))
             return pw_error(PW_E_INTERRUPTED, "interrupted in step %lld", (long long)t->step + 1);
         double loss = 0;
         PW_PASS(pw_packed_fill(&t->packed, t->plan, t->set.train, i));
-        report->tokens += t->packed.n_tokens;
         if (t->packed.n_trained == 0)
             continue;
         const struct pw_pass_options o = {
@@ -297,15 +333,34 @@ static int accumulate(struct pw_trainer *t, int64_t last, struct pw_step_report 
         if (over_tokens(t))
             PW_TRY(pw_pass_run(&t->pass, &t->packed, &o, &loss), "step %lld, pass %lld", (long long)t->step + 1, (long long)(i - t->at) + 1);
         else {
-            double before = sums.loss;
-            PW_TRY(pw_preference_pass(&t->preference, &t->preference.train, t->plan, i, &o, z, &sums), "step %lld, pass %lld", (long long)t->step + 1,
+            sums->loss = 0;
+            PW_TRY(pw_preference_pass(&t->preference, &t->preference.train, t->plan, i, &o, z, sums), "step %lld, pass %lld", (long long)t->step + 1,
                    (long long)(i - t->at) + 1);
-            loss = sums.loss - before;
+            loss = sums->loss;
         }
         if (!isfinite(loss))
             return not_a_number(t, "loss", loss, i, i + 1);
-        sum += loss;
+        t->losses[i - t->at] = loss;
     }
+    return 0;
+}
+
+/* The gradients of passes [at, last), and their loss: a mean over tokens, or over pairs or answers. Losses are added in the order of passes. */
+static int accumulate(struct pw_trainer *t, int64_t last, struct pw_step_report *report)
+{
+    const int64_t n = last - t->at;
+    const double number = (double)(over_tokens(t) ? report->trained_tokens : examples_of(t->plan, t->set.train, t->at, last));
+    struct pw_preference_sums sums = {0};
+    double sum = 0, z = 0;
+    memset(t->losses, 0, ((size_t)n + REWARDS) * sizeof *t->losses);
+    PW_TRY(moved(t, &t->preference.train, t->plan, t->at, last, &z), "step %lld", (long long)t->step + 1);
+    int rc = run_passes(t, last, number, z, &sums);
+    sums_out(&sums, t->losses + n);
+    PW_PASS(pw_ranks_sum_f64(t->set.ranks, rc, t->losses, (size_t)n + REWARDS));
+    PW_PASS(pw_ranks_sum_f32(t->set.ranks, (float *)(void *)t->optim.grads, t->optim.region / sizeof(float)));
+    sums_in(&sums, t->losses + n);
+    for (int64_t i = 0; i < n; i++)
+        sum += t->losses[i];
     if (number > 0)
         report->loss = sum / number;
     report_rewards(report, &sums);
@@ -319,8 +374,10 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
     *report = (struct pw_step_report){0};
     PW_PASS(plan_epoch(t));
     int64_t last = t->at + t->epochs.accumulate < t->plan->n_passes ? t->at + t->epochs.accumulate : t->plan->n_passes;
-    for (int64_t i = t->at; i < last; i++)
+    for (int64_t i = t->at; i < last; i++) {
+        report->tokens += t->plan->pass_tokens[i];
         report->trained_tokens += t->plan->pass_trained[i];
+    }
     PW_PASS(pw_optim_clear(dev, &t->optim));
     PW_PASS(accumulate(t, last, report));
     PW_PASS(check_spike(t, report->loss, last));
@@ -347,40 +404,54 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
     return 0;
 }
 
-int pw_trainer_evaluate(struct pw_trainer *t, double *loss)
+static int evaluate_passes(struct pw_trainer *t, double z, double *losses)
 {
     struct pw_preference_sums sums = {0};
-    double sum = 0, z = 0;
-    int64_t n = 0;
-    PW_CHECK(t->eval_plan, PW_E_FAIL, "there are no held-out rows");
-    if (t->preference.objective.kind == PW_OBJECTIVE_KTO)
-        PW_TRY(pw_preference_moved(&t->preference, &t->preference.eval, t->eval_plan, 0, t->eval_plan->n_passes, &z), "evaluating after step %lld",
-               (long long)t->step);
-    for (int64_t i = 0; i < t->eval_plan->n_passes; i++) {
-        double part = 0;
+    const struct pw_pass_options o = {.backward = false};
+    int64_t mine, end;
+    pw_ranks_share(t->set.ranks, 0, t->eval_plan->n_passes, &mine, &end);
+    for (int64_t i = mine; i < end; i++) {
         if (t->set.stop && t->set.stop(t->set.stop_ctx))
             return pw_error(PW_E_INTERRUPTED, "interrupted while evaluating after step %lld", (long long)t->step);
         PW_PASS(pw_packed_fill(&t->packed, t->eval_plan, t->set.eval, i));
-        const struct pw_pass_options o = {.backward = false};
-        int rc = over_tokens(t) ? pw_pass_run(&t->pass, &t->packed, &o, &part)
+        sums.loss = 0;
+        int rc = over_tokens(t) ? pw_pass_run(&t->pass, &t->packed, &o, &losses[i])
                                 : pw_preference_pass(&t->preference, &t->preference.eval, t->eval_plan, i, &o, z, &sums);
         PW_TRY(rc, "evaluating after step %lld, pass %lld", (long long)t->step, (long long)i + 1);
-        sum += part;
-        n += t->packed.n_trained;
+        if (!over_tokens(t))
+            losses[i] = sums.loss;
     }
-    *loss = over_tokens(t) ? sum / (double)n : sums.loss / (double)sums.examples;
-    PW_CHECK(isfinite(*loss), PW_E_NUMERIC, "the held-out loss after step %lld is not finite", (long long)t->step);
     return 0;
 }
 
-int pw_trainer_finite(struct pw_trainer *t, bool *finite)
+int pw_trainer_evaluate(struct pw_trainer *t, double *loss)
+{
+    const struct pw_packing *plan = t->eval_plan;
+    double sum = 0, z = 0;
+    int64_t n = 0;
+    int rc = 0;
+    PW_CHECK(plan, PW_E_FAIL, "there are no held-out rows");
+    double *losses = pw_alloc_zero((size_t)plan->n_passes, sizeof *losses);
+    PW_CHECK(losses, PW_E_NOMEM, "out of memory for the losses of %lld passes", (long long)plan->n_passes);
+    PW_TRY_OUT(moved(t, &t->preference.eval, plan, 0, plan->n_passes, &z), "evaluating after step %lld", (long long)t->step);
+    rc = evaluate_passes(t, z, losses);
+    PW_PASS_OUT(pw_ranks_sum_f64(t->set.ranks, rc, losses, (size_t)plan->n_passes));
+    for (int64_t i = 0; i < plan->n_passes; i++) {
+        sum += losses[i];
+        n += plan->pass_trained[i];
+    }
+    *loss = sum / (double)(over_tokens(t) ? n : examples_of(plan, t->set.eval, 0, plan->n_passes));
+    PW_CHECK_OUT(isfinite(*loss), PW_E_NUMERIC, "the held-out loss after step %lld is not finite", (long long)t->step);
+out:
+    pw_free(losses);
+    return rc;
+}
+
+int pw_trainer_square(struct pw_trainer *t, double *sum)
 {
     struct pw_dev *dev = t->set.model->dev;
-    double sum = 0;
     PW_PASS(pw_fill(dev, t->optim.norm2, 0));
     for (size_t i = 0; i < t->optim.n; i++)
         PW_PASS(pw_sumsq(dev, t->optim.norm2, t->optim.slots[i].value));
-    PW_PASS(pw_dev_get(dev, &sum, t->optim.norm2.data, sizeof sum));
-    *finite = isfinite(sum);
-    return 0;
+    return pw_dev_get(dev, sum, t->optim.norm2.data, sizeof *sum);
 }

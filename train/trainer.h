@@ -2,7 +2,8 @@
  *
  * Three phases. open counts (steps, the largest pass, parameters) and takes no large memory; budget says what the next phase will take;
  * start takes it. Then step after step. A step sums the gradients of its passes, each weighted by 1 / (trained tokens of the whole step), or by
- * 1 / (pairs or labelled answers of the whole step), clips, and updates. Everything random is a function of (seed, position). Knows nothing of files, logs and folders (train/run.h). */
+ * 1 / (pairs or labelled answers of the whole step), clips, and updates. Several ranks share the passes of a step (accumulate times ranks of them) and sum
+ * gradients before clipping; what a pass computes does not depend on who runs it. Everything random is a function of (seed, position). Knows nothing of files, logs and folders (train/run.h). */
 #ifndef PW_TRAIN_TRAINER_H
 #define PW_TRAIN_TRAINER_H
 
@@ -10,6 +11,7 @@
 #include "train/epochs.h"
 #include "train/pass.h"
 #include "train/preference.h"
+#include "train/ranks.h"
 #include "train/recipe.h"
 #include "train/resume.h"
 
@@ -20,6 +22,7 @@ struct pw_trainer_setup {
     struct pw_adapter *adapter;         /* planned, with or without memory; NULL: full training */
     const struct pw_dataset *train; const uint32_t *rows; int64_t n_rows;      /* rows NULL: all */
     const struct pw_dataset *eval; const uint32_t *eval_rows; int64_t n_eval;  /* eval NULL: none */
+    struct pw_ranks *ranks;             /* NULL: alone */
     int kept; bool offload;             /* of the passes: train/pass.h; kept 0: as the recipe says */
     bool (*stop)(void *ctx); void *stop_ctx;                                   /* asked between passes; may be NULL */
 };
@@ -40,6 +43,7 @@ struct pw_trainer {
     struct pw_packed packed;
     struct pw_preference preference;
     struct pw_packing *plan; int64_t plan_epoch;
+    double *losses;                     /* (passes of a step and REWARDS): what ranks add up */
     /* position */
     int64_t step, epoch, at;            /* optimiser steps done; epoch and pass where the next one begins */
     int64_t tokens, trained_tokens;
@@ -56,11 +60,11 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b);   /* ad
 int pw_trainer_start(struct pw_trainer *t);
 /* Preferences with full training: reads the reference, by the weights as they are; before the first step and before a state is restored. */
 int pw_trainer_reference(struct pw_trainer *t);
-/* One optimiser step. PW_E_INTERRUPTED: `stop` said so; nothing was changed. PW_E_NUMERIC: loss or gradient is not finite, or
+/* One optimiser step, of all ranks together: they fail together too. PW_E_INTERRUPTED: `stop` said so; nothing was changed. PW_E_NUMERIC: loss or gradient is not finite, or
  * the loss is far above those of the last steps (train.spike); nothing was changed, the error names step and rows. */
 int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report);
 bool pw_trainer_done(const struct pw_trainer *t);
 int pw_trainer_evaluate(struct pw_trainer *t, double *loss);               /* mean over the trained tokens, or the pairs, of the held-out rows */
-int pw_trainer_finite(struct pw_trainer *t, bool *finite);                 /* are all trained parameters finite? */
+int pw_trainer_square(struct pw_trainer *t, double *sum);                  /* sum of the squares of all trained parameters: finite when they are */
 void pw_trainer_close(struct pw_trainer *t);
 #endif
