@@ -3,6 +3,7 @@
 #include "data/checkpoint.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,6 +47,17 @@ static int check_tied(struct pw_checkpoint *c)
     return 0;
 }
 
+/* Files of other names, such as the blobs of Ollama and what is not finished yet. */
+static bool begins_as_gguf(const char *path)
+{
+    char magic[4] = "";
+    FILE *f = fopen(path, "rb");
+    const bool is = f && fread(magic, 1, 4, f) == 4 && memcmp(magic, "GGUF", 4) == 0;
+    if (f)
+        fclose(f);
+    return is;
+}
+
 static int open_any(struct pw_checkpoint *c, const char *model)
 {
     if (pw_is_dir(model))
@@ -53,7 +65,7 @@ static int open_any(struct pw_checkpoint *c, const char *model)
     PW_CHECK(pw_file_exists(model), PW_E_IO, "%s: no such file or folder", model);
     if (ends_with(model, ".bin"))
         return pw_checkpoint_open_llama2c(c, model);
-    if (ends_with(model, ".gguf"))
+    if (ends_with(model, ".gguf") || begins_as_gguf(model))
         return pw_checkpoint_open_gguf(c, model);
     int rc = pw_error(PW_E_UNSUPPORTED, "%s: not a model (expected a Hugging Face folder, a .gguf or a llama2.c .bin)", model);
     if (ends_with(model, ".safetensors"))

@@ -8,15 +8,23 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "data/gguf_model.h"
 
-struct merge { const struct pw_adapter *adapter; struct pw_merge_result *result; size_t merged; };
+struct merge { const struct pw_adapter *adapter; const struct pw_merge_options *o; struct pw_merge_result *result; size_t merged; };
+
+static const struct pw_adapter_module *module_of(const struct merge *m, const char *name)
+{
+    char module[320];
+    snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
+    return pw_adapter_find(m->adapter, module);
+}
+
+static bool edits(void *ctx, const char *name) { return module_of(ctx, name) != NULL; }
 
 static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor rows)
 {
     struct merge *m = ctx;
-    char module[320];
-    snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
-    const struct pw_adapter_module *a = pw_adapter_find(m->adapter, module);
+    const struct pw_adapter_module *a = module_of(m, name);
     if (!a)
         return 0;
     const int64_t n_in = a->n_in, r = a->lora.r;
@@ -50,24 +58,41 @@ static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor row
     return 0;
 }
 
+static int finished(void *ctx, const char *path)
+{
+    const struct merge *m = ctx;
+    PW_CHECK(m->merged == m->adapter->n, PW_E_FAIL, "merging: only %zu of %zu modules found their weight", m->merged, m->adapter->n);
+    PW_CHECK(m->result->max_change > 0, PW_E_FAIL, "merging changed nothing: the adapter is all zero (B is 0 before training)");
+    return m->o->finished ? m->o->finished(m->o->ctx, path) : 0;
+}
+
+int pw_lora_merge_into(struct pw_dev *dev, struct pw_checkpoint *c, const struct pw_adapter *a, const char *out, const struct pw_merge_options *o,
+                       struct pw_merge_result *result, struct pw_progress *progress)
+{
+    struct pw_outdir dir = {0};
+    struct merge m = {.adapter = a, .o = o, .result = result};
+    const struct pw_remake how = {.to = o->to, .edit = edit, .edits = edits, .finished = finished, .ctx = &m, .progress = progress};
+    bool interleaved = false;
+    int rc = 0;
+    *result = (struct pw_merge_result){.modules = a->n};
+    if (o->gguf)
+        PW_PASS(pw_gguf_permutes(pw_checkpoint_config(c), &interleaved));
+    PW_CHECK((a->paired > 0) == interleaved, PW_E_FAIL, "merging: the adapter's rows are not in the order of what is to be written");
+    if (o->gguf)
+        return pw_quant_gguf_remake(dev, c, out, o->force, &how);
+    PW_CHECK(o->to.type == PW_Q_DENSE, PW_E_USAGE, "merging writes f32, f16 or bf16 into a folder; nothing is merged into quantised weights");
+    PW_PASS_OUT(pw_outdir_open(&dir, out, o->force));
+    PW_PASS_OUT(pw_quant_remake(dev, c, dir.temp, &how));
+    PW_PASS_OUT(finished(&m, dir.temp));
+    PW_PASS_OUT(pw_outdir_commit(&dir));
+out:
+    pw_outdir_abort(&dir);
+    return rc;
+}
+
 int pw_lora_merge(struct pw_dev *dev, struct pw_checkpoint *c, const struct pw_adapter *a, enum pw_dtype dtype, const char *out_dir, bool force,
                   struct pw_merge_result *result, struct pw_progress *progress)
 {
-    struct pw_outdir out = {0};
-    struct merge m = {.adapter = a, .result = result};
-    const struct pw_remake how = {.to = {.type = PW_Q_DENSE, .block = 64, .dtype = dtype}, .edit = edit, .ctx = &m, .progress = progress};
-    int rc = 0;
-    *result = (struct pw_merge_result){.modules = a->n};
-    PW_CHECK(!a->paired, PW_E_FAIL, "merging: the adapter's rows are not in the order of the folder to be written");
-    PW_PASS_OUT(pw_outdir_open(&out, out_dir, force));
-    PW_PASS_OUT(pw_quant_remake(dev, c, out.temp, &how));
-    PW_CHECK_OUT(m.merged == a->n, PW_E_FAIL, "merging: only %zu of %zu modules found their weight", m.merged, a->n);
-    if (!(result->max_change > 0)) {
-        rc = pw_error(PW_E_FAIL, "merging changed nothing: the adapter is all zero (B is 0 before training)");
-        goto out;
-    }
-    PW_PASS_OUT(pw_outdir_commit(&out));
-out:
-    pw_outdir_abort(&out);
-    return rc;
+    const struct pw_merge_options o = {.to = {.type = PW_Q_DENSE, .block = 64, .dtype = dtype}, .force = force};
+    return pw_lora_merge_into(dev, c, a, out_dir, &o, result, progress);
 }

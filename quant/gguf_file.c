@@ -12,16 +12,15 @@
 #include "quant/source.h"
 
 struct target { uint32_t ggml; const struct pw_block_type *block; enum pw_dtype dtype; const char *type; bool copy; };
-struct item { struct pw_source s; struct target to; char name[160]; int ndim; int64_t shape[2]; };
+struct item { struct pw_source s; struct target to; char name[160]; int ndim; int64_t shape[2]; bool edited; };
 struct job {
     struct pw_dev *dev;
     struct pw_checkpoint *c;
+    const struct pw_remake *how;
     const struct pw_quant_options *o;
     struct pw_gguf_out out;
     struct pw_arena arena;
     struct item *items; size_t n;
-    void (*each)(void *ctx, const struct pw_quant_report *r); void *ctx;
-    struct pw_progress *progress;
 };
 
 /* ---- types ---- */
@@ -41,7 +40,7 @@ static struct target blocks(enum pw_qtype t, int64_t n_in)
     return (struct target){.ggml = (uint32_t)b->ggml, .block = b, .type = b->name};
 }
 
-static int choose(const struct job *j, const struct pw_source *s, bool linear, struct target *to)
+static int choose(const struct job *j, const struct pw_source *s, bool linear, bool edited, struct target *to)
 {
     const enum pw_qtype want = j->o->type;
     if (s->vector)
@@ -54,13 +53,15 @@ static int choose(const struct job *j, const struct pw_source *s, bool linear, s
     }
     const struct pw_block_type *b = pw_block_type(s->w.type);
     if (!b || want == PW_Q_DENSE) {
-        PW_CHECK(s->w.type == PW_Q_DENSE || want == PW_Q_DENSE, PW_E_UNSUPPORTED, "%s: it is quantised already (%s)", s->name, pw_qtype_name(s->w.type));
+        PW_CHECK(s->w.type == PW_Q_DENSE || want == PW_Q_DENSE || j->how->edit, PW_E_UNSUPPORTED, "%s: it is quantised already (%s)", s->name, pw_qtype_name(s->w.type));
         return 0;
     }
-    if ((!linear || to->block == b) && !s->heads) {
+    if ((!linear || to->block == b) && !s->heads && !edited) {
         *to = (struct target){.ggml = (uint32_t)b->ggml, .block = b, .type = b->name, .copy = true};
         return 0;
     }
+    if (j->how->edit)
+        return 0;
     const int rc = pw_error(PW_E_UNSUPPORTED, "%s: it is quantised already (%s)", s->name, b->name);
     pw_error_hint("quantising twice adds both errors: begin with the unquantised model, or write f16");
     return rc;
@@ -102,7 +103,8 @@ static int list_items(struct job *j)
         if (pw_checkpoint_config(j->c)->tied && strcmp(t.name, "lm_head.weight") == 0)
             snprintf(it->name, sizeof it->name, "token_embd.weight");
         PW_PASS(pw_source_open(&it->s, j->c, &t, permutes));
-        PW_PASS(choose(j, &it->s, role == PW_ROLE_LINEAR, &it->to));
+        it->edited = role == PW_ROLE_LINEAR && j->how->edit && (!j->how->edits || j->how->edits(j->how->ctx, t.name));
+        PW_PASS(choose(j, &it->s, role == PW_ROLE_LINEAR, it->edited, &it->to));
         it->ndim = it->s.vector ? 1 : 2;
         it->shape[0] = it->s.vector ? it->s.w.n_in : it->s.w.n_out;
         it->shape[1] = it->s.w.n_in;
@@ -128,23 +130,25 @@ static int put_tokenizer(struct job *j)
     const int rc = pw_gguf_put_tokenizer(&j->out, t, vocab, &exact);
     pw_tokenizer_free(t);
     if (rc == 0 && !exact)
-        pw_progress_say(j->progress, "the tokenizer's merges do not follow from scores: llama.cpp may cut some texts otherwise than pw does");
+        pw_progress_say(j->how->progress, "the tokenizer's merges do not follow from scores: llama.cpp may cut some texts otherwise than pw does");
     return rc;
 }
 
-static int announce(struct job *j, const char *model)
+static int announce(struct job *j)
 {
     const struct pw_model_config *m = pw_checkpoint_config(j->c);
     char hex[65];
-    const char *name = pw_path_base(model);
+    const char *name = pw_path_base(pw_checkpoint_path(j->c));
     PW_PASS(pw_gguf_put_config(&j->out, m));
     if (pw_gguf_context(m) < m->context)
-        pw_progress_say(j->progress, "GGUF files of this architecture have no sliding window: the context is written as the window, %" PRId64 " tokens", pw_gguf_context(m));
+        pw_progress_say(j->how->progress, "GGUF files of this architecture have no sliding window: the context is written as the window, %" PRId64 " tokens", pw_gguf_context(m));
     pw_gguf_put_str(&j->out, "general.name", name, strlen(name));
     pw_gguf_put_u32(&j->out, "general.quantization_version", 2);
     pw_gguf_put_u32(&j->out, "general.file_type", file_type(j->o));
-    PW_PASS(pw_checkpoint_identity(j->c, hex));
-    pw_gguf_put_str(&j->out, "pennyweight.source", hex, 64);
+    if (j->how->derived) {
+        PW_PASS(pw_checkpoint_identity(j->c, hex));
+        pw_gguf_put_str(&j->out, "pennyweight.source", hex, 64);
+    }
     PW_PASS(put_tokenizer(j));
     for (size_t i = 0; i < j->n; i++)
         PW_PASS(pw_gguf_add_tensor(&j->out, j->items[i].name, j->items[i].to.ggml, j->items[i].ndim, j->items[i].shape));
@@ -190,14 +194,17 @@ static int write_item(struct job *j, const struct item *it, size_t done)
         for (int64_t first = 0; first < all; first += step) {
             const int64_t n = all - first < step ? all - first : step;
             PW_PASS_OUT(pw_source_rows(j->dev, &it->s, first, pw_tensor2(x, PW_F32, n, n_in)));
+            if (it->edited)
+                PW_PASS_OUT(j->how->edit(j->how->ctx, it->s.name, first, pw_tensor2(x, PW_F32, n, n_in)));
             PW_PASS_OUT(write_tile(j, it, x, back, stored, n, &e));
         }
     }
     PW_CHECK_OUT(isfinite(e.squares) && isfinite(e.max), PW_E_NUMERIC, "%s: its error is not a number", it->name);
     const struct pw_quant_report r = {.name = it->name, .type = it->to.type, .bytes = bytes, .rmse = e.n ? sqrt(e.squares / (double)e.n) : 0, .max_error = e.max};
-    if (j->each)
-        j->each(j->ctx, &r);
-    pw_progress_at(j->progress, (int64_t)done + 1, (int64_t)j->n, NULL);
+    if (j->how->each)
+        j->how->each(j->how->ctx, &r);
+    pw_progress_at(j->how->progress, (int64_t)done + 1, (int64_t)j->n, NULL);
+    PW_CHECK_OUT(!pw_progress_stopped(j->how->progress), PW_E_INTERRUPTED, "interrupted: nothing was written");
 out:
     pw_free(stored);
     pw_free(back);
@@ -217,26 +224,46 @@ static int write_rope(struct job *j, bool announced)
     return announced ? pw_gguf_bytes(&j->out, factors, (size_t)n * sizeof *factors) : pw_gguf_add_tensor(&j->out, "rope_freqs.weight", PW_GGML_F32, 1, (int64_t[]){n});
 }
 
-int pw_quant_gguf(struct pw_dev *dev, const char *model, const struct pw_checkpoint_options *copt, const char *out, bool force, const struct pw_quant_options *o,
-                  void (*each)(void *ctx, const struct pw_quant_report *r), void *ctx, struct pw_progress *progress)
+/* The file is whole, but for its name. */
+static int look_at(struct job *j)
 {
-    struct job j = {.dev = dev, .o = o, .each = each, .ctx = ctx, .progress = progress};
+    if (!j->how->finished)
+        return 0;
+    PW_CHECK(j->out.out.temp, PW_E_UNSUPPORTED, "%s: not a file: what is written cannot be read back", j->out.out.path);
+    PW_CHECK(fflush(j->out.out.f) == 0, PW_E_IO, "%s: cannot write", j->out.out.path);
+    return j->how->finished(j->how->ctx, j->out.out.temp);
+}
+
+int pw_quant_gguf_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *out, bool force, const struct pw_remake *how)
+{
+    struct job j = {.dev = dev, .c = c, .how = how, .o = &how->to};
     int rc = 0;
-    PW_CHECK(o->type == PW_Q_DENSE || pw_block_type(o->type), PW_E_USAGE, "type %s does not exist in GGUF files (known: f32, f16, bf16, q8_0, q4_0, q4_K, q6_K)",
-             pw_qtype_name(o->type));
+    PW_CHECK(j.o->type == PW_Q_DENSE || pw_block_type(j.o->type), PW_E_USAGE, "type %s does not exist in GGUF files (known: f32, f16, bf16, q8_0, q4_0, q4_K, q6_K)",
+             pw_qtype_name(j.o->type));
     pw_arena_init(&j.arena);
-    PW_PASS_OUT(pw_checkpoint_open(&j.c, model, copt));
     PW_PASS_OUT(list_items(&j));
     PW_PASS_OUT(pw_gguf_create(&j.out, out, force));
-    PW_TRY_OUT(announce(&j, model), "writing %s", out);
+    PW_TRY_OUT(announce(&j), "writing %s", out);
     PW_PASS_OUT(write_rope(&j, false));
     for (size_t i = 0; i < j.n; i++)
         PW_TRY_OUT(write_item(&j, &j.items[i], i), "writing %s", out);
     PW_PASS_OUT(write_rope(&j, true));
+    PW_PASS_OUT(look_at(&j));
     PW_PASS_OUT(pw_gguf_commit(&j.out));
 out:
     pw_gguf_abort(&j.out);
     pw_arena_free(&j.arena);
-    pw_checkpoint_close(j.c);
+    return rc;
+}
+
+int pw_quant_gguf(struct pw_dev *dev, const char *model, const struct pw_checkpoint_options *copt, const char *out, bool force, const struct pw_quant_options *o,
+                  void (*each)(void *ctx, const struct pw_quant_report *r), void *ctx, struct pw_progress *progress)
+{
+    const struct pw_remake how = {.to = *o, .derived = true, .each = each, .ctx = ctx, .progress = progress};
+    struct pw_checkpoint *c = NULL;
+    int rc = pw_checkpoint_open(&c, model, copt);
+    if (rc == 0)
+        rc = pw_quant_gguf_remake(dev, c, out, force, &how);
+    pw_checkpoint_close(c);
     return rc;
 }

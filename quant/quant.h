@@ -37,6 +37,9 @@ struct pw_remake {
     bool derived;                    /* the same model in another form: its identity is recorded ("pennyweight.source") */
     /* Called with rows first.. of a block linear as f32 before they are stored; NULL = nothing. */
     int (*edit)(void *ctx, const char *name, int64_t first, struct pw_tensor rows);
+    bool (*edits)(void *ctx, const char *name);                /* whether it will change that tensor; NULL = it may */
+    /* GGUF files: called with the path of the whole file before it appears under its name; what it refuses never appears. NULL = nothing. */
+    int (*finished)(void *ctx, const char *path);
     void (*each)(void *ctx, const struct pw_quant_report *r);  /* as tensors are done; NULL = nothing */
     void *ctx;
     struct pw_progress *progress;
@@ -48,6 +51,9 @@ int pw_quant_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *dir
  * vectors in f32). With q4_0 and q4_K the head, or the embedding that is one, gets q6_K, as llama.cpp does; rows that are not whole
  * blocks of a type get q8_0, and f16 when they are not whole blocks of that. A matrix stored in blocks stays as it is when that is
  * what it should become, or when it is the embedding or the head; another one is refused. Tokenizer and chat template go along. */
+/* The same from an open model, with what is edited: such a file may also be made from matrices in other blocks, which are decoded and
+ * encoded anew, except those that keep their type and are not edited. q and k reach the edit in the order of rows of the file. */
+int pw_quant_gguf_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *out, bool force, const struct pw_remake *how);
 int pw_quant_gguf(struct pw_dev *dev, const char *model, const struct pw_checkpoint_options *copt, const char *out, bool force, const struct pw_quant_options *o,
                   void (*each)(void *ctx, const struct pw_quant_report *r), void *ctx, struct pw_progress *progress);
 /* Opens MODEL, remakes it in the form o (with the identity recorded), commits out_dir. */

@@ -11,6 +11,7 @@
 #include "infer/session.h"
 #include "lora/adapter_file.h"
 #include "lora/gguf_lora.h"
+#include "lora/merge.h"
 #include "lora/peft.h"
 #include "tests/support.h"
 
@@ -33,8 +34,8 @@ static void expected(const char *name, int32_t ids[N], float *logits)
     pw_gguf_close(&g);
 }
 
-/* path NULL: the base alone */
-static void logits_with(const char *path, const int32_t ids[N], float *out)
+/* path NULL: the model alone */
+static void logits_of(const char *model, const char *path, const int32_t ids[N], float *out)
 {
     struct pw_dev *dev;
     struct pw_model *m;
@@ -42,7 +43,7 @@ static void logits_with(const char *path, const int32_t ids[N], float *out)
     struct pw_adapter a = {0};
     int32_t rows[N];
     ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){.kind = "cpu", .threads = 2, .level = getenv("PW_CPU")}));
-    ck_ok(pw_model_load(&m, dev, BASE, NULL));
+    ck_ok(pw_model_load(&m, dev, model, NULL));
     if (path) {
         ck_ok(pw_adapter_load(&a, path, &m->config));
         ck_ok(pw_model_attach(m, &a));
@@ -59,6 +60,17 @@ static void logits_with(const char *path, const int32_t ids[N], float *out)
     pw_dev_close(dev);
 }
 
+static double apart(const float *a, const float *b)
+{
+    double most = 0;
+    for (int i = 0; i < N * V; i++) {
+        const double d = fabs((double)a[i] - b[i]);
+        if (!(d <= most))
+            most = d;
+    }
+    return most;
+}
+
 /* The bound is that of the base's own logits (tests/test_gguf_model.c), which the adapter's products, of sums of 256 and of 4 terms, double. */
 START_TEST(logits_as_llama_cpp)
 {
@@ -66,13 +78,8 @@ START_TEST(logits_as_llama_cpp)
     static float ours[N * V], theirs[N * V];
     int32_t ids[N];
     expected(cases[_i].want, ids, theirs);
-    logits_with(cases[_i].path, ids, ours);
-    double most = 0;
-    for (int i = 0; i < N * V; i++) {
-        const double d = fabs((double)ours[i] - theirs[i]);
-        if (!(d <= most))
-            most = d;
-    }
+    logits_of(BASE, cases[_i].path, ids, ours);
+    const double most = apart(ours, theirs);
     printf("%s: largest difference of a logit from llama.cpp %.3g\n", cases[_i].path ? cases[_i].path : "base", most);
     ck_assert_msg(most <= 2e-4, "%s: %g", cases[_i].path, most);
 }
@@ -195,6 +202,88 @@ START_TEST(alpha_zero)
 }
 END_TEST
 
+/* ---- merging into GGUF ---- */
+
+static int look(void *ctx, const char *path)
+{
+    static float got[N * V];
+    int32_t ids[N];
+    float *theirs = ctx;
+    expected("lora", ids, theirs);
+    logits_of(path, NULL, ids, got);
+    const double most = apart(got, theirs);
+    printf("merged: largest difference of a logit from llama.cpp with the adapter %.3g\n", most);
+    PW_CHECK(most <= 2e-4, PW_E_FAIL, "a logit differs by %g", most);
+    return 0;
+}
+
+static int refuse(void *ctx, const char *path)
+{
+    (void)ctx;
+    PW_CHECK(!pw_file_exists(path), PW_E_FAIL, "not good enough");
+    return 0;
+}
+
+START_TEST(merged_into_gguf)
+{
+    static float theirs[N * V], base[N * V], got[N * V];
+    struct pw_dev *dev;
+    struct pw_checkpoint *c;
+    struct pw_adapter a, other;
+    struct pw_merge_result r;
+    struct pw_gguf from, to;
+    struct pw_merge_options o = {.to = {.type = PW_Q_DENSE, .block = 64, .dtype = PW_F32}, .gguf = true, .finished = look, .ctx = theirs};
+    const struct pw_model_config m = shape_of(true), folder = shape_of(false);
+    const char *dir = test_tmpdir(), *wide = test_path(dir, "wide.gguf"), *same = test_path(dir, "same.gguf"), *no = test_path(dir, "no.gguf");
+    int32_t ids[N];
+    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){.kind = "cpu", .threads = 2}));
+    ck_ok(pw_checkpoint_open(&c, BASE, NULL));
+    ck_ok(pw_adapter_load(&a, FIXTURES "peft", &m));
+    ck_ok(pw_adapter_load(&other, FIXTURES "peft", &folder));
+    ck_ok(pw_lora_merge_into(dev, c, &a, wide, &o, &r, NULL));
+    ck_assert(r.modules == 6 && r.max_change > 0.1);
+    /* into blocks: what has the type asked for and is not edited keeps its bytes; what is edited moves the logits most of the way */
+    o.to = (struct pw_quant_options){.type = PW_Q_Q8_0, .block = 64};
+    o.finished = NULL;
+    ck_ok(pw_lora_merge_into(dev, c, &a, same, &o, &r, NULL));
+    ck_ok(pw_gguf_open(&from, BASE));
+    ck_ok(pw_gguf_open(&to, same));
+    int kept = 0, edited = 0;
+    for (size_t i = 0; i < from.n_tensors; i++) {
+        const struct pw_gguf_tensor *x = &from.tensors[i], *y = pw_gguf_tensor(&to, x->name);
+        ck_assert_msg(y != NULL, "%s", x->name);
+        const bool touched = strstr(x->name, "attn_q") || strstr(x->name, "attn_k") || strstr(x->name, "ffn_down");
+        if (x->ggml == y->ggml && x->ndim == 2) {
+            const bool equal = memcmp(x->data, y->data, x->bytes) == 0;
+            ck_assert_msg(equal == !touched, "%s: its bytes %s", x->name, equal ? "are kept" : "change");
+            kept += equal;
+        }
+        edited += touched;
+    }
+    ck_assert(kept >= 2 && edited == 6 && !pw_gguf_find(&to, "pennyweight.source"));
+    pw_gguf_close(&from);
+    pw_gguf_close(&to);
+    expected("base", ids, base);
+    logits_of(same, NULL, ids, got);
+    ck_assert_msg(apart(got, theirs) < apart(got, base) / 10, "%g from the adapter, %g from the base", apart(got, theirs), apart(got, base));
+    /* what must not appear */
+    o.finished = refuse;
+    ck_fails(pw_lora_merge_into(dev, c, &a, no, &o, &r, NULL), PW_E_FAIL, "not good enough");
+    ck_fails(pw_lora_merge_into(dev, c, &other, no, &o, &r, NULL), PW_E_FAIL, "not in the order");
+    for (size_t i = 0; i < a.n; i++)
+        memset(a.modules[i].lora.b.data, 0, pw_bytes(a.modules[i].lora.b));
+    o.finished = NULL;
+    ck_fails(pw_lora_merge_into(dev, c, &a, no, &o, &r, NULL), PW_E_FAIL, "merging changed nothing");
+    o.gguf = false;
+    ck_fails(pw_lora_merge_into(dev, c, &other, no, &o, &r, NULL), PW_E_USAGE, "nothing is merged into quantised weights");
+    ck_assert(!pw_file_exists(no));
+    pw_adapter_free(&a);
+    pw_adapter_free(&other);
+    pw_checkpoint_close(c);
+    pw_dev_close(dev);
+}
+END_TEST
+
 /* ---- refused ---- */
 
 static const struct pw_model_config small = {.family = "llama", .layers = 2, .hidden = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .ffn = 12, .vocab = 10, .rope_interleaved = true};
@@ -276,6 +365,7 @@ int main(void)
     tcase_add_loop_test(c, the_same_in_three_forms, 0, 2);
     tcase_add_test(c, targets_and_old_mlx);
     tcase_add_test(c, alpha_zero);
+    tcase_add_test(c, merged_into_gguf);
     tcase_add_test(c, refused_gguf);
     tcase_add_test(c, refused_mlx);
     tcase_add_loop_test(c, no_memory, 0, 2);

@@ -62,8 +62,10 @@ static int load(struct sides *s, int side, uint64_t taken)
         PW_CHECK(common.memory > taken, PW_E_REFUSED, "both models do not fit into --memory");
         common.memory -= taken;
     }
+    if (k->same_tokenizer)
+        common.tokenizer = NULL;
     c.common = &common;
-    PW_TRY(pw_load_attached(&s->l[side], &c, k->model, true), "%s", side ? "RIGHT" : "LEFT");
+    PW_TRY(pw_load_attached(&s->l[side], &c, k->model, !k->same_tokenizer), "%s", side ? "RIGHT" : "LEFT");
     s->there[side] = true;
     return 0;
 }
@@ -174,6 +176,8 @@ static int prepare(struct sides *s, struct pw_arena *a, const char *path, struct
     PW_PASS(rc);
     if (s->both && s->c->common->memory)
         s->l[0].model->memory -= file_bytes(&s->l[1]);
+    if (s->given[1].same_tokenizer)
+        return 0;
     PW_PASS(tokens_of(s, 1, a, path, context, &pieces[1], NULL));
     PW_PASS(same_pieces(&pieces[0], &pieces[1]));
     const bool has_template = pw_tokenizer_template(s->l[1].tokenizer, NULL);

@@ -11,6 +11,7 @@ struct pw_artefact {
     const char *adapter;       /* PATH[:SCALE], or NULL */
     const char *type;          /* as --type: of this side */
     bool double_quant;
+    bool same_tokenizer;       /* of the right side: it has that of the left by construction; none is loaded */
     bool force;                /* the adapter was checked already, or is used on another base knowingly */
 };
 /* What exists under the whole name is a MODEL. Else the name is cut at the last + behind which something exists (with :SCALE taken off),

@@ -42,7 +42,7 @@ struct pw_command {
     int (*run)(struct pw_cmd *c);
 };
 /* Each tools/cmd_<subject>.c defines a table that ends with a NULL name; tools/main.c lists the tables. */
-extern const struct pw_command pw_commands_vote[], pw_commands_tokenize[], pw_commands_model[], pw_commands_quant[], pw_commands_lora[], pw_commands_verify[], pw_commands_export[],
+extern const struct pw_command pw_commands_vote[], pw_commands_tokenize[], pw_commands_model[], pw_commands_quant[], pw_commands_lora[], pw_commands_verify[], pw_commands_export[], pw_commands_merge[],
     pw_commands_train[], pw_commands_eval[], pw_commands_run[], pw_commands_entry[], pw_commands_data[], pw_commands_score[], pw_commands_bench[];
 
 int pw_cmd_emit(struct pw_cmd *c);                               /* writes and clears c->out now; a failed write is PW_E_IO */

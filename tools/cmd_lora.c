@@ -1,9 +1,8 @@
-/* pw lora: fresh adapters, what an adapter is, merging. */
+/* pw lora init and info: fresh adapters, and what an adapter is. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
-#include "lora/merge.h"
 #include "lora/adapter_file.h"
 #include "lora/peft.h"
 #include "tools/load.h"
@@ -15,11 +14,6 @@ static const struct pw_option init_options[] = {
     {"set", 0, PW_OPT_LIST, AT(set), "adapter.K=V", NULL, NULL, 0, 0, "r, alpha, dropout, targets, rslora; as in a recipe"},
     PW_OPTIONS_END,
 };
-static const struct pw_option merge_options[] = {
-    {"out", 'o', PW_OPT_STRING, AT(out), "OUT", NULL, NULL, 0, 0, "the model folder to write"},
-    PW_OPTIONS_END,
-};
-
 static int set_key(struct pw_adapter_config *k, const char *set)
 {
     static const char *const keys[] = {"adapter.r", "adapter.alpha", "adapter.dropout", "adapter.targets", "adapter.rslora", "adapter.kind"};
@@ -155,73 +149,8 @@ static int lora_info(struct pw_cmd *c)
     return finish(c, &w, rc);
 }
 
-/* --type, or the base's own dtype (that of what a quantised base was made of). */
-static int merge_dtype(struct pw_cmd *c, struct pw_checkpoint *base, enum pw_dtype *out)
-{
-    struct pw_quant_options o;
-    if (c->common->type[0]) {
-        PW_PASS(pw_quant_parse(c->common->type, &o));
-        PW_CHECK(o.type == PW_Q_DENSE, PW_E_USAGE, "--type %s: merging writes f32, f16 or bf16; nothing is merged into quantised weights", c->common->type);
-        *out = o.dtype;
-        return 0;
-    }
-    struct pw_weight w;
-    int64_t n_out, n_in;
-    pw_linear_shape(pw_checkpoint_config(base), PW_LIN_Q, &n_out, &n_in);
-    PW_PASS(pw_checkpoint_weight(base, "model.layers.0.self_attn.q_proj.weight", n_out, n_in, &w));
-    *out = w.dtype;
-    return 0;
-}
-
-static int lora_merge(struct pw_cmd *c)
-{
-    const struct lora_options *o = c->options;
-    const struct pw_checkpoint_options copt = {.tokenizer = c->common->tokenizer};
-    struct pw_checkpoint *base = NULL;
-    struct pw_adapter a = {0};
-    struct pw_merge_result r;
-    struct pw_dev *dev = NULL;
-    struct pw_arena arena;
-    struct pw_json w = {0};
-    enum pw_dtype dtype = PW_F32;
-    const char *path = NULL;
-    double scale = 1;
-    int rc = 0;
-    pw_arena_init(&arena);
-    PW_CHECK_OUT(o->out, PW_E_USAGE, "-o OUT is missing: where should the model go?");
-    PW_CHECK_OUT(c->common->adapters.n == 1, PW_E_USAGE, "--adapter DIR: expected one, got %zu", c->common->adapters.n);
-    PW_PASS_OUT(pw_adapter_argument(&arena, c->common->adapters.items[0], &path, &scale));
-    PW_PASS_OUT(pw_checkpoint_open(&base, c->args.items[0], &copt));
-    struct pw_model_config shape = *pw_checkpoint_config(base);
-    shape.rope_interleaved = false;   /* of the folder that is written */
-    PW_PASS_OUT(pw_adapter_load(&a, path, &shape));
-    PW_PASS_OUT(pw_adapter_check_base(&a, base, "", false, c->common->force, c->progress));
-    for (size_t i = 0; i < a.n; i++)
-        a.modules[i].lora.scale *= scale;
-    PW_PASS_OUT(merge_dtype(c, base, &dtype));
-    PW_PASS_OUT(pw_cmd_host_device(c, &dev));
-    PW_PASS_OUT(pw_lora_merge(dev, base, &a, dtype, o->out, c->common->force, &r, c->progress));
-    pw_json_begin(&w);
-    pw_json_str(&w, "output", o->out);
-    pw_json_str(&w, "type", pw_dtype_name(dtype));
-    pw_json_i64(&w, "modules", (int64_t)r.modules);
-    pw_json_f64(&w, "max_change", r.max_change);
-    pw_json_str(&w, "max_change_in", r.where);
-    if (!c->common->json)
-        pw_buf_printf(c->out, "%s: %zu modules merged, %s; largest change of a weight %.6g in %s\n", o->out, r.modules, pw_dtype_name(dtype), r.max_change, r.where);
-out:
-    pw_dev_close(dev);
-    pw_adapter_free(&a);
-    pw_checkpoint_close(base);
-    pw_arena_free(&arena);
-    return finish(c, &w, rc);
-}
-
 const struct pw_command pw_commands_lora[] = {
     {"lora init", "MODEL -o DIR [--set adapter.K=V]...", "a fresh adapter, without training", NULL, init_options, sizeof(struct lora_options), 1, 1, false, lora_init},
     {"lora info", "DIR", "what an adapter holds", NULL, NULL, 0, 1, 1, false, lora_info},
-    {"lora merge", "MODEL --adapter DIR -o OUT [--type f32|f16|bf16]", "base and adapter as one model",
-     "The product of the adapter is added in f32 to the dequantised base and the largest change of a weight is printed. A merge that changes\n"
-     "nothing is an error.\n", merge_options, sizeof(struct lora_options), 1, 1, false, lora_merge},
     {NULL},
 };

@@ -10,6 +10,7 @@
 #pragma weak pw_commands_lora
 #pragma weak pw_commands_verify
 #pragma weak pw_commands_export
+#pragma weak pw_commands_merge
 #pragma weak pw_commands_train
 #pragma weak pw_commands_eval
 #pragma weak pw_commands_run
@@ -20,7 +21,7 @@
 
 static const struct { const char *title; const struct pw_command *commands; } groups[] = {
     {"Look at a model", pw_commands_model}, {NULL, pw_commands_score}, {NULL, pw_commands_tokenize}, {NULL, pw_commands_bench},
-    {"Quantise, adapters", pw_commands_quant}, {NULL, pw_commands_lora}, {NULL, pw_commands_export}, {NULL, pw_commands_verify},
+    {"Quantise, adapters", pw_commands_quant}, {NULL, pw_commands_lora}, {NULL, pw_commands_export}, {NULL, pw_commands_merge}, {NULL, pw_commands_verify},
     {"Train", pw_commands_data}, {NULL, pw_commands_train},
     {"Evaluate", pw_commands_eval},
     {"Talk to it", pw_commands_run},

@@ -50,5 +50,18 @@ refused 2 'does not say what its base is' pw lora export "$ROOT/tests/fixtures/g
 refused 1 'is for another base' pw lora export run/adapter --to gguf -o x.gguf --model "$ROOT/tests/fixtures/train_golden/model"
 checks=$((checks + 1)); [ ! -e x ] && [ ! -e x.gguf ] || fail "a refused export left something"
 
+# ---- merge: compared before it appears ----
+json pw lora merge "$BASE" --adapter run/adapter -o merged --json -q; has out '"format":"hf","type":"f32"'; has out '"first_difference":null'
+json pw lora verify "$BASE+run/adapter" merged --json -q --tolerance 1e-3
+json pw lora merge "$BASE" --adapter run/adapter:0.5 -o merged.gguf --json -q --type q8_0 --prompts p.txt; has out '"format":"gguf","type":"q8_0"'; has out '"prompts":2,'
+json pw lora merge merged.gguf --adapter run/adapter -o again.gguf --json -q --no-check --force; has out '"kl":null'
+json pw lora merge base.gguf --adapter a.gguf -o m32.gguf --json -q --type f32; json pw lora verify base.gguf+a.gguf m32.gguf --json -q --tolerance 1e-3
+refused 2 'nothing is merged into 4-bit weights' pw lora merge "$BASE" --adapter run/adapter -o x --type nf4
+refused 2 'into GGUF files' pw lora merge "$BASE" --adapter run/adapter -o x --type q4_K
+refused 1 'line 2: expected messages' pw lora merge "$BASE" --adapter run/adapter -o x --prompts bad.jsonl -q
+refused 1 'line 2: expected messages' pw lora merge "$BASE" --adapter run/adapter -o x.gguf --prompts bad.jsonl -q
+rc 0 pw lora init "$BASE" -o fresh -q; refused 1 'merging changed nothing' pw lora merge "$BASE" --adapter fresh -o x.gguf -q
+checks=$((checks + 1)); [ ! -e x ] && [ ! -e x.gguf ] && ! ls | grep -q part || fail "a refused merge left something: $(ls)"
+
 echo "$checks checks, $failures failures"
 [ $failures = 0 ]
