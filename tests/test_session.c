@@ -14,7 +14,7 @@ struct opened { struct pw_dev *dev; struct pw_model *m; struct pw_session *s; };
 
 static void open_model(struct opened *o, const char *path, const char *device, const char *type, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
-    const struct pw_dev_options dev = {.kind = device, .threads = 2, .level = getenv("PW_CPU")};
+    const struct pw_dev_options dev = {.kind = device, .threads = 2, .level = strcmp(device, "cpu") == 0 ? getenv("PW_CPU") : NULL};
     const struct pw_model_options opt = {.quantise = type};
     *o = (struct opened){0};
     ck_ok(pw_dev_open(&o->dev, &dev));

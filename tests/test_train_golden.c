@@ -2,6 +2,7 @@
  * norms, rates and token counts of every step, and the adapter at the end (tools/reference/train_fixtures.py made them). The objectives over
  * preferences likewise, by the published formulas (tools/reference/preference_fixtures.py). */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -106,7 +107,7 @@ static void run(const char *text, const struct pw_value *one, const char *device
     struct pw_run run;
     struct pw_run_result result;
     struct pw_dev *dev = NULL;
-    const struct pw_dev_options options = {.kind = device, .threads = 1};
+    const struct pw_dev_options options = {.kind = device, .threads = 1, .level = strcmp(device, "cpu") == 0 ? getenv("PW_CPU") : NULL};
     ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "golden", NULL, 0));
     ck_ok(pw_dev_open(&dev, &options));
     const struct pw_run_options opt = {.recipe = &recipe, .dev = dev};

@@ -96,10 +96,10 @@ $(B)/gpu/tests.c: tools/targets.mk
 $(B)/gpu/tests: $(B)/gpu/tests.c $(GPU_TESTS:%=$(B)/gpu/%.o) $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 
-# ---- not there yet: said plainly ----
+# ---- training beside PyTorch + peft on this machine, by turns (tools/bench_peers says how; PEERS="--only 100M": a part of it) ----
 .PHONY: bench-peers
-bench-peers:
-	@echo "make $@: this version has no peer benchmarks yet; see the list of open work in docs/state.md" >&2; exit 1
+bench-peers: pw
+	@tools/bench_peers $(PEERS)
 
 # ---- live comparison with the Python packages (tools/reference/run says how) ----
 .PHONY: check-reference
