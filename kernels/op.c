@@ -155,14 +155,19 @@ static int good_weight(const struct pw_dev *dev, const char *op, const struct pw
         PW_CHECK(w->lora->r >= 1, PW_E_FAIL, "%s: w: adapter of rank %d", op, w->lora->r);
         PW_PASS(want2(op, "lora.a", w->lora->a, wide_of(type), w->lora->r, w->n_in));
         PW_PASS(want2(op, "lora.b", w->lora->b, wide_of(type), w->n_out, w->lora->r));
+        if (w->lora->magnitude.data) {
+            PW_PASS(want1(op, "lora.magnitude", w->lora->magnitude, wide_of(type), w->n_out));
+            PW_PASS(want1(op, "lora.norm", w->lora->norm, wide_of(type), w->n_out));
+        }
     }
     (void)dev;
     return 0;
 }
 
-static int good_drop(const char *op, struct pw_drop drop)
+static int good_drop(const char *op, struct pw_drop drop, const struct pw_lora *lora)
 {
     PW_CHECK(drop.p >= 0 && drop.p < 1, PW_E_FAIL, "%s: dropout: expected 0 <= p < 1, got %g", op, drop.p);
+    PW_CHECK(!(drop.p > 0) || !lora || !lora->magnitude.data || lora->drops, PW_E_FAIL, "%s: dropout: expected an adapter that says it drops, got one with a magnitude that does not", op);
     return 0;
 }
 
@@ -393,7 +398,7 @@ int pw_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, s
     const char *op = "linear_fwd";
     PW_PASS(lead(dev, op, "x", x, 2));
     PW_PASS(good_weight(dev, op, w, x.dtype));
-    PW_PASS(good_drop(op, drop));
+    PW_PASS(good_drop(op, drop, w->lora));
     PW_PASS(want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
     PW_PASS(want2(op, "y", y, y.data && y.dtype == PW_F32 ? PW_F32 : x.dtype, x.shape[0], w->n_out));
     if (w->lora) PW_PASS(want2(op, "xa", xa, x.dtype, x.shape[0], w->lora->r));
@@ -410,7 +415,7 @@ int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw
     PW_CHECK(g, PW_E_FAIL, "%s: grads: expected a list, got none", op);
     PW_PASS(lead(dev, op, "dy", dy, 2));
     PW_PASS(good_weight(dev, op, w, dy.dtype));
-    PW_PASS(good_drop(op, drop));
+    PW_PASS(good_drop(op, drop, w->lora));
     enum pw_dtype type = dy.dtype;
     int64_t tokens = dy.shape[0];
     PW_PASS(want2(op, "dy", dy, type, tokens, w->n_out));
@@ -421,15 +426,71 @@ int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw
     }
     if (g->dbias.data) PW_PASS(want1(op, "dbias", g->dbias, wide_of(type), w->n_out));
     if (g->da.data || g->db.data) PW_CHECK(w->lora, PW_E_FAIL, "%s: da, db: the weight has no adapter", op);
+    const bool magnitude = w->lora && w->lora->magnitude.data;
+    PW_CHECK(!magnitude || !g->dw.data, PW_E_FAIL, "%s: dw: a weight whose adapter has a magnitude has no gradient", op);
+    if (g->dm.data) {
+        PW_CHECK(magnitude, PW_E_FAIL, "%s: dm: the adapter has no magnitude", op);
+        PW_PASS(want1(op, "dm", g->dm, wide_of(type), w->n_out));
+    }
     if (g->da.data) PW_PASS(want2(op, "da", g->da, wide_of(type), w->lora->r, w->n_in));
     if (g->db.data) PW_PASS(want2(op, "db", g->db, wide_of(type), w->n_out, w->lora->r));
-    if (g->dw.data || g->da.data || x.data) PW_PASS(want2(op, "x", x, type, tokens, w->n_in));
+    if (g->dw.data || g->da.data || g->dm.data || x.data) PW_PASS(want2(op, "x", x, type, tokens, w->n_in));
     if (g->db.data || (xa.data && w->lora)) PW_PASS(want2(op, "xa", xa, type, tokens, w->lora->r));
-    struct named outs[] = { { "dx", g->dx }, { "dw", g->dw }, { "dbias", g->dbias }, { "da", g->da }, { "db", g->db } };
+    struct named outs[] = { { "dx", g->dx }, { "dw", g->dw }, { "dbias", g->dbias }, { "da", g->da }, { "db", g->db }, { "dm", g->dm } };
     struct named ins[] = { NAMED(dy), NAMED(x), NAMED(xa), { "w", weight_view(w) } };
     APART(op, outs, ins);
     PW_PASS(enough(dev, op, pw_scratch_linear(dev, tokens, w, true)));
     return dev->ops->linear_bwd(dev, g, dy, x, xa, w, drop);
+}
+
+int pw_row_norm(struct pw_dev *dev, struct pw_tensor norm, const struct pw_weight *w)
+{
+    PW_PASS(lead_wide(dev, "row_norm", "norm", norm, 1));
+    PW_PASS(good_weight(dev, "row_norm", w, norm.dtype));
+    PW_PASS(want1("row_norm", "norm", norm, norm.dtype, w->n_out));
+    struct named outs[] = { NAMED(norm) }, ins[] = { { "w", weight_view(w) }, { "lora.a", w->lora ? w->lora->a : pw_none() }, { "lora.b", w->lora ? w->lora->b : pw_none() } };
+    APART("row_norm", outs, ins);
+    PW_PASS(enough(dev, "row_norm", pw_scratch_linear(dev, 1, w, false)));
+    return dev->ops->row_norm(dev, norm, w);
+}
+
+int pw_dropout(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_drop drop, bool rest, bool add)
+{
+    PW_PASS(lead(dev, "dropout", "out", out, 2));
+    PW_PASS(want_like("dropout", "x", x, out));
+    PW_PASS(good_drop("dropout", drop, NULL));
+    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
+    APART("dropout", outs, ins);
+    return dev->ops->dropout(dev, out, x, drop, rest, add);
+}
+
+int pw_column_scale(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor m, struct pw_tensor norm, struct pw_tensor bias, bool add)
+{
+    const char *op = "column_scale";
+    PW_PASS(lead_any(dev, op, "out", out, 2));
+    PW_PASS(lead_any(dev, op, "x", x, 2));
+    const enum pw_dtype wide = wide_of(x.dtype);
+    PW_PASS(want2(op, "x", x, x.dtype, out.shape[0], out.shape[1]));
+    PW_PASS(want1(op, "m", m, wide, out.shape[1]));
+    PW_PASS(want1(op, "norm", norm, wide, out.shape[1]));
+    if (bias.data) PW_PASS(want1(op, "bias", bias, PW_F32, out.shape[1]));
+    PW_PASS(same_or_apart(op, "out", out, "x", x));
+    PW_CHECK(out.data != x.data || out.dtype == x.dtype, PW_E_FAIL, "%s: out is x, but of another type", op);
+    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(m), NAMED(norm), NAMED(bias) };
+    APART(op, outs, ins);
+    return dev->ops->column_scale(dev, out, x, m, norm, bias, add);
+}
+
+int pw_column_dot(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor y, struct pw_tensor norm)
+{
+    const char *op = "column_dot";
+    PW_PASS(lead(dev, op, "x", x, 2));
+    PW_PASS(want_like(op, "y", y, x));
+    PW_PASS(want1(op, "out", out, wide_of(x.dtype), x.shape[1]));
+    PW_PASS(want1(op, "norm", norm, wide_of(x.dtype), x.shape[1]));
+    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x), NAMED(y), NAMED(norm) };
+    APART(op, outs, ins);
+    return dev->ops->column_dot(dev, out, x, y, norm);
 }
 
 int pw_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor argmax, struct pw_tensor dh, struct pw_tensor dw, struct pw_tensor h,
@@ -528,6 +589,7 @@ static int good_experts(const struct pw_dev *dev, const char *op, const struct p
                  w->n_out, w->n_in, pw_qtype_name(w->type));
         PW_CHECK(!w->lora == !first->lora && (!w->lora || w->lora->r == first->lora->r), PW_E_FAIL, "%s: expert %d: expected an adapter of rank %d as expert 0, got rank %d", op, i,
                  first->lora ? first->lora->r : 0, w->lora ? w->lora->r : 0);
+        PW_CHECK(!w->lora || !w->lora->magnitude.data, PW_E_UNSUPPORTED, "%s: expert %d: adapters with a magnitude are not supported on experts", op, i);
     }
     PW_PASS(want1(op, "starts", starts, PW_I32, (int64_t)experts->n + 1));
     if (!dev->host) return 0;
@@ -542,7 +604,7 @@ int pw_experts_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
     const char *op = "experts_fwd";
     PW_PASS(lead(dev, op, "x", x, 2));
     PW_PASS(good_experts(dev, op, experts, starts, x.shape[0], x.dtype));
-    PW_PASS(good_drop(op, drop));
+    PW_PASS(good_drop(op, drop, NULL));
     const struct pw_weight *w = experts->w;
     PW_PASS(want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
     PW_PASS(want2(op, "y", y, x.dtype, x.shape[0], w->n_out));
@@ -566,7 +628,7 @@ int pw_experts_bwd(struct pw_dev *dev, struct pw_tensor dx, const struct pw_line
     const enum pw_dtype type = dy.dtype;
     const int64_t rows = dy.shape[0];
     PW_PASS(good_experts(dev, op, experts, starts, rows, type));
-    PW_PASS(good_drop(op, drop));
+    PW_PASS(good_drop(op, drop, NULL));
     const struct pw_weight *w = experts->w;
     PW_PASS(want2(op, "dy", dy, type, rows, w->n_out));
     if (dx.data) PW_PASS(want2(op, "dx", dx, type, rows, w->n_in));

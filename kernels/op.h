@@ -44,6 +44,7 @@ struct pw_linear_grads {       /* each may be pw_none(); what is none is not com
     struct pw_tensor dw;       /* (N, K), dense weights only */
     struct pw_tensor dbias;    /* (N) */
     struct pw_tensor da, db;   /* (R, K), (N, R) */
+    struct pw_tensor dm;       /* (N), of the magnitude */
 };
 /* Linear layers that stand side by side, one an expert: the same n_out, n_in and type, all with an adapter of one rank or all without. */
 enum { PW_EXPERTS_MAX = 1024, PW_CHOSEN_MAX = 32 };
@@ -85,7 +86,14 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  * attn_bwd    dq, dk, dv +=; dk, dv shaped as k, v.
  * glu_fwd     out (T, F) = act(gate) * up. out may be gate or up.     glu_bwd  dgate, dup +=.
  * linear_fwd  y (T, N) = x W^T + bias + lora, an activation or f32 (logits); x (T, K). With w->lora, xa (T, R) = dropout(x) A^T is saved (needed).
- * linear_bwd  the gradients named in g; x, xa as in forward (x may be none when only dx is asked for and there is no lora).
+ *             With a magnitude m, c = m / norm and x' = dropout(x): y = (x - x') W^T + c (x' W^T + lora) + bias, which without dropout is
+ *             c (x W^T + lora) + bias: the base of a layer reads what the adapter reads, but for its own, unscaled share (as PEFT has it).
+ * linear_bwd  the gradients named in g; x, xa as in forward (x may be none when only dx is asked for and there is no lora). dm (N) += sum of
+ *             dy (x' W^T + lora) / norm: norm is a constant. With a magnitude there is no dw.
+ * row_norm    norm (N) = length of each row of W + scale B A, of W alone without an adapter. W is decoded in tiles; nothing of its size exists.
+ * dropout     out = x * k, or x * (1 - k) with rest; k (T, K) as linear_fwd draws it, 0 or 1 / (1 - p). add: out += instead. out is not x.
+ * column_scale  out (T, N) = x * m / norm + bias, add: out += instead; bias (N) may be none, out may be x. out is an activation or f32.
+ * column_dot  out (N) += sum over rows of x y, divided by norm; x, y (T, N).
  * head_loss   for each row with target >= 0: loss = logsumexp(logits) - logits[target], logits = softcap(h W^T), in chunks: no more
  *             than one chunk of logits exists. Rows with target < 0 get loss 0 and cost nothing. argmax (T) i32 (may be none) is the
  *             first index of the largest logit (-1 on skipped rows). dh (T, D) +=, dw (V, D) += dloss[t] * d loss_t (each may be none;

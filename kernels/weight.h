@@ -26,6 +26,10 @@ struct pw_lora {             /* y += scale * (dropout(x) A^T) B^T */
     int r;
     double scale;            /* alpha / r, or alpha / sqrt(r) */
     struct pw_tensor a, b;   /* (R, n_in), (n_out, R): f32 (f64 on ref) */
+    /* DoRA (Liu et al. 2024): every row of W + scale B A gets the length m of its own. Data NULL: none. The lengths it has, which count as
+     * constants in gradients, are kept beside it: op row_norm makes them, anew whenever A, B or W changed. */
+    struct pw_tensor magnitude, norm; /* (n_out), (n_out), as a */
+    bool drops;              /* with a magnitude: scratch has room for dropout too */
 };
 
 struct pw_weight {

@@ -38,7 +38,7 @@ int32_t *ids(struct problem *p, int64_t n, int64_t low, int64_t high, struct pw_
 
 static const struct { const struct op_case *cases; const int *n; } tables[] = {
     { op_cases_elements, &op_cases_elements_n }, { op_cases_attention, &op_cases_attention_n }, { op_cases_linear, &op_cases_linear_n },
-    { op_cases_experts, &op_cases_experts_n },
+    { op_cases_experts, &op_cases_experts_n }, { op_cases_dora, &op_cases_dora_n },
 };
 
 int op_cases_count(void)

@@ -52,7 +52,7 @@ struct family {
     bool (*round16)(struct problem *p, int which);
 };
 
-enum { CASE_GRAD = 1, CASE_LORA = 2, CASE_BIAS = 4, CASE_NO_DX = 8, CASE_PREFIX = 16, CASE_CACHE = 32, CASE_NESTED = 64, CASE_WIDE = 128 };
+enum { CASE_GRAD = 1, CASE_LORA = 2, CASE_BIAS = 4, CASE_NO_DX = 8, CASE_PREFIX = 16, CASE_CACHE = 32, CASE_NESTED = 64, CASE_WIDE = 128, CASE_DORA = 256 };
 struct op_case {
     const struct family *f;
     int64_t p[6];            /* sizes; each family says which */
@@ -62,8 +62,8 @@ struct op_case {
     double x[3];             /* scalars */
 };
 
-extern const struct op_case op_cases_elements[], op_cases_attention[], op_cases_linear[], op_cases_experts[];
-extern const int op_cases_elements_n, op_cases_attention_n, op_cases_linear_n, op_cases_experts_n;
+extern const struct op_case op_cases_elements[], op_cases_attention[], op_cases_linear[], op_cases_experts[], op_cases_dora[];
+extern const int op_cases_elements_n, op_cases_attention_n, op_cases_linear_n, op_cases_experts_n, op_cases_dora_n;
 int op_cases_count(void);
 const struct op_case *op_cases_at(int i);
 

@@ -8,7 +8,7 @@
 
 /* ---- linear; p: T, K, N, R; x: dropout. A sum of K, plus the adapter: xa errs by sum_bound(K) / (1-p) and R of them are added with scale 0.5.
  * Gradients are sums of N (dx), T (dw, dbias), and twofold sums for da, db ---- */
-enum { L_X, L_W, L_BIAS, L_A, L_B, L_Y, L_XA, L_DY, L_DX, L_DW, L_DBIAS, L_DA, L_DB };
+enum { L_X, L_W, L_BIAS, L_A, L_B, L_Y, L_XA, L_DY, L_DX, L_DW, L_DBIAS, L_DA, L_DB, L_M, L_NORM, L_DM };
 
 /* Blocks of a GGUF type with values within [-1, 1]: random codes under f16 scales small enough for them. */
 static void random_blocks(struct problem *p, const struct pw_block_type *b, struct pw_rng *r)
@@ -79,11 +79,17 @@ static void linear_setup(struct problem *p)
     p->output = c->flags & CASE_WIDE ? add2(p, "y", OUT, tokens, n) : act2(p, "y", OUT, tokens, n);
     act2(p, "xa", OUT, tokens, r);
     p->upstream = act2(p, "dy", IN, tokens, n);
+    const bool dora = c->flags & CASE_DORA;
     p->a[L_X].gradient = act2(p, "dx", ADD, c->flags & CASE_NO_DX ? 0 : tokens, k);
-    p->a[L_W].gradient = add2(p, "dw", ADD, dense ? n : 0, k);
+    p->a[L_W].gradient = add2(p, "dw", ADD, dense && !dora ? n : 0, k);
     p->a[L_BIAS].gradient = add1(p, "dbias", ADD, c->flags & CASE_BIAS ? n : 0);
     p->a[L_A].gradient = add2(p, "da", ADD, r, k);
     p->a[L_B].gradient = add2(p, "db", ADD, n, r);
+    add1(p, "m", IN, dora ? n : 0);
+    p->a[add1(p, "norm", IN, dora ? n : 0)].low = 1; /* lengths of 1 to 2, so that |m / norm| <= 1 */
+    p->a[L_NORM].high = 2;
+    p->a[L_M].gradient = add1(p, "dm", ADD, dora ? n : 0);
+    if (dora) p->a[L_W].gradient = -1;
     if (c->flags & CASE_NO_DX) p->a[L_X].gradient = -1;
     if (!dense) quantised_weight(p, c->q, c->type, n, k, c->flags & CASE_NESTED);
     p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7 };
@@ -157,9 +163,91 @@ static void linear_each16(const struct problem *p, const struct pw_tensor *ref, 
         for (int64_t n = 0; n < n_out; n++)
             for (int64_t j = 0; j < r; j++) extra[n * r + j] += u16 * scale * fabs(dy[t * n_out + n] * xa[t * r + j]);
 }
+/* With a magnitude, beside that: x' and x - x', du = c dy, u, dx' and dy W are stored in bf16 (kernels/dora.c), y and dx on the way. */
+static void dora_each16(const struct problem *p, const struct pw_tensor *ref, int i, double *extra)
+{
+    const struct op_case *c = p->c;
+    const int64_t tokens = c->p[0], k_in = c->p[1], n_out = c->p[2], r = c->p[3];
+    const double *x = ref[L_X].data, *a = ref[L_A].data, *b = ref[L_B].data, *dy = ref[L_DY].data, *m = ref[L_M].data, *norm = ref[L_NORM].data, scale = 0.5;
+    const bool drops = p->drop.p > 0;
+    double *w = pw_alloc_zero((size_t)(n_out * k_in), sizeof *w), *keep = pw_alloc_zero((size_t)k_in, sizeof *keep);
+    float *stored = pw_alloc_zero((size_t)(n_out * k_in), sizeof *stored);
+    double xa[256], xa_error[256], dxa[256], dxa_error[256];
+    if (!w || !keep || !stored || r > 256) abort();
+    if (p->w.data) {
+        struct pw_dev *dev;
+        if (pw_dev_open(&dev, &(struct pw_dev_options){ .kind = "ref" }) < 0 || pw_decode(dev, pw_tensor2(stored, PW_F32, n_out, k_in), &p->w, 0) < 0) abort();
+        pw_dev_close(dev);
+    }
+    for (int64_t j = 0; j < n_out * k_in; j++) w[j] = p->w.data ? (double)stored[j] : ((const double *)ref[L_W].data)[j];
+    for (int64_t t = 0; t < tokens; t++) {
+        for (int64_t k = 0; k < k_in; k++) keep[k] = kept(p->drop, t * k_in + k);
+        for (int64_t j = 0; j < r; j++) {
+            xa[j] = xa_error[j] = dxa[j] = dxa_error[j] = 0;
+            for (int64_t k = 0; k < k_in; k++) {
+                const double term = keep[k] * x[t * k_in + k] * a[j * k_in + k];
+                xa[j] += term;
+                if (drops) xa_error[j] += u16 * fabs(term);
+            }
+            if (i == L_XA) extra[t * r + j] += xa_error[j];
+            xa_error[j] += u16 * fabs(xa[j]);
+            for (int64_t n = 0; n < n_out; n++) {
+                const double du = m[n] / norm[n] * dy[t * n_out + n], term = scale * du * b[n * r + j];
+                dxa[j] += term;
+                dxa_error[j] += u16 * fabs(term);
+                if (i == L_DB) extra[n * r + j] += scale * fabs(du) * (u16 * fabs(xa[j]) + xa_error[j]);
+            }
+            dxa_error[j] += u16 * fabs(dxa[j]);
+            for (int64_t k = 0; i == L_DA && k < k_in; k++) extra[j * k_in + k] += keep[k] * fabs(x[t * k_in + k]) * (dxa_error[j] + u16 * fabs(dxa[j]));
+        }
+        for (int64_t n = 0; (i == L_Y || i == L_DM) && n < n_out; n++) {
+            double out = 0, out_size = 0, rest = 0, rest_size = 0, low = 0, low_error = 0;
+            for (int64_t k = 0; k < k_in; k++) {
+                const double term = w[n * k_in + k] * x[t * k_in + k];
+                out += keep[k] * term, out_size += keep[k] * fabs(term);
+                rest += (1 - keep[k]) * term, rest_size += fabs((1 - keep[k]) * term);
+            }
+            for (int64_t j = 0; j < r; j++) low += scale * xa[j] * b[n * r + j], low_error += scale * xa_error[j] * fabs(b[n * r + j]);
+            const double error = low_error + u16 * (fabs(low) + fabs(out + low) + (drops ? out_size : 0)); /* of u */
+            if (i == L_Y) extra[t * n_out + n] += fabs(m[n] / norm[n]) * error + (drops ? u16 * (rest_size + fabs(rest)) : 0);
+            else extra[n] += fabs(dy[t * n_out + n]) / norm[n] * error;
+        }
+        for (int64_t k = 0; i == L_DX && !(c->flags & CASE_NO_DX) && k < k_in; k++) {
+            double low = 0, low_error = 0, part = 0, part_size = 0, through = 0;
+            const double start = p->a[L_DX].start[t * k_in + k];
+            for (int64_t j = 0; j < r; j++) low += dxa[j] * a[j * k_in + k], low_error += dxa_error[j] * fabs(a[j * k_in + k]);
+            for (int64_t n = 0; n < n_out; n++) {
+                const double term = m[n] / norm[n] * dy[t * n_out + n] * w[n * k_in + k];
+                part += term, part_size += fabs(term), through += dy[t * n_out + n] * w[n * k_in + k];
+            }
+            const double error = low_error + u16 * part_size;
+            if (!drops) extra[t * k_in + k] += error + u16 * fabs(low + start);
+            else extra[t * k_in + k] += keep[k] * (error + u16 * (fabs(low) + fabs(low + part))) + u16 * (fabs((1 - keep[k]) * through) + fabs(start + (1 - keep[k]) * through));
+        }
+    }
+    pw_free(w);
+    pw_free(keep);
+    pw_free(stored);
+}
+/* The f32 part with a magnitude, |m / norm| <= 1: W multiplies x - x' and x', each within inverse; du = c dy, x' and u are rounded once more. */
+static double dora_sum_bound(const struct op_case *c, int i)
+{
+    const double tokens = (double)c->p[0], k = (double)c->p[1], n = (double)c->p[2], r = (double)c->p[3], inverse = 1 / (1 - c->x[0]);
+    const double size = inverse * k * (1 + 0.5 * r), error = inverse * (sum_bound(k) + 0.5 * r * (sum_bound(k) + (depth(r) + 4) * u * k)) + 8 * u * size; /* of u */
+    switch (i) {
+    case L_Y: return error + inverse * sum_bound(k) + 8 * u * (size + inverse * k) + 4 * u;
+    case L_XA: return inverse * (sum_bound(k) + 4 * u * k);
+    case L_DX: return inverse * (2 * sum_bound(n) + 0.5 * r * (sum_bound(n) + (depth(r) + 4) * u * n) + 8 * u * n * (2 + 0.5 * r)) + 4 * u;
+    case L_DA: return 0.5 * inverse * tokens * (sum_bound(n) + (depth(tokens) + 8) * u * n) + 4 * u;
+    case L_DB: return 0.5 * inverse * tokens * (sum_bound(k) + (depth(tokens) + 8) * u * k) + 4 * u;
+    case L_DM: return tokens * (error + (depth(tokens) + 4) * u * size) + 4 * u;
+    default: return sum_bound(tokens) + 4 * u; /* dbias */
+    }
+}
 /* The f32 part, array by array: linear_bound takes the largest of all sizes for each. */
 static double linear_sum_bound(const struct op_case *c, int i)
 {
+    if (c->flags & CASE_DORA) return dora_sum_bound(c, i);
     const double tokens = (double)c->p[0], k = (double)c->p[1], n = (double)c->p[2], r = c->flags & CASE_LORA ? (double)c->p[3] : 0, inverse = 1 / (1 - c->x[0]);
     switch (i) {
     case L_Y: return sum_bound(k) + 4 * u + 0.5 * r * inverse * (sum_bound(k) + (depth(r) + 4) * u * k);
@@ -176,7 +264,8 @@ static void linear_allow16(const struct problem *p, const struct pw_tensor *ref,
         const double *value = ref[i].data;
         if (p->a[i].role == IN) continue;
         for (int64_t j = 0, n = pw_count(ref[i]); j < n; j++) allow[i][j] = linear_sum_bound(p->c, i) + 2 * u * fabs(value[j]);
-        linear_each16(p, ref, i, allow[i]);
+        if (p->c->flags & CASE_DORA) dora_each16(p, ref, i, allow[i]);
+        else linear_each16(p, ref, i, allow[i]);
     }
 }
 static struct pw_tensor some(struct pw_tensor t) { return pw_count(t) ? t : pw_none(); }
@@ -187,6 +276,11 @@ static struct pw_weight linear_weight(struct problem *p, struct pw_tensor *t)
     if (p->c->flags & CASE_LORA) {
         p->lora = (struct pw_lora){ .r = (int)p->c->p[3], .scale = 0.5, .a = t[L_A], .b = t[L_B] };
         w.lora = &p->lora;
+    }
+    if (p->c->flags & CASE_DORA) {
+        p->lora.magnitude = t[L_M];
+        p->lora.norm = t[L_NORM];
+        p->lora.drops = p->drop.p > 0;
     }
     return w;
 }
@@ -199,7 +293,7 @@ static int linear_forward(struct problem *p, struct pw_dev *dev, struct pw_tenso
 static int linear_backward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
 {
     struct pw_weight w = linear_weight(p, t);
-    struct pw_linear_grads g = { some(t[L_DX]), some(t[L_DW]), some(t[L_DBIAS]), some(t[L_DA]), some(t[L_DB]) };
+    struct pw_linear_grads g = { some(t[L_DX]), some(t[L_DW]), some(t[L_DBIAS]), some(t[L_DA]), some(t[L_DB]), some(t[L_DM]) };
     int rc = pw_dev_reserve(dev, pw_scratch_linear(dev, p->c->p[0], &w, true));
     return rc ? rc : pw_linear_bwd(dev, &g, t[L_DY], t[L_X], some(t[L_XA]), &w, p->drop);
 }
@@ -208,6 +302,8 @@ static double linear_bound(const struct op_case *c)
     double tokens = (double)c->p[0], k = (double)c->p[1], n = (double)c->p[2], r = c->flags & CASE_LORA ? (double)c->p[3] : 0;
     double largest = tokens > k ? tokens : k, inner = n > k ? n : k, plain = sum_bound(largest > n ? largest : n);
     if (r == 0) return plain;
+    for (int i = L_Y; c->flags & CASE_DORA && i <= L_DM; i++) plain = dora_sum_bound(c, i) > plain ? dora_sum_bound(c, i) : plain;
+    if (c->flags & CASE_DORA) return plain;
     double terms = r > tokens ? r : tokens; /* products of an inner sum, up to inner in size */
     return plain + 0.5 / (1 - c->x[0]) * terms * (sum_bound(inner) + (depth(terms) + 4) * u * inner);
 }
@@ -355,6 +451,13 @@ const struct op_case op_cases_linear[] = {
     /* 5 to 16 rows: steps of 1024 of K, 32 or 8 columns */
     { &linear, { 16, 2080, 139, 8 }, NF4, CASE_LORA | CASE_BIAS | CASE_NESTED | CASE_NO_DX, { 0 } }, { &linear, { 7, 1040, 21, 3 }, I8, CASE_LORA | CASE_WIDE | CASE_NO_DX, { 0 } },
     { &linear, { 6, 1288, 130, 8 }, F32, CASE_LORA | CASE_NO_DX, { 0 } }, { &linear, { 9, 512, 20, 4 }, PW_Q_Q4_K, PW_BF16, CASE_NO_DX, { 0 } },
+    /* with a magnitude: with and without dropout, every way of a product, tiles and pieces crossed */
+    { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_LORA | CASE_DORA | CASE_BIAS, { 0 } }, { &linear, { 4, 9, 6, 3 }, F32, CASE_GRAD | CASE_LORA | CASE_DORA | CASE_BIAS, { 0.4 } },
+    { &linear, { 3, 9, 7, 2 }, NF4, CASE_GRAD | CASE_LORA | CASE_DORA, { 0.25 } }, { &linear, { 2, 32, 3, 2 }, G(Q8_0), CASE_GRAD | CASE_LORA | CASE_DORA, { 0 } },
+    { &linear, { 1, 64, 48, 8 }, NF4, CASE_LORA | CASE_DORA, { 0 } }, { &linear, { 37, 520, 49, 4 }, F32, CASE_LORA | CASE_DORA, { 0.1 } },
+    { &linear, { 65, 130, 97, 8 }, F32, CASE_LORA | CASE_DORA | CASE_BIAS, { 0 } }, { &linear, { 130, 96, 136, 17 }, NF4, CASE_LORA | CASE_DORA | CASE_BIAS | CASE_NESTED, { 0.3 } },
+    { &linear, { 33, 64, 40, 8 }, BF, CASE_LORA | CASE_DORA | CASE_NO_DX, { 0.2 } }, { &linear, { 520, 40, 24, 8 }, HF, CASE_LORA | CASE_DORA | CASE_BIAS, { 0.5 } },
+    { &linear, { 9, 256, 20, 4 }, G(Q4_K), CASE_LORA | CASE_DORA | CASE_WIDE, { 0 } }, { &linear, { 5, 256, 40, 8 }, I8, CASE_LORA | CASE_DORA | CASE_WIDE | CASE_BIAS, { 0.2 } },
     /* T, D, V, masked; softcap */
     { &head, { 4, 5, 7, 3 }, F32, CASE_GRAD, { 0 } }, { &head, { 4, 5, 7, 0 }, F32, CASE_GRAD, { 2 } },
     { &head, { 3, 6, 9, 2 }, NF4, CASE_GRAD, { 0 } }, { &head, { 2, 4, 1, 0 }, F32, CASE_GRAD, { 0 } }, { &head, { 150, 32, 101, 4 }, F32, 0, { 0 } },

@@ -100,7 +100,7 @@ static float *low_rank(struct pw_dev *dev, int which, int64_t tokens, int rank)
 
 size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
-    (void)backward;
+    if (pw_weight_is_dora(w)) return pw_dora_scratch(dev, tokens, w, backward);
     size_t bytes = cpu_round(cpu_matmul_scratch(dev));
     if (w->lora) bytes += 2 * cpu_round((size_t)tokens * (size_t)w->lora->r * sizeof(float));
     return bytes;
@@ -135,6 +135,7 @@ int cpu_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
     const struct cpu_isa *isa = cpu_isa_of(dev);
     int64_t tokens = x.shape[0], n_out = w->n_out, r = w->lora ? w->lora->r : 0;
     if (tokens == 0) return 0;
+    if (pw_weight_is_dora(w)) return pw_dora_fwd(dev, y, xa, x, w, drop);
     cpu_matmul(dev, y.data, x.data, tokens, w, dev->scratch);
     float *scaled = NULL;
     if (r) {
@@ -196,6 +197,7 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     int64_t tokens = dy.shape[0], n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0;
     const float *up = dy.data;
     if (tokens == 0) return 0;
+    if (pw_weight_is_dora(w)) return pw_dora_bwd(dev, g, dy, x, xa, w, drop);
     if (g->dx.data) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
     if (g->dw.data) cpu_matmul_weight(dev, g->dw.data, up, x.data, tokens, n_out, n_in);
     if (g->dbias.data) {

@@ -91,6 +91,7 @@ static struct layout layout_of(const struct pw_dev *dev, int64_t tokens, const s
 }
 extern "C" size_t cuda_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
+    if (pw_weight_is_dora(w)) return pw_dora_scratch(dev, tokens, w, backward);
     return tokens > 0 ? layout_of(dev, tokens, w, backward).bytes : 0;
 }
 
@@ -227,6 +228,7 @@ extern "C" int cuda_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw
     const int64_t tokens = x.shape[0];
     PW_PASS(linear_known(dev, "linear_fwd", w));
     if (tokens == 0) return 0;
+    if (pw_weight_is_dora(w)) return pw_dora_fwd(dev, y, xa, x, w, drop);
     if (w->lora) {
         const struct cuda_drop d = cuda_drop_of(drop);
         const struct pw_weight a = pw_weight_dense(w->lora->a);
@@ -272,6 +274,7 @@ extern "C" int cuda_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads 
     const int64_t tokens = dy.shape[0], r = w->lora ? w->lora->r : 0;
     PW_PASS(linear_known(dev, op, w));
     if (tokens == 0) return 0;
+    if (pw_weight_is_dora(w)) return pw_dora_bwd(dev, g, dy, x, xa, w, drop);
     const struct layout l = layout_of(dev, tokens, w, true);
     const struct cuda_drop d = cuda_drop_of(drop), whole_x = cuda_drop_of({0, 0, 0});
     bf16 *dxa = (bf16 *)scratch_at(dev, 0);

@@ -27,6 +27,12 @@ double ref_weight(const struct pw_weight *w, int64_t i)
     return (w->type == PW_Q_NF4 ? pw_nf4_table : pw_fp4_table)[code] * absmax;
 }
 
+/* m / norm of output n, and 1 where the adapter has no magnitude */
+static double ratio_of(const struct pw_weight *w, int64_t n) { return w->lora && w->lora->magnitude.data ? ref_get(w->lora->magnitude, n) / ref_get(w->lora->norm, n) : 1; }
+/* What the base multiplies an input by that dropout multiplies by `keep`. */
+static double share_of(bool magnitude, double ratio, double keep) { return magnitude ? 1 - keep + ratio * keep : 1; }
+static bool has_magnitude(const struct pw_weight *w) { return w->lora && w->lora->magnitude.data; }
+
 int ref_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop)
 {
     (void)dev;
@@ -41,9 +47,10 @@ int ref_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
     for (int64_t n = 0; n < n_out; n++)
         for (int64_t t = 0; t < tokens; t++) {
             double sum = w->bias ? (double)w->bias[n] : 0, low = 0;
-            for (int64_t k = 0; k < n_in; k++) sum += ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
+            for (int64_t k = 0; k < n_in; k++)
+                sum += share_of(has_magnitude(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
             for (int r = 0; r < rank; r++) low += ref_get(xa, t * rank + r) * ref_get(w->lora->b, n * rank + r);
-            ref_put(y, t * n_out + n, sum + (rank ? w->lora->scale * low : 0));
+            ref_put(y, t * n_out + n, sum + (rank ? ratio_of(w, n) * w->lora->scale * low : 0));
         }
     return 0;
 }
@@ -56,7 +63,8 @@ int ref_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     for (int64_t t = 0; g->dx.data && t < tokens; t++)
         for (int64_t k = 0; k < n_in; k++) {
             double sum = 0;
-            for (int64_t n = 0; n < n_out; n++) sum += ref_get(dy, t * n_out + n) * ref_weight(w, n * n_in + k);
+            for (int64_t n = 0; n < n_out; n++)
+                sum += share_of(has_magnitude(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(dy, t * n_out + n) * ref_weight(w, n * n_in + k);
             ref_add(g->dx, t * n_in + k, sum);
         }
     for (int64_t n = 0; n < n_out; n++) {
@@ -71,13 +79,21 @@ int ref_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
         for (int r = 0; g->db.data && r < rank; r++) {
             double sum = 0;
             for (int64_t t = 0; t < tokens; t++) sum += ref_get(dy, t * n_out + n) * ref_get(xa, t * rank + r);
-            ref_add(g->db, n * rank + r, w->lora->scale * sum);
+            ref_add(g->db, n * rank + r, ratio_of(w, n) * w->lora->scale * sum);
         }
+        double dot = 0;
+        for (int64_t t = 0; g->dm.data && t < tokens; t++) {
+            double sum = 0, low = 0;
+            for (int64_t k = 0; k < n_in; k++) sum += ref_keep(drop, t * n_in + k) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
+            for (int r = 0; r < rank; r++) low += ref_get(xa, t * rank + r) * ref_get(w->lora->b, n * rank + r);
+            dot += ref_get(dy, t * n_out + n) * (sum + w->lora->scale * low);
+        }
+        if (g->dm.data) ref_add(g->dm, n, dot / ref_get(w->lora->norm, n));
     }
     for (int r = 0; (g->dx.data || g->da.data) && r < rank; r++)
         for (int64_t t = 0; t < tokens; t++) {
             double dxa = 0; /* gradient of xa[t][r] */
-            for (int64_t n = 0; n < n_out; n++) dxa += ref_get(dy, t * n_out + n) * ref_get(w->lora->b, n * rank + r);
+            for (int64_t n = 0; n < n_out; n++) dxa += ratio_of(w, n) * ref_get(dy, t * n_out + n) * ref_get(w->lora->b, n * rank + r);
             dxa *= w->lora->scale;
             for (int64_t k = 0; k < n_in; k++) {
                 double keep = ref_keep(drop, t * n_in + k);
@@ -85,6 +101,54 @@ int ref_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
                 ref_add(g->dx, t * n_in + k, dxa * keep * ref_get(w->lora->a, r * n_in + k));
             }
         }
+    return 0;
+}
+
+int ref_row_norm(struct pw_dev *dev, struct pw_tensor norm, const struct pw_weight *w)
+{
+    (void)dev;
+    const int rank = w->lora ? w->lora->r : 0;
+    for (int64_t n = 0; n < w->n_out; n++) {
+        double squares = 0;
+        for (int64_t k = 0; k < w->n_in; k++) {
+            double low = 0;
+            for (int r = 0; r < rank; r++) low += ref_get(w->lora->b, n * rank + r) * ref_get(w->lora->a, r * w->n_in + k);
+            const double x = ref_weight(w, n * w->n_in + k) + (rank ? w->lora->scale * low : 0);
+            squares += x * x;
+        }
+        ref_put(norm, n, sqrt(squares));
+    }
+    return 0;
+}
+
+int ref_dropout(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_drop drop, bool rest, bool add)
+{
+    (void)dev;
+    for (int64_t i = 0, n = pw_count(x); i < n; i++) {
+        const double keep = ref_keep(drop, i);
+        ref_put(out, i, (add ? ref_get(out, i) : 0) + ref_get(x, i) * (rest ? 1 - keep : keep));
+    }
+    return 0;
+}
+
+int ref_column_scale(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor m, struct pw_tensor norm, struct pw_tensor bias, bool add)
+{
+    (void)dev;
+    for (int64_t i = 0, n = pw_count(x), width = x.shape[1]; i < n; i++) {
+        const int64_t c = i % width;
+        ref_put(out, i, (add ? ref_get(out, i) : 0) + ref_get(x, i) * ref_get(m, c) / ref_get(norm, c) + (bias.data ? ref_get(bias, c) : 0));
+    }
+    return 0;
+}
+
+int ref_column_dot(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor y, struct pw_tensor norm)
+{
+    (void)dev;
+    for (int64_t c = 0, width = x.shape[1]; c < width; c++) {
+        double sum = 0;
+        for (int64_t t = 0; t < x.shape[0]; t++) sum += ref_get(x, t * width + c) * ref_get(y, t * width + c);
+        ref_add(out, c, sum / ref_get(norm, c));
+    }
     return 0;
 }
 

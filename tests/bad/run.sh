@@ -131,6 +131,15 @@ mutant test_op kernels/cpu/cpu_head.c 's/z\[target\] -= \*up;//' head/
 mutant test_op kernels/cpu/cpu_head.c 's/if (best) best\[t\] = -1;/if (best) best[t] = 0;/' head/
 mutant test_op kernels/cpu/cpu_head.c 's/if (target\[t\] >= 0)/if (target[t] > 0)/' head/
 mutant test_op kernels/ref/ref_attn.c 's/p \* (dp - mean) \* attn->scale/p * dp * attn->scale/' attn/
+mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, r.kept, x, drop, true, false)/dev->ops->copy(dev, r.kept, x)/' linear/dense/f32/37,520
+mutant test_op kernels/dora.c 's/linear_bwd(dev, &inner, r.product, x, xa/linear_bwd(dev, \&inner, dy, x, xa/' linear/dense/f32/65,130
+mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, g->dx, r.part, drop, true, true)/dev->ops->axpy(dev, g->dx, r.part, 1)/' linear/dense/f32/37,520
+mutant test_op kernels/cpu/cpu_dora.c 's/sum\[c\] \/ (double)divisor/sum[c] * (double)divisor/' column_dot
+mutant test_op kernels/cpu/cpu_dora.c 's/(float)lora->scale \* ((const/((const/' row_norm
+mutant test_op kernels/ref/ref_linear.c 's/ref_add(g->dm, n, dot \/ ref_get(w->lora->norm, n))/ref_add(g->dm, n, dot)/' linear/dense/f32/3,5
+mutant test_op kernels/cuda/dora.cu 's/out\[mine\] += sum \/ norm/out[mine] += sum * norm/' column_dot
+mutant test_op kernels/cuda/dora.cu 's/if (r > RANKS || k0 == 0) {/if (k0 == 0) {/' row_norm/dense/f32/2056
+mutant test_op kernels/cuda/dora.cu 's/v = k + e < w.n_in ? __fmaf_rn(scale/v = true ? __fmaf_rn(scale * 0.5f/' row_norm/nf4
 mutant test_op kernels/cuda/attn.h 's/if (key >= w.seen\[e \/ 2\] ||/if (key > w.seen[e \/ 2] ||/' attn/dense/f32/65,
 mutant test_op kernels/cuda/attn.h 's/key < w.low\[e \/ 2\]) s/key + 1 < w.low[e \/ 2]) s/' attn/dense/f32/200,
 mutant test_op kernels/cuda/attn.h 's/w.o\[i\]\[e\] \*= shrink\[e \/ 2\]/w.o[i][e] *= shrink[0]/' attn/dense/f32/130,
