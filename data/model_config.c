@@ -1,6 +1,6 @@
-/* The shape of a model from config.json. Owns the table of families and which keys of a config are understood; a key that asks for
+/* The shape of a model from config.json (its rotary parameters: rope_config.c). Owns the table of families and which keys of a config are understood; a key that asks for
  * arithmetic the program does not do is refused by name. Refuses to know weights and tokenizers. */
-#include "data/model_config.h"
+#include "data/model_config_parts.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -23,6 +23,9 @@ struct family {
     int64_t silent_window;
     int head_dim;            /* when the config is silent; 0 = hidden / heads */
     double attn_softcap, logit_softcap;
+    double rope_local_theta; /* of layers with a window, when the config is silent; 0 = that of the others */
+    double norm_eps;         /* when the config is silent; 0 = 1e-6 */
+    bool fused;              /* qkv_proj, gate_up_proj */
 };
 static const struct family families[] = {
     {"llama", "LlamaForCausalLM", .rope_theta = 10000, .may_bias = true},
@@ -31,6 +34,9 @@ static const struct family families[] = {
     {"qwen3", "Qwen3ForCausalLM", .rope_theta = 10000, .may_bias = true, .qk_norm = true, .window = WINDOW_SWITCHED, .head_dim = 128},
     {"gemma2", "Gemma2ForCausalLM", .rope_theta = 10000, .gemma = true, .window = WINDOW_ALTERNATES, .period = 2, .silent_window = 4096, .head_dim = 256,
      .attn_softcap = 50, .logit_softcap = 30},
+    {"gemma3_text", "Gemma3ForCausalLM", .rope_theta = 1e6, .rope_local_theta = 10000, .gemma = true, .qk_norm = true, .window = WINDOW_ALTERNATES, .period = 6,
+     .silent_window = 4096, .head_dim = 256},
+    {"phi3", "Phi3ForCausalLM", .rope_theta = 10000, .norm_eps = 1e-5, .window = WINDOW_KEY, .fused = true},
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
@@ -90,8 +96,11 @@ static int small_count(const struct pw_value *json, const char *key, const char 
     return 0;
 }
 
-static int positive(const struct pw_value *json, const char *key, const char *source, double *out)
+int pw_config_positive(const struct pw_value *json, const char *key, const char *source, double *out)
 {
+    const struct pw_value *v = pw_get(json, key);
+    if (!v || v->kind == PW_NULL)
+        return 0;
     PW_PASS(pw_get_f64(json, key, source, out));
     PW_CHECK(*out > 0 && isfinite(*out), PW_E_FORMAT, "%s: %s must be above 0 (got %g)", source, key, *out);
     return 0;
@@ -137,57 +146,6 @@ int pw_model_config_eos(struct pw_model_config *c, const struct pw_value *json, 
     return 0;
 }
 
-/* rope_scaling of older files, or rope_parameters of transformers 5, which holds rope_theta too. */
-static int read_rope(struct pw_model_config *c, const struct pw_value *json, const char *source)
-{
-    PW_PASS(positive(json, "rope_theta", source, &c->rope_theta));
-    const char *key = "rope_parameters";
-    const struct pw_value *rope = pw_get(json, key);
-    if (!rope || rope->kind == PW_NULL)
-        rope = pw_get(json, key = "rope_scaling");
-    if (!rope || rope->kind == PW_NULL)
-        return 0;
-    PW_CHECK(rope->kind == PW_MAP, PW_E_FORMAT, "%s: %s: expected a map, got %s", source, key, pw_kind_name(rope->kind));
-    char where[160];
-    snprintf(where, sizeof where, "%.120s: %s", source, key);
-    PW_PASS(positive(rope, "rope_theta", where, &c->rope_theta));
-    double partial = 1;
-    PW_PASS(pw_get_f64(rope, "partial_rotary_factor", where, &partial));
-    PW_CHECK(partial == 1, PW_E_UNSUPPORTED, "%s: partial_rotary_factor is not supported (expected 1, got %g)", where, partial);
-
-    const char *type = NULL;
-    PW_PASS(pw_get_str(rope, "type", where, &type));
-    PW_PASS(pw_get_str(rope, "rope_type", where, &type));
-    static const char *const known[] = {"type", "rope_type", "rope_theta", "partial_rotary_factor", "factor", "low_freq_factor",
-                                        "high_freq_factor", "original_max_position_embeddings"};
-    for (size_t i = 0; i < rope->len; i++) {
-        bool found = false;
-        for (size_t k = 0; k < sizeof known / sizeof *known; k++)
-            found |= strcmp(known[k], rope->members[i].key) == 0;
-        PW_CHECK(found || rope->members[i].value.kind == PW_NULL, PW_E_UNSUPPORTED, "%s: %.60s is not supported", where, rope->members[i].key);
-    }
-    PW_CHECK(type, PW_E_FORMAT, "%s: rope_type is missing", where);
-    if (strcmp(type, "default") == 0)
-        return 0;
-    bool llama3 = strcmp(type, "llama3") == 0;
-    PW_CHECK(llama3 || strcmp(type, "linear") == 0, PW_E_UNSUPPORTED, "%s: rope_type %.40s is not supported (known: default, linear, llama3)",
-             where, type);
-    c->rope_scaling = llama3 ? PW_ROPE_LLAMA3 : PW_ROPE_LINEAR;
-    PW_CHECK(pw_get(rope, "factor"), PW_E_FORMAT, "%s: factor is missing", where);
-    PW_PASS(positive(rope, "factor", where, &c->rope_factor));
-    if (llama3) {
-        static const char *const keys[] = {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"};
-        double *const into[] = {&c->rope_low_freq, &c->rope_high_freq, &c->rope_original_context};
-        for (int i = 0; i < 3; i++) {
-            PW_CHECK(pw_get(rope, keys[i]), PW_E_FORMAT, "%s: %s is missing", where, keys[i]);
-            PW_PASS(positive(rope, keys[i], where, into[i]));
-        }
-        PW_CHECK(c->rope_high_freq > c->rope_low_freq, PW_E_FORMAT, "%s: high_freq_factor must be above low_freq_factor (%g, %g)", where,
-                 c->rope_high_freq, c->rope_low_freq);
-    }
-    return 0;
-}
-
 static void set_full(struct pw_model_config *c, int layer)
 {
     c->full[layer / 64] |= (uint64_t)1 << layer % 64;
@@ -198,11 +156,18 @@ int64_t pw_model_config_window(const struct pw_model_config *c, int layer)
     return c->full[layer / 64] >> layer % 64 & 1 ? 0 : c->window;
 }
 
+int pw_model_config_rotary(const struct pw_model_config *c) { return c->rotary ? c->rotary : c->head_dim; }
+
+bool pw_model_config_local(const struct pw_model_config *c, int layer)
+{
+    return c->rope_local_theta > 0 && pw_model_config_window(c, layer) > 0;
+}
+
 /* The window, and the layers that go without it: by the family's rule, or as layer_types lists them. */
 static int read_window(struct pw_model_config *c, const struct family *f, const struct pw_value *json, const char *source)
 {
     bool on = false;
-    int64_t first = 28;
+    int64_t first = 28, period = f->period;
     PW_PASS(pw_get_bool(json, "use_sliding_window", source, &on));
     PW_CHECK(!on || f->window == WINDOW_SWITCHED, PW_E_UNSUPPORTED, "%s: use_sliding_window is not supported for %s", source, f->model_type);
     const struct pw_value *key = pw_get(json, "sliding_window");
@@ -211,11 +176,13 @@ static int read_window(struct pw_model_config *c, const struct family *f, const 
         PW_PASS(count(json, "sliding_window", source, false, 1, INT32_MAX, &c->window));
     }
     PW_PASS(count(json, "max_window_layers", source, false, 0, INT32_MAX, &first));
+    PW_PASS(count(json, "sliding_window_pattern", source, false, 1, PW_LAYERS_MAX, &period));
+    PW_CHECK(period == f->period || f->rope_local_theta > 0, PW_E_UNSUPPORTED, "%s: sliding_window_pattern %" PRId64 " is not supported for %s", source, period, f->model_type);
     const struct pw_value *types = pw_get(json, "layer_types");
     bool listed = types && types->kind != PW_NULL;
     PW_CHECK(!listed || (types->kind == PW_LIST && types->len == (size_t)c->layers), PW_E_FORMAT, "%s: layer_types: expected a list of %d", source, c->layers);
     for (int i = 0; i < c->layers; i++) {
-        bool full = !c->window || (f->window == WINDOW_SWITCHED && i < first) || (f->window == WINDOW_ALTERNATES && (i + 1) % f->period == 0);
+        bool full = !c->window || (f->window == WINDOW_SWITCHED && i < first) || (f->window == WINDOW_ALTERNATES && (i + 1) % period == 0);
         if (listed) {
             const struct pw_value *t = &types->items[i];
             full = t->kind == PW_STRING && strcmp(t->s, "full_attention") == 0;
@@ -238,7 +205,7 @@ static int cap(const struct pw_value *json, const char *key, const char *source,
     if (v && v->kind == PW_NULL)
         *out = 0;
     else if (v)
-        PW_PASS(positive(json, key, source, out));
+        PW_PASS(pw_config_positive(json, key, source, out));
     return 0;
 }
 
@@ -246,7 +213,7 @@ static int read_gemma(struct pw_model_config *c, const struct pw_value *json, co
 {
     bool both = false;
     c->attn_scalar = 256;
-    PW_PASS(positive(json, "query_pre_attn_scalar", source, &c->attn_scalar));
+    PW_PASS(pw_config_positive(json, "query_pre_attn_scalar", source, &c->attn_scalar));
     PW_PASS(cap(json, "attn_logit_softcapping", source, &c->attn_softcap));
     PW_PASS(cap(json, "final_logit_softcapping", source, &c->logit_softcap));
     PW_PASS(pw_get_bool(json, "use_bidirectional_attention", source, &both));
@@ -270,7 +237,7 @@ static int read_rest(struct pw_model_config *c, const struct family *f, const st
     c->qkv_bias = f->qkv_bias || attention_bias;
     c->o_bias = attention_bias;
     c->mlp_bias = mlp_bias;
-    static const char *const ones[] = {"partial_rotary_factor", "embedding_multiplier", "residual_multiplier", "attention_multiplier",
+    static const char *const ones[] = {"embedding_multiplier", "residual_multiplier", "attention_multiplier",
                                        "logits_scaling"};
     for (size_t i = 0; i < sizeof ones / sizeof *ones; i++) {
         double x = 1;
@@ -292,7 +259,8 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     PW_CHECK(json && json->kind == PW_MAP, PW_E_FORMAT, "%s: expected a map", source);
     const struct family *f;
     PW_PASS(find_family(&f, json, source));
-    *c = (struct pw_model_config){.rope_theta = f->rope_theta, .norm_eps = 1e-6, .norm_offset = f->gemma, .embed_scale = 1, .rope_factor = 1,
+    *c = (struct pw_model_config){.rope_theta = f->rope_theta, .rope_local_theta = f->rope_local_theta, .norm_eps = f->norm_eps > 0 ? f->norm_eps : 1e-6,
+                                  .norm_offset = f->gemma, .fused = f->fused, .embed_scale = 1, .rope_factor = 1,
                                   .init_range = 0.02, .qk_norm = f->qk_norm, .post_norms = f->gemma, .tied = f->gemma,
                                   .attn_softcap = f->attn_softcap, .logit_softcap = f->logit_softcap, .bos = -1, .pad = -1};
     for (int i = 0; i < 8; i++)
@@ -313,11 +281,11 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     PW_PASS(small_count(json, "head_dim", source, c->head_dim == 0, 1 << 14, &c->head_dim));
     PW_CHECK(c->head_dim % 2 == 0, PW_E_FORMAT, "%s: head_dim must be even (got %d)", source, c->head_dim);
     PW_PASS(count(json, "max_position_embeddings", source, true, 1, 1 << 30, &c->context));
-    PW_PASS(positive(json, "rms_norm_eps", source, &c->norm_eps));
-    PW_PASS(positive(json, "initializer_range", source, &c->init_range));
+    PW_PASS(pw_config_positive(json, "rms_norm_eps", source, &c->norm_eps));
+    PW_PASS(pw_config_positive(json, "initializer_range", source, &c->init_range));
     PW_PASS(pw_get_bool(json, "tie_word_embeddings", source, &c->tied));
-    PW_PASS(read_rope(c, json, source));
     PW_PASS(read_window(c, f, json, source));
+    PW_PASS(pw_rope_config_read(c, &(struct pw_rope_rules){.local = f->rope_local_theta > 0, .phi = f->fused}, json, source));
     PW_PASS(read_rest(c, f, json, source));
     PW_PASS(read_tokens(c, json, source));
     c->attn_scale = 1 / sqrt(c->attn_scalar > 0 ? c->attn_scalar : c->head_dim);
@@ -327,17 +295,17 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
 
 int64_t pw_model_config_count(const struct pw_model_config *c)
 {
-    int64_t d = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, ffn = c->ffn;
-    int64_t layer = 2 * d * q + 2 * d * kv + 3 * d * ffn;
+    int64_t layer = 0;
     for (int n = 0; n < PW_NORM_COUNT; n++)
         layer += pw_norm_suffix(c, n) ? pw_norm_width(c, n) : 0;
-    if (c->qkv_bias)
-        layer += q + 2 * kv;
-    if (c->o_bias)
-        layer += d;
-    if (c->mlp_bias)
-        layer += 2 * ffn + d;
-    return c->layers * layer + c->vocab * d * (c->tied ? 1 : 2) + d;
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        int64_t n_out, n_in;
+        if (!pw_linear_has(c, l))
+            continue;
+        pw_linear_shape(c, l, &n_out, &n_in);
+        layer += n_out * n_in + (pw_linear_biased(c, l) ? n_out : 0);
+    }
+    return c->layers * layer + c->vocab * c->hidden * (c->tied ? 1 : 2) + c->hidden;
 }
 
 static void write_cap(struct pw_json *w, const char *key, double x)
@@ -400,19 +368,7 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
     if (c->attn_scalar > 0)
         pw_json_f64(w, "query_pre_attn_scalar", c->attn_scalar);
     pw_json_f64(w, "rms_norm_eps", c->norm_eps);
-    if (c->rope_scaling == PW_ROPE_PLAIN)
-        pw_json_null(w, "rope_scaling");
-    else {
-        pw_json_open(w, "rope_scaling", '{');
-        pw_json_f64(w, "factor", c->rope_factor);
-        if (c->rope_scaling == PW_ROPE_LLAMA3) {
-            pw_json_f64(w, "low_freq_factor", c->rope_low_freq);
-            pw_json_f64(w, "high_freq_factor", c->rope_high_freq);
-            pw_json_i64(w, "original_max_position_embeddings", (int64_t)c->rope_original_context);
-        }
-        pw_json_str(w, "rope_type", c->rope_scaling == PW_ROPE_LLAMA3 ? "llama3" : "linear");
-        pw_json_close(w, '}');
-    }
+    pw_rope_config_write(c, w);
     pw_json_f64(w, "rope_theta", c->rope_theta);
     if (f->window == WINDOW_KEY || f->window == WINDOW_ALTERNATES || c->window) {
         if (c->window)
@@ -431,16 +387,29 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
 /* ---- the linear modules of a block ---- */
 
 static const char *const suffixes[PW_LIN_COUNT] = {
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj", "mlp.down_proj",
 };
 
 const char *pw_linear_suffix(enum pw_linear l) { return suffixes[l]; }
 
+bool pw_linear_has(const struct pw_model_config *c, enum pw_linear l)
+{
+    const bool joined = l == PW_LIN_QKV || l == PW_LIN_GATE_UP;
+    return l == PW_LIN_O || l == PW_LIN_DOWN || joined == c->fused;
+}
+
+bool pw_linear_biased(const struct pw_model_config *c, enum pw_linear l)
+{
+    return l == PW_LIN_O ? c->o_bias : l < PW_LIN_O ? c->qkv_bias : c->mlp_bias;
+}
+
 void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in)
 {
     const int64_t q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    const int64_t outs[PW_LIN_COUNT] = {q, kv, kv, q + 2 * kv, c->hidden, c->ffn, c->ffn, 2 * (int64_t)c->ffn, c->hidden};
     *n_in = l == PW_LIN_O ? q : l == PW_LIN_DOWN ? c->ffn : c->hidden;
-    *n_out = l == PW_LIN_Q ? q : l == PW_LIN_K || l == PW_LIN_V ? kv : l == PW_LIN_GATE || l == PW_LIN_UP ? c->ffn : c->hidden;
+    *n_out = outs[l];
 }
 
 /* ---- the norms of a block ---- */

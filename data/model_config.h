@@ -11,7 +11,7 @@
 
 enum pw_rope_scaling { PW_ROPE_PLAIN, PW_ROPE_LINEAR, PW_ROPE_LLAMA3, PW_ROPE_DYNAMIC, PW_ROPE_YARN, PW_ROPE_LONG };
 
-enum { PW_LAYERS_MAX = 4096 };
+enum { PW_LAYERS_MAX = 4096, PW_ROPE_PAIRS_MAX = 128 };
 
 struct pw_model_config {
     char family[24];          /* "llama" */
@@ -24,9 +24,16 @@ struct pw_model_config {
     bool rope_interleaved;    /* llama2.c and GGUF row order of q and k */
     enum pw_rope_scaling rope_scaling;
     double rope_factor, rope_low_freq, rope_high_freq, rope_original_context;
+    double rope_beta_fast, rope_beta_slow;     /* yarn */
+    bool rope_whole_range;                     /* yarn: the range between the two is not widened to whole dimensions (truncate: false) */
+    double rope_attention;                     /* yarn, longrope: cosines and sines are multiplied by it; 0 = 1 */
+    double rope_short[PW_ROPE_PAIRS_MAX], rope_long[PW_ROPE_PAIRS_MAX]; /* longrope: divisors for sequences within the original context, and for longer ones */
+    double rope_local_theta;  /* layers with a window rotate plainly by this base; 0 = as the others */
+    int rotary;               /* dimensions of a head that rotate, its first; 0 = all */
     bool tied;                /* the head is the embedding */
     bool qkv_bias, o_bias, mlp_bias;
     bool gelu;                /* GeGLU (tanh) instead of SwiGLU */
+    bool fused;               /* q, k, v are rows of one matrix, gate and up of another (Phi-3) */
     bool qk_norm;             /* each head of q and k is normalised before it is rotated */
     bool post_norms;          /* the outputs of attention and of the feed-forward half are normalised before they are added */
     int64_t window;           /* sliding window, 0 = none */
@@ -50,10 +57,15 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
 int64_t pw_model_config_count(const struct pw_model_config *c); /* parameters */
 int64_t pw_model_config_window(const struct pw_model_config *c, int layer); /* of this layer; 0 = it sees everything */
 
+int pw_model_config_rotary(const struct pw_model_config *c);                      /* dimensions of a head that rotate */
+bool pw_model_config_local(const struct pw_model_config *c, int layer);           /* does it rotate by rope_local_theta? */
+
 /* The linear modules of a block, in forward order, with their sizes: the one list of names that everybody uses. A model has some of
  * them: pw_linear_has. */
-enum pw_linear { PW_LIN_Q, PW_LIN_K, PW_LIN_V, PW_LIN_O, PW_LIN_GATE, PW_LIN_UP, PW_LIN_DOWN, PW_LIN_COUNT };
+enum pw_linear { PW_LIN_Q, PW_LIN_K, PW_LIN_V, PW_LIN_QKV, PW_LIN_O, PW_LIN_GATE, PW_LIN_UP, PW_LIN_GATE_UP, PW_LIN_DOWN, PW_LIN_COUNT };
+bool pw_linear_has(const struct pw_model_config *c, enum pw_linear l);
 const char *pw_linear_suffix(enum pw_linear l);                      /* "self_attn.q_proj" */
+bool pw_linear_biased(const struct pw_model_config *c, enum pw_linear l);
 void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in);
 
 /* The norms of a block, in forward order: before attention, of the heads of q and k, of what attention puts out, before and after the

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "infer/rope.h"
 
 enum { MAX_BATCH = 64, MIN_SHARED = 8 };
 
@@ -28,9 +29,12 @@ static int longest_cont(const struct pw_choice_request *r)
     return most;
 }
 
+/* May its choices share the rows of its context? Not when they are cut, nor where a long choice rotates its context by other factors. */
 static bool fits(const struct scorer *x, const struct pw_choice_request *r)
 {
-    return (int64_t)r->n_context + longest_cont(r) - 1 <= x->context;
+    const struct pw_model_config *c = &x->m->config;
+    const int64_t tokens = (int64_t)r->n_context + longest_cont(r) - 1;
+    return tokens <= x->context && (!pw_rope_two_sets(c) || (double)tokens <= c->rope_original_context);
 }
 
 /* Tokens that all contexts that fit begin with; the last token of a context is never shared, since its row gives the first scores. */
@@ -190,14 +194,14 @@ static int score_batch(struct scorer *x, size_t first, size_t end)
     return 0;
 }
 
-/* Longer than the window: each choice with its own context, cut from the left as (context + choice)[-(window + 1):][:-1]. */
+/* Longer than the window (or than what one set of rotary factors is for): each choice with its own context, cut from the left as (context + choice)[-(window + 1):][:-1]. */
 static int score_long(struct scorer *x, size_t at)
 {
     struct pw_choice_request *r = &x->requests[at];
     int32_t *ids = pw_alloc((size_t)(x->context + 1) * sizeof *ids);
     int rc = 0;
     PW_CHECK(ids, PW_E_NOMEM, "out of memory");
-    r->truncated = true;
+    r->truncated = (int64_t)r->n_context + longest_cont(r) - 1 > x->context;
     for (int c = 0; c < r->n_choices; c++) {
         int64_t total = (int64_t)r->n_context + r->n_conts[c], keep = total < x->context + 1 ? total : x->context + 1;
         PW_CHECK_OUT(r->n_conts[c] <= x->context, PW_E_FAIL, "document %zu, choice %d: %d tokens do not fit into a context of %lld", at, c,
@@ -208,6 +212,7 @@ static int score_long(struct scorer *x, size_t at)
         }
         int seq = pw_session_add(x->s, keep, -1);
         PW_PASS_OUT(seq);
+        PW_PASS_OUT(pw_session_expect(x->s, seq, keep - 1));
         r->logprobs[c] = 0;
         for (int64_t k = 0; k + 1 < keep;) {
             int64_t take = keep - 1 - k < x->batch_tokens ? keep - 1 - k : x->batch_tokens;
@@ -234,7 +239,8 @@ static int64_t rows_needed(const struct scorer *x)
     int64_t most = 0;
     for (size_t i = 0; i < x->n;) {
         size_t end = batch_end(x, i);
-        int64_t rows = fits(x, &x->requests[i]) ? 0 : x->context + 1;
+        const int64_t total = (int64_t)x->requests[i].n_context + longest_cont(&x->requests[i]);
+        int64_t rows = fits(x, &x->requests[i]) ? 0 : total < x->context + 1 ? total : x->context + 1;
         for (size_t k = i; k < end && fits(x, &x->requests[k]); k++)
             rows += own_rows(x, &x->requests[k]);
         most = rows > most ? rows : most;

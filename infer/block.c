@@ -82,6 +82,8 @@ static void walk_work(struct taker *k, struct pw_work *w, const struct pw_block_
     take_statistics(k, &w->lse, c->heads, false);
     take(k, &w->gate, F);
     take(k, &w->up, F);
+    if (c->fused)
+        take(k, &w->fused, q + 2 * kv > 2 * F ? q + 2 * kv : 2 * F);
     for (int l = 0; l < PW_LIN_COUNT; l++)
         take(k, &w->xa[l], shape->ranks[l]);
     if (shape->backward) {
@@ -143,6 +145,8 @@ size_t pw_block_scratch(const struct pw_model *m, int64_t tokens, int64_t keys, 
     size_t most = pw_scratch_attn(m->dev, tokens, keys, c->heads, c->kv_heads, c->head_dim, backward);
     for (int i = 0; i < c->layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++) {
+            if (!pw_linear_has(c, l))
+                continue;
             const size_t bytes = pw_scratch_linear(m->dev, tokens, &m->layers[i].linear[l], backward);
             most = bytes > most ? bytes : most;
         }
@@ -206,10 +210,30 @@ static int linear(const struct block *k, enum pw_linear l, struct pw_tensor y, s
     return 0;
 }
 
+/* One linear whose columns are those of several tensors, side by side: all of them as one matrix in the block's scratch. */
+static struct pw_tensor side_by_side(const struct block *k, const struct pw_work *w, const struct pw_tensor *parts, int n_parts)
+{
+    int64_t columns = 0;
+    for (int i = 0; i < n_parts; i++)
+        columns += parts[i].shape[1];
+    return pw_tensor2(w->fused.data, w->fused.dtype, k->n, columns);
+}
+
+static int linear_split(const struct block *k, enum pw_linear l, const struct pw_tensor *parts, int n_parts, struct pw_tensor x,
+                        const struct pw_tensor xa[PW_LIN_COUNT], const struct pw_work *w)
+{
+    const struct pw_tensor y = side_by_side(k, w, parts, n_parts);
+    PW_PASS(linear(k, l, y, x, xa));
+    for (int64_t i = 0, at = 0; i < n_parts; at += parts[i++].shape[1])
+        PW_PASS(pw_columns_copy(k->dev, parts[i], pw_columns(y, at, parts[i].shape[1])));
+    return 0;
+}
+
 static int rotate(const struct block *k, struct pw_tensor t, int heads, int direction)
 {
     const enum pw_rope_layout layout = k->c->rope_interleaved ? PW_ROPE_INTERLEAVED : PW_ROPE_HALF;
-    PW_TRY(pw_rope(k->dev, pw_split_heads(t, heads), k->b->pos, k->m->rope_cos, k->m->rope_sin, layout, direction), "layer %d: rope", k->index);
+    const int table = pw_model_config_local(k->c, k->index);
+    PW_TRY(pw_rope(k->dev, pw_split_heads(t, heads), k->b->pos, k->m->rope_cos[table], k->m->rope_sin[table], layout, direction), "layer %d: rope", k->index);
     return 0;
 }
 
@@ -282,9 +306,13 @@ static int attention_forward(const struct block *k, struct pw_tensor x, struct p
     struct pw_tensor q = first(k, saved ? saved->q : w->q), key = first(k, saved ? saved->k : w->k);
 
     PW_PASS(norm(k, PW_NORM_ATTN, h, inv, x));
-    PW_PASS(linear(k, PW_LIN_Q, q, h, xa));
-    PW_PASS(linear(k, PW_LIN_K, key, h, xa));
-    PW_PASS(linear(k, PW_LIN_V, value, h, xa));
+    if (c->fused)
+        PW_PASS(linear_split(k, PW_LIN_QKV, (struct pw_tensor[]){q, key, value}, 3, h, xa, w));
+    else {
+        PW_PASS(linear(k, PW_LIN_Q, q, h, xa));
+        PW_PASS(linear(k, PW_LIN_K, key, h, xa));
+        PW_PASS(linear(k, PW_LIN_V, value, h, xa));
+    }
     if (c->qk_norm) {
         const struct pw_tensor inv_q = saved ? flat(first(k, saved->inv_q)) : pw_none(), inv_k = saved ? flat(first(k, saved->inv_k)) : pw_none();
         PW_PASS(norm_heads(k, PW_NORM_Q, first(k, w->q), inv_q, q, c->heads));
@@ -319,8 +347,12 @@ static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work
     const struct pw_tensor out = saved && c->post_norms ? first(k, saved->mlp_out) : h, inv_out = saved ? first(k, saved->inv_mlp_out) : pw_none();
 
     PW_PASS(norm(k, PW_NORM_MLP, h, inv, x));
-    PW_PASS(linear(k, PW_LIN_GATE, gate, h, xa));
-    PW_PASS(linear(k, PW_LIN_UP, up, h, xa));
+    if (c->fused)
+        PW_PASS(linear_split(k, PW_LIN_GATE_UP, (struct pw_tensor[]){gate, up}, 2, h, xa, w));
+    else {
+        PW_PASS(linear(k, PW_LIN_GATE, gate, h, xa));
+        PW_PASS(linear(k, PW_LIN_UP, up, h, xa));
+    }
     PW_TRY(pw_glu_fwd(k->dev, product, gate, up, act_of(c)), "layer %d: gated product", k->index);
     PW_PASS(linear(k, PW_LIN_DOWN, out, product, xa));
     return add_half(k, x, PW_NORM_MLP_OUT, h, inv_out, out);
@@ -347,6 +379,15 @@ static int linear_back(const struct block *k, enum pw_linear l, struct pw_tensor
     PW_TRY(pw_linear_bwd(k->dev, &g, dy, x, first_xa(k, saved->xa, l), &k->layer->linear[l], drop_of(k, l)), "layer %d: backward of %s",
            k->index, pw_linear_suffix(l));
     return 0;
+}
+
+static int linear_join_back(const struct block *k, enum pw_linear l, struct pw_tensor dx, const struct pw_tensor *parts, int n_parts, struct pw_tensor x,
+                            const struct pw_work *w, const struct pw_saved *saved, const struct pw_block_grads *grads)
+{
+    const struct pw_tensor dy = side_by_side(k, w, parts, n_parts);
+    for (int64_t i = 0, at = 0; i < n_parts; at += parts[i++].shape[1])
+        PW_PASS(pw_columns_copy(k->dev, pw_columns(dy, at, parts[i].shape[1]), parts[i]));
+    return linear_back(k, l, dx, dy, x, saved, grads);
 }
 
 /* The gradient of what a half put out, from dx, that of what was added: the same, or through its norm, into `into`. */
@@ -380,8 +421,12 @@ static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_wo
 
     PW_PASS(norm(k, PW_NORM_MLP, h, pw_none(), x_mid));
     PW_PASS(pw_fill(k->dev, dh, 0));
-    PW_PASS(linear_back(k, PW_LIN_GATE, dh, dgate, h, s, grads));
-    PW_PASS(linear_back(k, PW_LIN_UP, dh, dup, h, s, grads));
+    if (c->fused)
+        PW_PASS(linear_join_back(k, PW_LIN_GATE_UP, dh, (struct pw_tensor[]){dgate, dup}, 2, h, w, s, grads));
+    else {
+        PW_PASS(linear_back(k, PW_LIN_GATE, dh, dgate, h, s, grads));
+        PW_PASS(linear_back(k, PW_LIN_UP, dh, dup, h, s, grads));
+    }
     return norm_back(k, PW_NORM_MLP, dx, grads, dh, x_mid, first(k, s->inv_mlp));
 }
 
@@ -420,9 +465,13 @@ static int attention_backward(const struct block *k, struct pw_tensor dx, struct
 
     PW_PASS(norm(k, PW_NORM_ATTN, h, pw_none(), x_in));
     PW_PASS(pw_fill(k->dev, dh, 0));
-    PW_PASS(linear_back(k, PW_LIN_Q, dh, dq, h, s, grads));
-    PW_PASS(linear_back(k, PW_LIN_K, dh, dk, h, s, grads));
-    PW_PASS(linear_back(k, PW_LIN_V, dh, dv, h, s, grads));
+    if (c->fused)
+        PW_PASS(linear_join_back(k, PW_LIN_QKV, dh, (struct pw_tensor[]){dq, dk, dv}, 3, h, w, s, grads));
+    else {
+        PW_PASS(linear_back(k, PW_LIN_Q, dh, dq, h, s, grads));
+        PW_PASS(linear_back(k, PW_LIN_K, dh, dk, h, s, grads));
+        PW_PASS(linear_back(k, PW_LIN_V, dh, dv, h, s, grads));
+    }
     return norm_back(k, PW_NORM_ATTN, dx, grads, dh, x_in, first(k, s->inv_attn));
 }
 

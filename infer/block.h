@@ -2,6 +2,7 @@
  *
  * x is the residual stream (T, D) of activations, updated in place:
  *     h = rmsnorm(x); q, k, v = linears(h); [rmsnorm of the heads of q and k]; rope; [k, v go to the KV pool]; a = attention; x += [rmsnorm] o(a)
+ * where the linears of q, k, v may be one, and those of gate and up,
  *     h = rmsnorm(x); f = act(gate(h)) * up(h); x += [rmsnorm] down(f)
  * With `saved` the activations that backward needs are kept there; NULL in inference. Gradient checkpointing is: keep only the block's
  * input, and call pw_block_forward again with a saved slot before pw_block_backward. Sizes are pure functions of the config. */
@@ -18,13 +19,14 @@ struct pw_saved {              /* what one block keeps for backward, (T, .) each
 };
 struct pw_work {               /* scratch of a block: reused by every block; (T, .) */
     struct pw_tensor h, q, k, v, attn, lse, gate, up, xa[PW_LIN_COUNT];
+    struct pw_tensor fused;                /* (T, q + 2 kv or 2 F, whichever is more): what linears of several parts give, and the gradient of it */
     /* backward only; dq, dk, dv, dattn, dgate and dup are the memory of q, k, v, attn, gate and up, which are free by then */
     struct pw_tensor dh, dq, dk, dv, dattn, dgate, dup, glu;
     struct pw_tensor q_again, k_again;     /* with norms of q and k: these after norm and rope, made again; then gradients of what goes into the norms */
 };
 struct pw_block_batch {        /* the rows of this pass */
     int64_t tokens;
-    struct pw_tensor pos;                 /* (T) i32, positions for rope */
+    struct pw_tensor pos;                 /* (T) i32, rows of the rotary tables: pw_rope_row of each position */
     const struct pw_seqs *seqs;
     struct pw_tensor kv_rows;             /* (T) i32: rows of the KV pool to write; none in training (k, v are the batch's own) */
     struct pw_tensor k_pool, v_pool;      /* (S, G, d) of this layer, with kv_rows */

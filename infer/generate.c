@@ -192,7 +192,8 @@ static int begin(struct loop *k, struct running *r, struct pw_gen *g)
     if (r->room == 0)
         return finish(r, "length");
     r->seq = pw_session_add(k->s, g->n_prompt + r->room, -1);
-    return r->seq < 0 ? r->seq : 0;
+    PW_PASS(r->seq);
+    return pw_session_expect(k->s, r->seq, g->n_prompt);
 }
 
 /* One pass over as much as fits: each unfinished request feeds what the cache lacks; those that come to their end pick a token. */
@@ -206,6 +207,11 @@ static int step(struct loop *k)
         struct running *r = &k->runs[i];
         if (r->done)
             continue;
+        if (pw_session_stale(k->s, r->seq, r->n - r->fed)) {   /* other rotary factors from here on: all of it once more, as transformers does */
+            PW_PASS(pw_session_rewind(k->s, r->seq, 0));
+            PW_PASS(pw_session_expect(k->s, r->seq, r->n));
+            r->fed = 0;
+        }
         waiting--;                                     /* leave one row for each request that comes after */
         int64_t room = k->batch_tokens - used - waiting, left = r->n - r->fed, take = left < room ? left : room;
         if (take <= 0)

@@ -262,11 +262,12 @@ static int collect_layer(struct pw_model *m, int i)
     }
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         int64_t n_out, n_in;
+        if (!pw_linear_has(&m->config, l))
+            continue;
         pw_linear_shape(&m->config, l, &n_out, &n_in);
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_linear_suffix(l));
         PW_PASS(pw_checkpoint_weight(c, name, n_out, n_in, &layer->linear[l]));
-        const bool biased = l == PW_LIN_O ? m->config.o_bias : l < PW_LIN_O ? m->config.qkv_bias : m->config.mlp_bias;
-        if (biased) {          /* the view's address stands in until the vector is widened in place_layer */
+        if (pw_linear_biased(&m->config, l)) {          /* the view's address stands in until the vector is widened in place_layer */
             struct pw_tensor bias;
             snprintf(name, sizeof name, "model.layers.%d.%s.bias", i, pw_linear_suffix(l));
             PW_PASS(pw_checkpoint_tensor(c, name, n_out, 0, &bias));
@@ -331,7 +332,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
     const size_t norm = pw_pool_round((size_t)k->hidden * sizeof(float));
-    size_t bytes = norm + 2 * pw_pool_round((size_t)k->context * (size_t)(k->head_dim / 2) * sizeof(float));
+    size_t bytes = norm + pw_rope_bytes(k, sizeof(float));
     bytes += p->embed_host ? 0 : embed_bytes(m, p);
     if (own_head(m, p))
         bytes += weight_need(p, &m->head, HEAD);
@@ -339,7 +340,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
         for (int n = 0; n < PW_NORM_COUNT; n++)
             bytes += pw_norm_suffix(k, n) ? pw_pool_round((size_t)pw_norm_width(k, n) * sizeof(float)) : 0;
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            bytes += weight_need(p, &m->layers[i].linear[l], BLOCK);
+            bytes += pw_linear_has(k, l) ? weight_need(p, &m->layers[i].linear[l], BLOCK) : 0;
     }
     return bytes;
 }
@@ -357,7 +358,7 @@ static size_t largest(const struct pw_model *m, const struct plan *p)
         most = n;
     for (int i = 0; i < m->config.layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            if ((n = stage_need(m, p, &m->layers[i].linear[l], BLOCK)) > most)
+            if (pw_linear_has(&m->config, l) && (n = stage_need(m, p, &m->layers[i].linear[l], BLOCK)) > most)
                 most = n;
     return most + pw_pool_round((size_t)m->config.hidden * sizeof(float));
 }
@@ -370,7 +371,7 @@ static int open_there(struct pw_model *m, struct plan *p)
         for (int l = 0; l < (i < 0 ? 1 : PW_LIN_COUNT); l++) {
             const struct pw_weight *w = i < 0 ? &m->head : &m->layers[i].linear[l];
             const enum place where = i < 0 ? HEAD : BLOCK;
-            if (!made_there(p, m, w, where))
+            if ((i >= 0 && !pw_linear_has(&m->config, l)) || !made_there(p, m, w, where))
                 continue;
             size.widest = w->n_in > size.widest ? w->n_in : size.widest;
             size.most = w->n_out * w->n_in > size.most ? w->n_out * w->n_in : size.most;
@@ -413,9 +414,11 @@ static int place_embed(struct pw_model *m, struct plan *p)
 /* The system reads the next linear from the file while this one is made. */
 static void read_ahead(const struct pw_model *m, int layer, int linear)
 {
+    while (linear < PW_LIN_COUNT && !pw_linear_has(&m->config, linear))
+        linear++;
     if (linear == PW_LIN_COUNT) {
         layer++;
-        linear = 0;
+        linear = m->config.fused ? PW_LIN_QKV : PW_LIN_Q;
     }
     if (layer < m->config.layers)
         pw_memory_ahead(m->layers[layer].linear[linear].data, pw_weight_data_bytes(&m->layers[layer].linear[linear]));
@@ -437,6 +440,8 @@ static int place(struct pw_model *m, struct plan *p)
             if (layer->norm[n].data)
                 PW_PASS(place_tensor(m, p, &layer->norm[n], PW_F32));
         for (int l = 0; l < PW_LIN_COUNT; l++) {
+            if (!pw_linear_has(k, l))
+                continue;
             if (layer->linear[l].bias)
                 PW_PASS(make_bias(m, p, i, l));
             if (p->device)
@@ -447,27 +452,32 @@ static int place(struct pw_model *m, struct plan *p)
     return 0;
 }
 
-int pw_model_make_rope(struct pw_model *m, enum pw_dtype type)
+static int make_rope(struct pw_model *m, int table, enum pw_dtype type)
 {
-    const int64_t columns = m->config.head_dim / 2;
-    const size_t bytes = (size_t)(m->config.context * columns) * pw_dtype_bytes(type);
+    const int64_t columns = pw_model_config_rotary(&m->config) / 2, rows = pw_rope_rows(&m->config);
+    const size_t bytes = (size_t)rows * (size_t)columns * pw_dtype_bytes(type);
     void *cosines = pw_pool_take(&m->pool, bytes), *sines = pw_pool_take(&m->pool, bytes);
     PW_CHECK(cosines && sines, PW_E_NOMEM, "no room for the rotary tables");
-    m->rope_cos = pw_tensor2(cosines, type, m->config.context, columns);
-    m->rope_sin = pw_tensor2(sines, type, m->config.context, columns);
+    struct pw_tensor c = m->rope_cos[table] = pw_tensor2(cosines, type, rows, columns), s = m->rope_sin[table] = pw_tensor2(sines, type, rows, columns);
     if (m->dev->host)
-        return pw_rope_tables(&m->config, m->rope_cos, m->rope_sin);
-    struct pw_tensor c = m->rope_cos, s = m->rope_sin;
+        return pw_rope_tables(&m->config, table == 1, c, s);
     int rc = 0;
     c.data = pw_alloc(2 * bytes);
     PW_CHECK(c.data, PW_E_NOMEM, "out of memory for the rotary tables");
     s.data = (char *)c.data + bytes;
-    PW_PASS_OUT(pw_rope_tables(&m->config, c, s));
+    PW_PASS_OUT(pw_rope_tables(&m->config, table == 1, c, s));
     PW_PASS_OUT(pw_dev_put(m->dev, cosines, c.data, bytes));
     PW_PASS_OUT(pw_dev_put(m->dev, sines, s.data, bytes));
 out:
     pw_free(c.data);
     return rc;
+}
+
+int pw_model_make_rope(struct pw_model *m, enum pw_dtype type)
+{
+    for (int i = 0; i < pw_rope_tables_of(&m->config); i++)
+        PW_PASS(make_rope(m, i, type));
+    return 0;
 }
 
 void pw_model_count_bytes(struct pw_model *m)
@@ -479,7 +489,7 @@ void pw_model_count_bytes(struct pw_model *m)
         for (int n = 0; n < PW_NORM_COUNT; n++)
             m->weight_bytes += layer->norm[n].data ? pw_bytes(layer->norm[n]) : 0;
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            m->weight_bytes += pw_weight_bytes(&layer->linear[l]) + (layer->linear[l].bias ? (size_t)layer->linear[l].n_out * sizeof(float) : 0);
+            m->weight_bytes += !pw_linear_has(k, l) ? 0 : pw_weight_bytes(&layer->linear[l]) + (layer->linear[l].bias ? (size_t)layer->linear[l].n_out * sizeof(float) : 0);
     }
 }
 
@@ -523,7 +533,8 @@ static void shape(struct pw_model *m, const struct plan *p)
         for (int n = 0; n < PW_NORM_COUNT; n++)
             m->layers[i].norm[n].dtype = PW_F32;
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            shape_weight(p, &m->layers[i].linear[l], BLOCK);
+            if (pw_linear_has(&m->config, l))
+                shape_weight(p, &m->layers[i].linear[l], BLOCK);
     }
 }
 
@@ -619,7 +630,7 @@ struct pw_weight *pw_model_linear(struct pw_model *m, const char *module)
     if (*end != '.' || layer >= (unsigned long)m->config.layers || (module[0] == '0' && end != module + 1))
         return NULL;
     for (int l = 0; l < PW_LIN_COUNT; l++)
-        if (strcmp(end + 1, pw_linear_suffix(l)) == 0)
+        if (pw_linear_has(&m->config, l) && strcmp(end + 1, pw_linear_suffix(l)) == 0)
             return &m->layers[layer].linear[l];
     return NULL;
 }

@@ -13,7 +13,7 @@
 
 struct pw_layer {
     struct pw_tensor norm[PW_NORM_COUNT];              /* (D), of q and k (d), f32; none where the model has none */
-    struct pw_weight linear[PW_LIN_COUNT];             /* q k v o gate up down; ->lora set by pw_model_attach */
+    struct pw_weight linear[PW_LIN_COUNT];             /* those that the model has; ->lora set by pw_model_attach */
 };
 struct pw_model {
     struct pw_model_config config;
@@ -22,7 +22,7 @@ struct pw_model {
     struct pw_tensor norm_final;                       /* (D) f32 */
     struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16; a GGUF block type is widened */
     struct pw_weight head;                             /* (V, D); tied: the embedding's bytes, in the type it is stored in, or its own when quantised */
-    struct pw_tensor rope_cos, rope_sin;               /* (context, head_dim / 2) f32 */
+    struct pw_tensor rope_cos[2], rope_sin[2];         /* (rows, pairs) f32, rope.h; the second of layers with a window, where these have their own */
     struct pw_checkpoint *checkpoint;                  /* owned; NULL when the model was created, not loaded */
     bool trainable;                                    /* weights are dense and may be written */
     struct pw_pool pool;                               /* widened norms, tables, quantised weights */

@@ -11,13 +11,14 @@
 #include "base/memory.h"
 #include "data/safetensors.h"
 #include "infer/model_parts.h"
+#include "infer/rope.h"
 
 /* ---- full training -------------------------------------------------------------------------------------------------- */
 
 /* Parameters of a block in forward order: a norm, or (norm = PW_NORM_COUNT) a linear. */
 static const struct part { enum pw_norm norm; enum pw_linear linear; } parts[] = {
-    {PW_NORM_ATTN, 0}, {PW_NORM_COUNT, PW_LIN_Q}, {PW_NORM_COUNT, PW_LIN_K}, {PW_NORM_COUNT, PW_LIN_V}, {PW_NORM_Q, 0}, {PW_NORM_K, 0},
-    {PW_NORM_COUNT, PW_LIN_O}, {PW_NORM_ATTN_OUT, 0}, {PW_NORM_MLP, 0}, {PW_NORM_COUNT, PW_LIN_GATE}, {PW_NORM_COUNT, PW_LIN_UP},
+    {PW_NORM_ATTN, 0}, {PW_NORM_COUNT, PW_LIN_Q}, {PW_NORM_COUNT, PW_LIN_K}, {PW_NORM_COUNT, PW_LIN_V}, {PW_NORM_COUNT, PW_LIN_QKV}, {PW_NORM_Q, 0}, {PW_NORM_K, 0},
+    {PW_NORM_COUNT, PW_LIN_O}, {PW_NORM_ATTN_OUT, 0}, {PW_NORM_MLP, 0}, {PW_NORM_COUNT, PW_LIN_GATE}, {PW_NORM_COUNT, PW_LIN_UP}, {PW_NORM_COUNT, PW_LIN_GATE_UP},
     {PW_NORM_COUNT, PW_LIN_DOWN}, {PW_NORM_MLP_OUT, 0}};
 enum { PARTS = sizeof parts / sizeof parts[0] };
 
@@ -42,7 +43,7 @@ static int list_params(struct pw_model *m, struct pw_arena *arena, struct pw_par
         const struct pw_layer *layer = &m->layers[i];
         for (int k = 0; k < PARTS; k++) {
             const bool is_norm = parts[k].norm != PW_NORM_COUNT;
-            const char *suffix = is_norm ? pw_norm_suffix(&m->config, parts[k].norm) : pw_linear_suffix(parts[k].linear);
+            const char *suffix = is_norm ? pw_norm_suffix(&m->config, parts[k].norm) : pw_linear_has(&m->config, parts[k].linear) ? pw_linear_suffix(parts[k].linear) : NULL;
             if (suffix)
                 p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.%s.weight", i, suffix),
                                            is_norm ? layer->norm[parts[k].norm] : weight_view(&layer->linear[parts[k].linear])};
@@ -91,12 +92,14 @@ static size_t bytes_of(const struct pw_model_config *config, size_t size)
 {
     const size_t norm = pw_pool_round((size_t)config->hidden * size);
     size_t bytes = norm + pw_pool_round((size_t)(config->vocab * config->hidden) * size) * (config->tied ? 1 : 2);
-    bytes += 2 * pw_pool_round((size_t)config->context * (size_t)(config->head_dim / 2) * size);
+    bytes += pw_rope_bytes(config, size);
     for (int n = 0; n < PW_NORM_COUNT; n++)
         if (pw_norm_suffix(config, n))
             bytes += pw_pool_round((size_t)pw_norm_width(config, n) * size) * (size_t)config->layers;
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         int64_t n_out, n_in;
+        if (!pw_linear_has(config, l))
+            continue;
         pw_linear_shape(config, l, &n_out, &n_in);
         bytes += pw_pool_round((size_t)(n_out * n_in) * size) * (size_t)config->layers;
     }
@@ -120,6 +123,8 @@ int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const str
             layer->norm[n] = pw_norm_suffix(config, n) ? pw_tensor1(NULL, PW_F32, pw_norm_width(config, n)) : pw_none();
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             int64_t n_out, n_in;
+            if (!pw_linear_has(config, l))
+                continue;
             pw_linear_shape(config, l, &n_out, &n_in);
             layer->linear[l] = pw_weight_dense(pw_tensor2(NULL, PW_F32, n_out, n_in));
         }
@@ -166,6 +171,8 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
         }
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             int64_t n_out, n_in;
+            if (!pw_linear_has(config, l))
+                continue;
             pw_linear_shape(config, l, &n_out, &n_in);
             PW_PASS_OUT(fresh(m, &data, n_out * n_in, type, 0, deviation, STREAM));
             layer->linear[l] = pw_weight_dense(pw_tensor2(data, type, n_out, n_in));

@@ -11,10 +11,11 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "infer/memory_limit.h"
+#include "infer/rope.h"
 
 enum list { IDS, POS, KV_ROWS, TARGETS, BEST, LISTS };
 
-struct timeline { bool used; int64_t start, capacity, length; int prefix, shared; };
+struct timeline { bool used; int64_t start, capacity, length, coming; int prefix, shared; }; /* coming: the least length that its rotary factors are for */
 
 struct pw_session {
     struct pw_model *m;
@@ -266,7 +267,35 @@ int pw_session_rewind(struct pw_session *s, int seq, int64_t tokens)
     PW_CHECK(tokens >= 0 && tokens <= t->length, PW_E_FAIL, "rewinding timeline %d to %lld of its %lld tokens", seq, (long long)tokens,
              (long long)t->length);
     t->length = tokens;
+    if (tokens == 0)
+        t->coming = 0;
     return 0;
+}
+
+/* The length whose rotary factors hold for a timeline of `length` tokens in all. */
+static int64_t factors_of(const struct pw_session *s, int seq, int64_t length)
+{
+    const struct timeline *t = &s->timelines[seq];
+    const int64_t own = t->length > 0 ? t->coming : t->coming > length ? t->coming : length, shared = t->prefix >= 0 ? s->timelines[t->prefix].coming : 0;
+    return own > shared ? own : shared;
+}
+
+int pw_session_expect(struct pw_session *s, int seq, int64_t length)
+{
+    PW_CHECK(is_open(s, seq), PW_E_FAIL, "timeline %d is not open", seq);
+    PW_CHECK(s->timelines[seq].length == 0, PW_E_FAIL, "timeline %d: its length is said after it was begun", seq);
+    s->timelines[seq].coming = length;
+    return 0;
+}
+
+bool pw_session_stale(const struct pw_session *s, int seq, int64_t n)
+{
+    const struct pw_model_config *c = &s->m->config;
+    if (!is_open(s, seq) || length_of(s, seq) == 0 || !pw_rope_two_sets(c))
+        return false;
+    const struct timeline *t = &s->timelines[seq];
+    const int64_t length = length_of(s, seq) + n, held = t->length > 0 ? t->coming : s->timelines[t->prefix].coming;
+    return pw_rope_row(c, 0, factors_of(s, seq, length) > length ? factors_of(s, seq, length) : length) != pw_rope_row(c, 0, held);
 }
 
 int64_t pw_session_length(const struct pw_session *s, int seq)
@@ -293,6 +322,8 @@ static int check_feed(const struct pw_session *s, const struct pw_feed *feeds, i
                  (long long)f->n, (long long)t->length, (long long)t->capacity);
         PW_CHECK(f->n <= c->context - length_of(s, f->seq), PW_E_FAIL, "timeline %d: %lld more tokens after %lld exceed the context of %lld", f->seq,
                  (long long)f->n, (long long)length_of(s, f->seq), (long long)c->context);
+        PW_CHECK(!pw_session_stale(s, f->seq, f->n), PW_E_FAIL, "timeline %d: with %lld more tokens it is longer than the original context of %.0f, for which its %lld were rotated: it must be fed again from its start",
+                 f->seq, (long long)f->n, c->rope_original_context, (long long)length_of(s, f->seq));
         PW_CHECK(f->n <= s->batch_tokens - *total, PW_E_FAIL, "the pass exceeds %lld tokens", (long long)s->batch_tokens);
         for (int64_t j = 0; j < f->n; j++)
             PW_CHECK(f->ids[j] >= 0 && f->ids[j] < c->vocab, PW_E_FORMAT, "token id %d at %lld: expected 0 to %lld", f->ids[j], (long long)j,
@@ -330,7 +361,7 @@ static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     int32_t row = 0;
     for (int i = 0; i < n_feeds; i++) {
         const struct timeline *t = &s->timelines[feeds[i].seq];
-        const int64_t before = length_of(s, feeds[i].seq);
+        const int64_t before = length_of(s, feeds[i].seq), factors = factors_of(s, feeds[i].seq, before + feeds[i].n);
         s->q_start[i] = row;
         s->kv_start[i] = (int32_t)t->start;
         s->kv_len[i] = (int32_t)(t->length + feeds[i].n);
@@ -339,7 +370,7 @@ static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_fee
         any_prefix |= t->prefix >= 0;
         for (int64_t j = 0; j < feeds[i].n; j++, row++) {
             s->ids[row] = feeds[i].ids[j];
-            s->pos[row] = (int32_t)(before + j);
+            s->pos[row] = pw_rope_row(&s->m->config, before + j, factors);
             s->kv_rows[row] = (int32_t)(t->start + t->length + j);
         }
     }
@@ -382,8 +413,11 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
         PW_PASS(pw_block_forward(m, i, x, &b, &s->work, NULL));
     }
     PW_PASS(pw_rmsnorm_fwd(m->dev, h, pw_none(), x, m->norm_final, c->norm_eps, c->norm_offset));
-    for (int i = 0; i < n_feeds; i++)
-        s->timelines[feeds[i].seq].length += feeds[i].n;
+    for (int i = 0; i < n_feeds; i++) {
+        struct timeline *t = &s->timelines[feeds[i].seq];
+        t->coming = factors_of(s, feeds[i].seq, length_of(s, feeds[i].seq) + feeds[i].n);
+        t->length += feeds[i].n;
+    }
     s->fed = n;
     return 0;
 }

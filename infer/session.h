@@ -24,6 +24,12 @@ void pw_session_drop(struct pw_session *s, int seq);
 void pw_session_reset(struct pw_session *s);            /* drops all */
 int pw_session_rewind(struct pw_session *s, int seq, int64_t tokens); /* forgets own tokens past this many */
 int64_t pw_session_length(const struct pw_session *s, int seq);       /* with prefix */
+/* Models with two sets of rotary factors (LongRoPE) rotate by the length of a whole sequence. A timeline takes the set of the length that it has
+ * after its first feed, or of the length that is said here to be coming, before the first feed. When it grows out of its set what it
+ * holds is stale: pw_session_stale says so of n more tokens, and feeding them is an error until it is rewound to nothing. A prefix that is shared
+ * must be of the same set. Other models: nothing is ever stale. */
+int pw_session_expect(struct pw_session *s, int seq, int64_t length);
+bool pw_session_stale(const struct pw_session *s, int seq, int64_t n);
 
 /* One pass: appends ids[i][0..n[i]) to timeline seq[i]. Rows of the pass are numbered in this order. Fails, changing nothing, when
  * ids are out of range, capacity or context would be exceeded, or the batch is too large. */

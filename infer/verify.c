@@ -109,6 +109,7 @@ static int walk_prompt(struct walk *w, struct side *d, struct sink *to, int64_t 
         pw_session_reset(d->s);
         d->seq = pw_session_add(d->s, p->n, -1);
         PW_PASS(d->seq);
+        PW_PASS(pw_session_expect(d->s, d->seq, p->n));
         d->prompt = prompt;
         d->fed = 0;
     }

@@ -707,6 +707,29 @@ int pw_gather_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x,
     return dev->ops->gather_rows(dev, out, x, rows);
 }
 
+/* A matrix whose rows may lie apart. */
+static int lead_columns(const struct pw_dev *dev, const char *name, struct pw_tensor t)
+{
+    PW_CHECK(t.data && (t.dtype == PW_F32 || t.dtype == dev->act || (t.dtype == PW_F64 && is_ref(dev))), PW_E_FAIL, "columns_copy: %s: expected f32 or %s, got %s", name,
+             pw_dtype_name(dev->act), t.data ? pw_dtype_name(t.dtype) : "none");
+    PW_CHECK(t.ndim == 2 && t.shape[0] >= 0 && t.shape[1] >= 1, PW_E_FAIL, "columns_copy: %s: expected a matrix, got %d dimensions", name, t.ndim);
+    PW_CHECK((t.stride[1] == 1 || t.shape[1] == 1) && t.stride[0] >= t.shape[1], PW_E_FAIL, "columns_copy: %s: expected rows of %" PRId64 " elements in a row, got strides %" PRId64 " and %" PRId64,
+             name, t.shape[1], t.stride[0], t.stride[1]);
+    return 0;
+}
+static size_t span(struct pw_tensor t) { return t.shape[0] ? (size_t)((t.shape[0] - 1) * t.stride[0] + t.shape[1]) * pw_dtype_bytes(t.dtype) : 0; }
+
+int pw_columns_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
+{
+    PW_PASS(lead_columns(dev, "x", x));
+    PW_PASS(lead_columns(dev, "out", out));
+    PW_CHECK(out.dtype == x.dtype && out.shape[0] == x.shape[0] && out.shape[1] == x.shape[1], PW_E_FAIL,
+             "columns_copy: out: expected (%" PRId64 ", %" PRId64 ") %s, got (%" PRId64 ", %" PRId64 ") %s", x.shape[0], x.shape[1], pw_dtype_name(x.dtype), out.shape[0], out.shape[1],
+             pw_dtype_name(out.dtype));
+    PW_CHECK(!overlap(out.data, span(out), x.data, span(x)), PW_E_FAIL, "columns_copy: out and x share memory");
+    return dev->ops->columns_copy(dev, out, x);
+}
+
 int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 {
     PW_PASS(lead_wide(dev, "sumsq", "x", x, 0));

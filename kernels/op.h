@@ -111,6 +111,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  * experts_bwd dx (rows, K) += (may be none); g (n) or NULL: da and db of each expert, the rest of it is none. No gradient of weights, nor of biases.
  * combine_fwd out (T, D) += sum over c of weights[t][c] * y[places[t][c]], in the order of c; weights (T, C) may be none: 1 each. y (rows, D).
  * combine_bwd dy (rows, D) += weights * dout, dweights (T, C) += dot(dout, y) (may be none; y too then); each row is in places once.
+ * columns_copy  out (T, n) = x (T, n), of one type, an activation or f32; rows of either may lie apart (pw_columns of something wider).
  * sumsq       out (1) f64 += sum of x^2, added in double in a fixed order.
  * adamw       p, m, v, g same shape f32; p -= lr * (mhat / (sqrt(vhat) + eps) + weight_decay * p).
  * adamw8      the same with averages in 8 bits: p, g (n) f32; m, v (n) u8, codes into maps (512) f32, which holds an ascending signed map of

@@ -42,6 +42,14 @@ struct pw_tensor pw_rows(struct pw_tensor t, int64_t first, int64_t n)
     return t;
 }
 
+struct pw_tensor pw_columns(struct pw_tensor t, int64_t first, int64_t n)
+{
+    if (!t.data) return t;
+    t.data = (char *)t.data + (size_t)first * pw_dtype_bytes(t.dtype);
+    t.shape[1] = n;
+    return t;
+}
+
 struct pw_tensor pw_split_heads(struct pw_tensor t, int64_t heads)
 {
     if (!t.data) return t;

@@ -30,6 +30,7 @@ struct pw_tensor pw_tensor1(void *data, enum pw_dtype t, int64_t a);
 struct pw_tensor pw_tensor2(void *data, enum pw_dtype t, int64_t a, int64_t b);
 struct pw_tensor pw_tensor3(void *data, enum pw_dtype t, int64_t a, int64_t b, int64_t c);
 struct pw_tensor pw_rows(struct pw_tensor t, int64_t first, int64_t n);             /* rows of dimension 0 */
+struct pw_tensor pw_columns(struct pw_tensor t, int64_t first, int64_t n);          /* of a matrix; not contiguous */
 struct pw_tensor pw_split_heads(struct pw_tensor t, int64_t heads);                 /* (T, H*d) -> (T, H, d) */
 bool pw_contiguous(struct pw_tensor t);
 int64_t pw_count(struct pw_tensor t);

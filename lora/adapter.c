@@ -46,20 +46,24 @@ static bool next_target(const char **at, char word[256])
     return true;
 }
 
-static int unmatched(const char *key, const char *target)
+static int unmatched(const struct pw_model_config *model, const char *key, const char *target)
 {
     const char *names[PW_LIN_COUNT * 2 + 1];
-    for (int l = 0; l < PW_LIN_COUNT; l++) {
-        names[l] = pw_linear_suffix((enum pw_linear)l);
-        names[PW_LIN_COUNT + l] = strrchr(names[l], '.') + 1;
-    }
-    names[PW_LIN_COUNT * 2] = "all-linear";
-    const char *near = pw_nearest(target, names, PW_LIN_COUNT * 2 + 1);
+    char known[256] = "all-linear";
+    size_t n = 0, at = strlen(known);
+    for (int l = 0; l < PW_LIN_COUNT; l++)
+        if (pw_linear_has(model, (enum pw_linear)l)) {
+            names[n++] = pw_linear_suffix((enum pw_linear)l);
+            names[n] = strrchr(names[n - 1], '.') + 1;
+            at += (size_t)snprintf(known + at, sizeof known - at, ", %s", names[n++]);
+        }
+    names[n++] = "all-linear";
+    const char *near = pw_nearest(target, names, n);
     int rc = pw_error(PW_E_USAGE, "adapter.%s: %s names no linear layer of the model", key, target);
     if (near)
         pw_error_hint("did you mean %s?", near);
     else
-        pw_error_hint("known: all-linear, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj");
+        pw_error_hint("known: %s", known);
     return rc;
 }
 
@@ -89,7 +93,7 @@ static int from_pattern(const char *key, const char *pattern, const char *module
     return 0;
 }
 
-static int check_pattern(const struct pw_adapter *a, const char *key, const char *pattern, double most, bool whole)
+static int check_pattern(const struct pw_adapter *a, const struct pw_model_config *model, const char *key, const char *pattern, double most, bool whole)
 {
     char word[256];
     for (const char *at = pattern ? pattern : ""; next_target(&at, word);) {
@@ -101,7 +105,7 @@ static int check_pattern(const struct pw_adapter *a, const char *key, const char
         for (size_t i = 0; i < a->n && !matched; i++)
             matched = pw_adapter_selects(word, a->modules[i].name);
         if (!matched)
-            return unmatched(key, word);
+            return unmatched(model, key, word);
     }
     return 0;
 }
@@ -153,6 +157,8 @@ static int plan(struct pw_adapter *a, const struct pw_model_config *model)
     for (int i = 0; i < model->layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             bool selected = all, taken = true;
+            if (!pw_linear_has(model, (enum pw_linear)l))
+                continue;
             PW_PASS(layer_taken(a->config.layers, i, model->layers, &taken));
             snprintf(name, sizeof name, "model.layers.%d.%s", i, pw_linear_suffix((enum pw_linear)l));
             for (const char *at = targets; !selected && next_target(&at, word);)
@@ -165,11 +171,11 @@ static int plan(struct pw_adapter *a, const struct pw_model_config *model)
         for (size_t i = 0; i < a->n && !matched; i++)
             matched = pw_adapter_selects(word, a->modules[i].name);
         if (!matched)
-            return unmatched("targets", word);
+            return unmatched(model, "targets", word);
     }
     PW_CHECK(a->n > 0, PW_E_USAGE, "adapter.targets is empty");
-    PW_PASS(check_pattern(a, "rank_pattern", a->config.rank_pattern, 65536, true));
-    PW_PASS(check_pattern(a, "alpha_pattern", a->config.alpha_pattern, 1e6, false));
+    PW_PASS(check_pattern(a, model, "rank_pattern", a->config.rank_pattern, 65536, true));
+    PW_PASS(check_pattern(a, model, "alpha_pattern", a->config.alpha_pattern, 1e6, false));
     if (!a->config.layers || strcmp(a->config.layers, "all") == 0)
         return 0;
     const char *list = "";            /* what PEFT's target_modules then holds */

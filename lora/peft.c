@@ -322,8 +322,13 @@ static void write_targets(const struct pw_adapter *a, struct pw_json *w)
 {
     pw_json_open(w, "target_modules", '[');
     if (strcmp(a->config.targets, "all-linear") == 0)
-        for (int l = 0; l < PW_LIN_COUNT; l++)
-            pw_json_str(w, NULL, strrchr(pw_linear_suffix((enum pw_linear)l), '.') + 1);
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            bool there = false;
+            for (size_t i = 0; i < a->n && !there; i++)
+                there = pw_adapter_selects(pw_linear_suffix((enum pw_linear)l), a->modules[i].name);
+            if (there)
+                pw_json_str(w, NULL, strrchr(pw_linear_suffix((enum pw_linear)l), '.') + 1);
+        }
     else
         for (const char *at = a->config.targets; *at;) {
             size_t blank = strspn(at, ", "), n = strcspn(at + blank, ", ");

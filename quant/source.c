@@ -35,7 +35,7 @@ enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum 
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         const char *suffix = pw_linear_suffix((enum pw_linear)l);
         size_t n = strlen(suffix);
-        if (strncmp(name + used, suffix, n) != 0)
+        if (!pw_linear_has(c, (enum pw_linear)l) || strncmp(name + used, suffix, n) != 0)
             continue;
         *linear = (enum pw_linear)l;
         if (!strcmp(name + used + n, ".weight"))

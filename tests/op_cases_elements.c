@@ -149,6 +149,25 @@ static int rows_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor 
 static double rows_bound(const struct op_case *c) { return u * 2 * (double)(c->p[0] * c->p[1]) + 2 * u; }
 static const struct family rows = { "rows", rows_setup, rows_forward, NULL, rows_bound, NULL };
 
+/* ---- columns; p: rows, columns of the wide side, first and number of those that move. Exact ---- */
+enum { C_WIDE, C_OUT, C_NARROW, C_INTO };
+static void columns_setup(struct problem *p)
+{
+    const int64_t *s = p->c->p;
+    act2(p, "wide", IN, s[0], s[1]);
+    act2(p, "out", OUT, s[0], s[3]);
+    act2(p, "narrow", IN, s[0], s[3]);
+    act2(p, "into", UPDATE, s[0], s[1]);
+}
+static int columns_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    const int64_t *s = p->c->p;
+    int rc = pw_columns_copy(dev, t[C_OUT], pw_columns(t[C_WIDE], s[2], s[3]));
+    return rc ? rc : pw_columns_copy(dev, pw_columns(t[C_INTO], s[2], s[3]), t[C_NARROW]);
+}
+static double columns_bound(const struct op_case *c) { (void)c; return u; }
+static const struct family columns = { "columns", columns_setup, columns_forward, NULL, columns_bound, NULL };
+
 /* ---- adamw; p: n, step; x: lr, decay, grad scale. m, v: three roundings; the step is lr times a quotient whose denominator is at least sqrt of
  * the smallest v: v starts in [0.01, 1], so the quotient is below 20 and errs by 16 roundings of it ---- */
 enum { W_P, W_M, W_V, W_G };
@@ -245,6 +264,8 @@ const struct op_case op_cases_elements[] = {
     { &glu, { 1003, PW_ACT_SILU }, F32, 0, { 20 } }, { &glu, { 20000, PW_ACT_GELU_TANH }, F32, 0, { 20 } },
     { &glu, { 4102, PW_ACT_SILU }, F32, 0, { 20 } }, { &glu, { 1003, PW_ACT_GELU_TANH }, F32, 0, { 20 } },
     { &glu, { 77, PW_ACT_SILU }, F32, 0, { 300 } },
+    { &columns, { 1, 3, 1, 1 }, F32, 0, { 0 } }, { &columns, { 5, 12, 4, 6 }, F32, 0, { 0 } }, { &columns, { 40, 64, 16, 32 }, F32, 0, { 0 } },
+    { &columns, { 3, 9000, 24, 8200 }, F32, 0, { 0 } }, { &columns, { 7, 1037, 1030, 7 }, F32, 0, { 0 } }, { &columns, { 9, 16, 0, 16 }, F32, 0, { 0 } },
     { &rows, { 1, 3 }, F32, 0, { 0 } }, { &rows, { 40, 33 }, F32, 0, { 0 } }, { &rows, { 200, 130 }, F32, 0, { 0 } },
     { &rows, { 9, 64 }, F32, 0, { 0 } }, { &rows, { 3, 4104 }, F32, 0, { 0 } }, { &rows, { 3, 1030 }, F32, 0, { 0 } },
     { &adamw, { 1, 1 }, F32, 0, { 1e-3, 0, 1 } }, { &adamw, { 1003, 1 }, F32, 0, { 1e-2, 0.1, 0.3 } },

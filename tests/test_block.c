@@ -11,10 +11,11 @@
 
 static const int packed[] = {7, 5, 0};
 
-/* Central differences in double: truncation ~ h^2 * third derivative (about 1e-10 here), rounding ~ 1e-16 * |L| / h = 1e-10. */
+/* Central differences in double: truncation ~ h^2 * third derivative (up to a few 1e-9 here, where a head is normalised that was short), rounding
+ * ~ 1e-16 * |L| / h = 3e-10. */
 static void check_gradient(struct whole *w, const char *name, struct pw_tensor value, struct pw_tensor gradient, double *largest)
 {
-    const double h = 1e-5;
+    const double h = 3e-6;
     const int64_t step = pw_count(value) > 60 ? 5 : 1;     /* every element of the small tensors, a fifth of the others */
     for (int64_t i = 0; i < pw_count(value); i += step) {
         const double x = whole_get(value, i), got = whole_get(gradient, i);
@@ -46,6 +47,8 @@ static void gradients(struct pw_model_config c, double dropout)
         struct pw_layer *layer = &w.m->layers[i];
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             struct pw_weight *linear = &layer->linear[l];
+            if (!pw_linear_has(&c, l))
+                continue;
             snprintf(name, sizeof name, "layer %d %s", i, pw_linear_suffix(l));
             check_gradient(&w, name, pw_tensor2((void *)(uintptr_t)linear->data, PW_F64, linear->n_out, linear->n_in), w.grads[i].dw[l], &largest);
             check_gradient(&w, name, w.lora[i][l].a, w.grads[i].da[l], &adapter);
@@ -96,12 +99,36 @@ static struct pw_model_config gemma_config(void)
     return c;
 }
 
+/* Phi-3: one linear for q, k, v and one for gate and up, half of a head rotates, the longer of the two sequences by factors of its own. */
+static struct pw_model_config phi_config(void)
+{
+    struct pw_model_config c = whole_config(false);
+    c.fused = true;
+    c.rotary = 2;
+    c.rope_scaling = PW_ROPE_LONG;
+    c.rope_original_context = 6;
+    c.rope_attention = 1.3;
+    c.rope_short[0] = 1.2;
+    c.rope_long[0] = 0.4;
+    return c;
+}
+
+static struct pw_model_config varied_config(int i)
+{
+    struct pw_model_config c = i == 0 ? whole_config(true) : i == 3 ? phi_config() : gemma_config();
+    c.qk_norm = i == 2;
+    return c;
+}
+enum { VARIED = 4 };
+
+START_TEST(gradient_of_phi) { gradients(phi_config(), 0.3); } END_TEST
 START_TEST(gradient_with_norms_of_heads) { gradients(qwen3_config(), 0); } END_TEST
 START_TEST(gradient_of_gemma) { gradients(gemma_config(), 0.3); } END_TEST
 START_TEST(gradient_of_gemma_with_norms_of_heads)
 {
     struct pw_model_config c = gemma_config();
     c.qk_norm = true;
+    c.rope_local_theta = 3;    /* of the first layer */
     gradients(c, 0);
 }
 END_TEST
@@ -114,8 +141,7 @@ static bool same(struct pw_tensor a, struct pw_tensor b)
 START_TEST(recomputed_backward_equals_saved)
 {
     struct whole w, again;
-    struct pw_model_config c = _i == 0 ? whole_config(true) : gemma_config();
-    c.qk_norm = _i == 2;
+    const struct pw_model_config c = varied_config(_i);
     whole_open(&w, "cpu", &c, PW_F32, 3, packed, 3);
     whole_open(&again, "cpu", &c, PW_F32, 3, packed, 3);
     w.batch.train = again.batch.train = true;
@@ -194,8 +220,7 @@ END_TEST
 
 START_TEST(sizes_are_what_is_taken)
 {
-    struct pw_model_config c = _i == 0 ? whole_config(false) : gemma_config();
-    c.qk_norm = _i == 2;
+    const struct pw_model_config c = varied_config(_i);
     const struct pw_block_shape shape = {.config = &c, .tokens = 9, .ranks = {3, 0, 3, 0, 5, 5, 1}, .backward = true, .type = PW_F32};
     struct pw_dev *dev;
     struct pw_pool pool;
@@ -225,24 +250,58 @@ START_TEST(rope_frequencies)
     struct pw_model_config c = whole_config(false);
     c.head_dim = 128;
     c.rope_theta = 500000;
-    ck_assert_int_eq(pw_rope_frequencies(&c, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
     ck_assert(freq[0] == 1 && fabs(freq[1] - pow(500000, -1.0 / 64)) <= 1e-15);
     c.rope_scaling = PW_ROPE_LINEAR;
     c.rope_factor = 4;
-    ck_assert_int_eq(pw_rope_frequencies(&c, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
     ck_assert(freq[0] == 0.25);
     c.rope_scaling = PW_ROPE_LLAMA3;       /* the values of Llama 3.1 */
     c.rope_factor = 8;
     c.rope_low_freq = 1;
     c.rope_high_freq = 4;
     c.rope_original_context = 8192;
-    ck_assert_int_eq(pw_rope_frequencies(&c, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
     ck_assert(freq[0] == 1);               /* short waves stay */
     ck_assert(fabs(freq[63] - pow(500000, -63.0 / 64) / 8) <= 1e-18);       /* long ones are slowed */
     for (int i = 1; i < 64; i++)
         ck_assert(freq[i] < freq[i - 1]);
-    c.rope_scaling = PW_ROPE_YARN;
-    ck_assert_int_lt(pw_rope_frequencies(&c, freq), 0);
+    c.rope_scaling = PW_ROPE_YARN;         /* those of Qwen2.5: kept, then blended, then slowed */
+    ck_assert_int_lt(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);  /* no betas */
+    c.rope_theta = 1e6;
+    c.rope_factor = 4;
+    c.rope_original_context = 32768;
+    c.rope_beta_fast = 32;
+    c.rope_beta_slow = 1;
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
+    for (int i = 0; i < 64; i++) {         /* beta 32: 64 ln(32768 / 64 pi) / ln(1e6) = 23.59, so 23; beta 1: 39.6, so 40 */
+        const double plain = pow(1e6, -i / 64.0), slow = i < 23 ? 0 : i > 40 ? 1 : (i - 23) / 17.0;
+        ck_assert(fabs(freq[i] - plain * (1 - slow + slow / 4)) <= 1e-15);
+    }
+    c.rope_whole_range = true;
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
+    const double low = 64 * log(32768 / (64 * M_PI)) / log(1e6), high = 64 * log(32768 / (2 * M_PI)) / log(1e6), slow = (30 - low) / (high - low);
+    ck_assert(fabs(freq[30] - pow(1e6, -30.0 / 64) * (1 - slow + slow / 4)) <= 1e-15);
+    c.rope_local_theta = 100;
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_LOCAL, freq), 0);
+    ck_assert(fabs(freq[5] - pow(100, -5.0 / 64)) <= 1e-15);
+}
+END_TEST
+
+/* Rows of the tables: short factors within the original context, long ones for sequences beyond it, and a context that needs one set alone. */
+START_TEST(rope_rows)
+{
+    struct pw_model_config c = phi_config();
+    float values[4][64];
+    ck_assert(pw_rope_two_sets(&c) && pw_rope_rows(&c) == 38 && pw_rope_row(&c, 5, 6) == 5 && pw_rope_row(&c, 5, 7) == 11 && pw_rope_row(&c, 0, 32) == 6);
+    struct pw_tensor cosines = pw_tensor2(values[0], PW_F32, 38, 1), sines = pw_tensor2(values[1], PW_F32, 38, 1);
+    ck_assert_int_eq(pw_rope_tables(&c, false, cosines, sines), 0);
+    ck_assert(fabs(values[0][4] - 1.3 * cos(4 / 1.2)) <= 3e-7 && fabs(values[1][6 + 4] - 1.3 * sin(4 / 0.4)) <= 1e-6);
+    c.context = 6;
+    ck_assert(!pw_rope_two_sets(&c) && pw_rope_rows(&c) == 6 && pw_rope_row(&c, 5, 6) == 5);
+    struct pw_tensor few = pw_tensor2(values[2], PW_F32, 6, 1), sine = pw_tensor2(values[3], PW_F32, 6, 1);
+    ck_assert_int_eq(pw_rope_tables(&c, false, few, sine), 0);
+    ck_assert_mem_eq(values[0], values[2], 6 * sizeof(float));
 }
 END_TEST
 
@@ -281,16 +340,16 @@ START_TEST(parameters_are_listed_once)
         struct pw_param *params;
         size_t n;
         int64_t total = 0;
-        struct pw_model_config c = _i == 0 ? whole_config(tied) : gemma_config();
+        struct pw_model_config c = varied_config(_i);
         c.tied = tied;
-        c.qk_norm = _i == 2;
         whole_open(&w, "cpu", &c, PW_F32, 0, packed, 1);
         ck_assert_int_eq(pw_model_params(w.m, &params, &n), 0);
         for (size_t i = 0; i < n; i++)
             total += pw_count(params[i].value);
         ck_assert_int_eq(total, pw_model_config_count(&c));
         ck_assert_str_eq(params[0].name, "model.embed_tokens.weight");
-        ck_assert_str_eq(params[_i == 0 ? 7 : _i == 1 ? 8 : 10].name, "model.layers.0.mlp.gate_proj.weight");
+        const int at = _i == 0 ? 7 : _i == 1 ? 8 : _i == 2 ? 10 : 5;
+        ck_assert_str_eq(params[at].name, _i == 3 ? "model.layers.0.mlp.gate_up_proj.weight" : "model.layers.0.mlp.gate_proj.weight");
         ck_assert_str_eq(params[n - 1].name, tied ? "model.norm.weight" : "lm_head.weight");
         whole_close(&w);
     }
@@ -306,15 +365,17 @@ int main(void)
     tcase_add_test(t, gradient_of_everything_tied);
     tcase_add_test(t, gradient_with_dropout_and_window);
     tcase_add_test(t, gradient_with_norms_of_heads);
+    tcase_add_test(t, gradient_of_phi);
     tcase_add_test(t, gradient_of_gemma);
     tcase_add_test(t, gradient_of_gemma_with_norms_of_heads);
-    tcase_add_loop_test(t, recomputed_backward_equals_saved, 0, 3);
+    tcase_add_loop_test(t, recomputed_backward_equals_saved, 0, VARIED);
     tcase_add_test(t, packed_equals_separate);
     tcase_add_test(t, cpu_is_near_ref);
-    tcase_add_loop_test(t, sizes_are_what_is_taken, 0, 3);
+    tcase_add_loop_test(t, sizes_are_what_is_taken, 0, VARIED);
     tcase_add_test(t, rope_frequencies);
+    tcase_add_test(t, rope_rows);
     tcase_add_test(t, module_names);
-    tcase_add_loop_test(t, parameters_are_listed_once, 0, 3);
+    tcase_add_loop_test(t, parameters_are_listed_once, 0, VARIED);
     suite_add_tcase(s, t);
     return test_run(s);
 }

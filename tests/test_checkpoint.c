@@ -1,5 +1,6 @@
 /* Opening models: the two real ones, config.json of the families, tied heads, shards, bitsandbytes companions, and what is refused. */
 #include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -17,6 +18,8 @@ static void teardown(void) { pw_arena_free(&arena); }
 #define LLAMA "{\"model_type\":\"llama\",\"architectures\":[\"LlamaForCausalLM\"]," SIZES
 #define QWEN3 "{\"model_type\":\"qwen3\"," SIZES
 #define GEMMA2 "{\"model_type\":\"gemma2\"," SIZES
+#define GEMMA3 "{\"model_type\":\"gemma3_text\"," SIZES
+#define PHI3 "{\"model_type\":\"phi3\"," SIZES
 
 static int parse(const char *text, struct pw_model_config *c)
 {
@@ -49,6 +52,18 @@ START_TEST(families)
     ck_assert(c.tied && c.gelu && c.norm_offset == 1 && c.embed_scale == 8 && c.attn_softcap == 0 && c.logit_softcap == 30 && c.attn_scale == 1.0 / 12);
     ck_assert(pw_model_config_window(&c, 0) == 4096 && pw_model_config_window(&c, 1) == 0);
     ck_assert_str_eq(pw_norm_suffix(&c, PW_NORM_MLP), "pre_feedforward_layernorm");
+    ck_ok(parse(GEMMA3 ",\"sliding_window_pattern\":2,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8}}", &c));
+    ck_assert(c.qk_norm && c.post_norms && c.rope_theta == 1e6 && c.rope_local_theta == 1e4 && c.rope_factor == 8 && c.attn_softcap == 0 && c.logit_softcap == 0);
+    ck_assert(pw_model_config_local(&c, 0) && !pw_model_config_local(&c, 1));
+    ck_ok(parse(PHI3 ",\"original_max_position_embeddings\":32,\"partial_rotary_factor\":0.25,\"rope_scaling\":{\"type\":\"su\",\"short_factor\":[1,1.5],\"long_factor\":[2,3]}}", &c));
+    ck_assert(c.fused && c.rope_scaling == PW_ROPE_LONG && c.rotary == 4 && c.rope_original_context == 32 && c.rope_factor == 4 && c.rope_long[1] == 3);
+    ck_assert(fabs(c.rope_attention - sqrt(1 + log(4) / log(32))) <= 1e-15);
+    ck_assert(pw_linear_has(&c, PW_LIN_QKV) && !pw_linear_has(&c, PW_LIN_Q) && pw_linear_has(&c, PW_LIN_O));
+    ck_ok(parse(PHI3 ",\"rope_scaling\":{\"type\":\"yarn\",\"short_factor\":[1,1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,1]}}", &c));
+    ck_assert(c.rope_scaling == PW_ROPE_LONG && c.rope_original_context == 4096 && c.rope_attention == 1);
+    ck_ok(parse(LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"mscale\":1,\"mscale_all_dim\":0.5}}", &c));
+    ck_assert(c.rope_beta_fast == 32 && c.rope_beta_slow == 1 && c.rope_original_context == 128);
+    ck_assert(fabs(c.rope_attention - (0.1 * log(4) + 1) / (0.05 * log(4) + 1)) <= 1e-15);
     /* transformers 5 */
     ck_ok(parse(LLAMA ",\"dtype\":\"bfloat16\",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":12345.0}}", &c));
     ck_assert(c.rope_theta == 12345 && c.rope_scaling == PW_ROPE_PLAIN);
@@ -61,11 +76,23 @@ static const struct { const char *text; int code; const char *message; } bad_con
     {"{" SIZES "}", PW_E_FORMAT, "neither model_type nor architectures"},
     {"{\"model_type\":\"llama\"}", PW_E_FORMAT, "vocab_size is missing"},
     {LLAMA ",\"num_key_value_heads\":3}", PW_E_FORMAT, "no multiple of num_key_value_heads"},
-    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2}}", PW_E_UNSUPPORTED, "rope_scaling: rope_type yarn is not supported"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"proportional\",\"factor\":2}}", PW_E_UNSUPPORTED, "rope_scaling: rope_type proportional is not supported (known: default, linear, dynamic, yarn"},
+    {LLAMA ",\"rope_scaling\":{\"factor\":2}}", PW_E_FORMAT, "rope_scaling: rope_type is missing"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2,\"beta_fast\":1,\"beta_slow\":2}}", PW_E_FORMAT, "beta_fast must be above beta_slow"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":0.5}}", PW_E_FORMAT, "original_max_position_embeddings: expected a whole number"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1]}}", PW_E_FORMAT, "short_factor: expected a list of 8 numbers"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,0],\"long_factor\":[]}}", PW_E_FORMAT, "short_factor[7]: expected a number above 0"},
+    {LLAMA ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}", PW_E_UNSUPPORTED, "rope_parameters: full_attention is not supported"},
+    {PHI3 ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", PW_E_UNSUPPORTED, "rope_type linear is not supported for this family"},
+    {PHI3 ",\"partial_rotary_factor\":0.2}", PW_E_UNSUPPORTED, "partial_rotary_factor: 3 of 16 dimensions rotate"},
+    {PHI3 ",\"partial_rotary_factor\":1.5}", PW_E_FORMAT, "partial_rotary_factor must be at most 1"},
+    {GEMMA3 ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", PW_E_UNSUPPORTED, "type is not supported for this family, whose key is rope_type"},
+    {GEMMA3 ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"yarn\",\"factor\":2,\"truncate\":false}}}", PW_E_UNSUPPORTED, "truncate is not supported here"},
+    {GEMMA3 ",\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\",\"factor\":2}}}", PW_E_UNSUPPORTED, "sliding_attention: rope_type linear is not supported"},
+    {GEMMA2 ",\"sliding_window_pattern\":3}", PW_E_UNSUPPORTED, "sliding_window_pattern 3 is not supported for gemma2"},
     {LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", PW_E_FORMAT, "factor is missing"},
     {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"attn_factor\":3}}", PW_E_UNSUPPORTED, "attn_factor"},
     {LLAMA ",\"hidden_act\":\"relu\"}", PW_E_UNSUPPORTED, "hidden_act relu"},
-    {LLAMA ",\"partial_rotary_factor\":0.5}", PW_E_UNSUPPORTED, "partial_rotary_factor"},
     {LLAMA ",\"final_logit_softcapping\":30}", PW_E_UNSUPPORTED, "final_logit_softcapping"},
     {LLAMA ",\"rms_norm_eps\":0}", PW_E_FORMAT, "rms_norm_eps must be above 0"},
     {LLAMA ",\"eos_token_id\":100}", PW_E_FORMAT, "eos_token_id is no token"},
@@ -96,6 +123,10 @@ static const char *const written[] = {
     "{\"model_type\":\"qwen2\"," SIZES ",\"use_sliding_window\":true,\"sliding_window\":7,\"max_window_layers\":1}",
     QWEN3 ",\"attention_bias\":true}",
     GEMMA2 ",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":3.5,\"query_pre_attn_scalar\":144}",
+    GEMMA3 ",\"num_key_value_heads\":1,\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"yarn\",\"factor\":2,\"rope_theta\":77},\"sliding_attention\":{\"rope_theta\":55}}}",
+    PHI3 ",\"original_max_position_embeddings\":32,\"partial_rotary_factor\":0.75,\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,2,3,4,5,6.5],\"long_factor\":[1,1,1,1,1,1]}}",
+    LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"mscale\":1,\"mscale_all_dim\":0.5,\"truncate\":false,\"beta_fast\":7}}",
+    LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4}}",
     GEMMA2 ",\"layer_types\":[\"full_attention\",\"sliding_attention\"],\"tie_word_embeddings\":false}",
 };
 

@@ -13,7 +13,8 @@
 #include "tests/support.h"
 #include "train/pass.h"
 
-static const char *const families[] = {"qwen3", "gemma2"};
+static const char *const families[] = {"qwen3", "gemma2", "gemma3", "gemma3-new", "phi3", "phi3-window", "phi3-su", "mistral", "qwen2-window",
+                                       "llama31", "llama-yarn", "llama-yarn-factor", "llama-linear", "llama-dynamic"};
 enum { FAMILIES = sizeof families / sizeof families[0], LONGEST = 64 };
 
 /* The issue's bound on log-probabilities. Gradients: two f32 programs of some 30 operations in a row, the sums of at most 64 products each, so
@@ -117,6 +118,7 @@ START_TEST(log_probabilities)
         whole = fmax(whole, apart(logits, want, n, f.V));
         pw_session_reset(s);
         seq = pw_session_add(s, n, -1);
+        ck_ok(pw_session_expect(s, seq, n));
         for (int64_t at = 0, step = 1; at < n; at += step, step = step % 4 + 1)  /* 1, 2, 3, 4 tokens, 1, ... */
             feed(&f, s, seq, ids, at, at + step < n ? at + step : n, logits);
         cached = fmax(cached, apart(logits, want, n, f.V));
@@ -143,6 +145,10 @@ START_TEST(greedy)
     ck_ok(pw_session_open(&s, f.m, LONGEST, LONGEST, 1));
     const int seq = pw_session_add(s, n + more, -1);
     for (int64_t i = 0; i < more; i++, n++) {
+        if (pw_session_stale(s, seq, n - fed)) {
+            ck_ok(pw_session_rewind(s, seq, 0));
+            fed = 0;
+        }
         feed(&f, s, seq, ids, fed, n, logits);
         fed = n;
         const float *row = logits + (n - 1) * f.V;

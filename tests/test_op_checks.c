@@ -34,6 +34,12 @@ START_TEST(aliasing)
     ck_fails(pw_rmsnorm_fwd(dev, near, pw_none(), x, w, 1e-5, 0), PW_E_FAIL, "rmsnorm_fwd: out overlaps x without being it");
     ck_fails(pw_rmsnorm_fwd(dev, x, inside, x, w, 1e-5, 0), PW_E_FAIL, "rmsnorm_fwd: out and inv_rms share memory");
     ck_fails(pw_copy(dev, near, x), PW_E_FAIL, "copy: out and x share memory");
+    ck_ok(pw_columns_copy(dev, pw_columns(pw_tensor2(other, PW_F32, 4, 9), 1, 8), x));
+    ck_fails(pw_columns_copy(dev, pw_columns(x, 0, 4), pw_columns(x, 4, 4)), PW_E_FAIL, "columns_copy: out and x share memory");
+    ck_fails(pw_columns_copy(dev, pw_columns(pw_tensor2(other, PW_F32, 4, 9), 1, 7), x), PW_E_FAIL, "columns_copy: out: expected (4, 8) f32, got (4, 7) f32");
+    struct pw_tensor turned = pw_tensor2(other, PW_F32, 4, 8);
+    turned.stride[0] = 1, turned.stride[1] = 4;
+    ck_fails(pw_columns_copy(dev, turned, x), PW_E_FAIL, "columns_copy: out: expected rows of 8 elements in a row, got strides 1 and 4");
     struct pw_weight dense = pw_weight_dense(pw_tensor2(other, PW_F32, 6, 8));
     ck_ok(pw_dev_reserve(dev, pw_scratch_linear(dev, 4, &dense, true)));
     ck_fails(pw_linear_fwd(dev, pw_tensor2(buffer, PW_F32, 4, 6), pw_none(), x, &dense, (struct pw_drop){ 0 }), PW_E_FAIL, "linear_fwd: y and x share memory");

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "infer/rope.h"
 
 static void must(int rc, const char *what)
 {
@@ -56,6 +57,9 @@ static void open_layer(struct whole *w, int i, enum pw_dtype type, int rank, uin
     struct pw_block_grads *g = &w->grads[i];
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         struct pw_weight *linear = &w->m->layers[i].linear[l];
+        g->dw[l] = g->da[l] = g->db[l] = pw_none();
+        if (!pw_linear_has(&w->m->config, l))
+            continue;
         g->dw[l] = piece(w, type, linear->n_out, linear->n_in);
         if (rank > 0) {
             struct pw_lora *lora = &w->lora[i][l];
@@ -90,7 +94,7 @@ static void open_rows(struct whole *w, const int *lens, uint64_t seed)
         w->q_start[s] = row;
         w->kv_len[s] = lens[s];
         for (int j = 0; j < lens[s]; j++, row++)
-            w->pos[row] = j;
+            w->pos[row] = pw_rope_row(&w->m->config, j, lens[s]);
         w->q_start[s + 1] = row;
     }
     w->tokens = row;

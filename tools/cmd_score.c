@@ -143,6 +143,7 @@ static int score(struct work *w, const struct sequence *q)
     pw_session_reset(w->s);
     const int seq = pw_session_add(w->s, q->n, -1);
     PW_PASS(seq);
+    PW_PASS(pw_session_expect(w->s, seq, q->n));
     for (int64_t at = 0; at < q->n; at += PIECE) {
         const int64_t n = q->n - at < PIECE ? q->n - at : PIECE;
         const struct pw_feed feed = {seq, q->ids + at, n};

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "infer/rope.h"
 
 enum { NOISE_OFFSET = (1 << 20) - 1 };   /* of the counters of a pass: above those of layers and linears */
 
@@ -108,6 +109,10 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
     p->saved = pw_arena_array(arena, (size_t)(slots_of(m, s) > 0 ? slots_of(m, s) : 1), sizeof *p->saved);
     p->grads = pw_arena_array(arena, L, sizeof *p->grads);
     PW_CHECK(p->host_loss && p->saved && p->grads, PW_E_NOMEM, "placing a pass");
+    if (pw_rope_two_sets(&m->config)) {
+        p->host_pos = pw_arena_array(arena, (size_t)s->tokens, sizeof *p->host_pos);
+        PW_CHECK(p->host_pos, PW_E_NOMEM, "placing a pass");
+    }
     for (size_t i = 0; i < L; i++) {
         struct pw_block_grads *g = &p->grads[i];
         for (int n = 0; n < PW_NORM_COUNT; n++)
@@ -282,6 +287,17 @@ static int backward(struct pw_pass *p, const struct rows *r, const struct pw_blo
     return 0;
 }
 
+/* Rows of the rotary tables for the tokens of a batch: where they depend on how long a sequence is, in the pass's own list. */
+static const int32_t *rope_rows(struct pw_pass *p, const struct pw_packed *batch)
+{
+    if (!p->host_pos)
+        return batch->positions;
+    for (int s = 0; s < batch->n_seqs; s++)
+        for (int32_t t = batch->seq_start[s]; t < batch->seq_start[s] + batch->seq_len[s]; t++)
+            p->host_pos[t] = pw_rope_row(&p->m->config, batch->positions[t], batch->seq_len[s]);
+    return p->host_pos;
+}
+
 int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct pw_pass_options *o, double *loss)
 {
     struct pw_model *m = p->m;
@@ -292,7 +308,7 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     struct rows r = narrow(p, n);
     size_t bytes = (size_t)n * sizeof(int32_t);
     PW_PASS(pw_dev_put(dev, r.ids.data, batch->ids, bytes));
-    PW_PASS(pw_dev_put(dev, r.pos.data, batch->positions, bytes));
+    PW_PASS(pw_dev_put(dev, r.pos.data, rope_rows(p, batch), bytes));
     PW_PASS(pw_dev_put(dev, r.targets.data, batch->targets, bytes));
     PW_CHECK(batch->n_seqs <= p->shape.sequences, PW_E_FAIL, "a pass of %d sequences (planned for %lld)", (int)batch->n_seqs, (long long)p->shape.sequences);
     struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len};

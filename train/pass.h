@@ -31,6 +31,7 @@ struct pw_pass {
     struct pw_block_grads *grads;                /* (L) */
     struct pw_tensor dembed, dhead, dnorm_final; /* full training; none otherwise */
     float *host_loss;                            /* (T) */
+    int32_t *host_pos;                           /* (T) rows of the rotary tables, where they are not the positions; else NULL */
 };
 struct pw_pass_bytes { size_t saved, scratch, device; }; /* device: the scratch of the ops, pw_dev_reserve */
 /* Sizes, from the model's shapes alone (a model with adapters attached, if there are any). */

@@ -350,6 +350,8 @@ int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
     double trained = (double)run->train->n_trained / (double)run->train->n_tokens;
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         int64_t n_out, n_in;
+        if (!pw_linear_has(c, l))
+            continue;
         pw_linear_shape(c, l, &n_out, &n_in);
         block += 2.0 * (double)n_out * (double)n_in;
     }

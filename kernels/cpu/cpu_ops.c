@@ -198,6 +198,15 @@ int cpu_scatter_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor 
     return 0;
 }
 
+int cpu_columns_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
+{
+    const size_t size = pw_dtype_bytes(x.dtype);
+#pragma omp parallel for num_threads(dev->threads) if (pw_count(x) > CPU_SMALL_ELEMENTS)
+    for (int64_t t = 0; t < x.shape[0]; t++)
+        memcpy((char *)out.data + (size_t)(t * out.stride[0]) * size, (const char *)x.data + (size_t)(t * x.stride[0]) * size, (size_t)x.shape[1] * size);
+    return 0;
+}
+
 int cpu_gather_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows)
 {
     (void)dev;

@@ -1,4 +1,5 @@
-/* scatter_rows and gather_rows: rows moved by a list of row numbers, as bytes. A number outside is reported and its row is not touched. */
+/* scatter_rows and gather_rows: rows moved by a list of row numbers, as bytes. A number outside is reported and its row is not touched.
+ * columns_copy: rows that lie apart. */
 #include "kernels/cuda/cuda.h"
 
 enum { THREADS = 256, UNITS = 2 };
@@ -44,3 +45,36 @@ template <bool SCATTER> static int move_any(struct pw_dev *dev, const char *op, 
 
 extern "C" int cuda_scatter_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows) { return move_any<true>(dev, "scatter_rows", out, x, rows); }
 extern "C" int cuda_gather_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows) { return move_any<false>(dev, "gather_rows", out, x, rows); }
+
+/* One block for one piece of a row; strides and width in units of W. */
+template <class W> __global__ void __launch_bounds__(THREADS) columns_kernel(W *__restrict__ out, const W *__restrict__ x, int64_t out_stride, int64_t x_stride, int64_t width, unsigned pieces)
+{
+    const int64_t t = blockIdx.x / pieces, i = (int64_t)(blockIdx.x % pieces) * blockDim.x * UNITS + threadIdx.x;
+    const W *const from = x + t * x_stride;
+    W *const to = out + t * out_stride;
+    W v[UNITS];
+#pragma unroll
+    for (int j = 0; j < UNITS; j++)
+        if (i + j * blockDim.x < width) v[j] = from[i + j * blockDim.x];
+#pragma unroll
+    for (int j = 0; j < UNITS; j++)
+        if (i + j * blockDim.x < width) to[i + j * blockDim.x] = v[j];
+}
+
+template <class W> static int columns(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, size_t size)
+{
+    const int64_t each = (int64_t)(sizeof(W) / size), width = x.shape[1] / each;
+    const unsigned threads = cuda_warps((width + UNITS - 1) / UNITS, THREADS), pieces = cuda_parts(width, (int64_t)threads * UNITS);
+    CUDA_LAUNCH(dev, "columns_copy", columns_kernel<W>, (unsigned)x.shape[0] * pieces, threads, 0, (W *)out.data, (const W *)x.data, out.stride[0] / each, x.stride[0] / each, width, pieces);
+    return 0;
+}
+
+extern "C" int cuda_columns_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
+{
+    const size_t size = pw_dtype_bytes(x.dtype);
+    const uintptr_t odd = (uintptr_t)out.data | (uintptr_t)x.data | (uintptr_t)((size_t)(x.shape[1] | x.stride[0] | out.stride[0]) * size);
+    if (x.shape[0] == 0) return 0;
+    if (odd % 16 == 0) return columns<uint4>(dev, out, x, size);
+    if (odd % 4 == 0) return columns<uint32_t>(dev, out, x, size);
+    return columns<uint16_t>(dev, out, x, size);
+}

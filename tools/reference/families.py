@@ -21,11 +21,35 @@ def rope(kind, **more):
     return dict(rope_type=kind, rope_theta=10000.0, **more)
 
 
+SMALL = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, head_dim=8)
+T = transformers
 # name: class of the config, what differs from COMMON, whether config.json is written in the spelling of older files
 FAMILIES = {
-    "qwen3": (transformers.Qwen3Config, dict(head_dim=10, tie_word_embeddings=True, rope_parameters=rope("default")), False),
-    "gemma2": (transformers.Gemma2Config, dict(head_dim=14, sliding_window=9, query_pre_attn_scalar=20, attn_logit_softcapping=4.0, final_logit_softcapping=6.0,
-                                               rope_parameters=rope("default")), True),
+    "qwen3": (T.Qwen3Config, dict(head_dim=10, tie_word_embeddings=True, rope_parameters=rope("default")), False),
+    "gemma2": (T.Gemma2Config, dict(head_dim=14, sliding_window=9, query_pre_attn_scalar=20, attn_logit_softcapping=4.0, final_logit_softcapping=6.0,
+                                    rope_parameters=rope("default")), True),
+    "gemma3": (T.Gemma3TextConfig, dict(head_dim=12, num_hidden_layers=4, sliding_window=6, sliding_window_pattern=3, query_pre_attn_scalar=30,
+                                        rope_parameters=dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=1e6),
+                                                             sliding_attention=dict(rope_type="default", rope_theta=1e4))), True),
+    "gemma3-new": (T.Gemma3TextConfig, dict(SMALL, num_hidden_layers=3, sliding_window=6, sliding_window_pattern=2, query_pre_attn_scalar=8, tie_word_embeddings=False,
+                                            final_logit_softcapping=5.0, rope_parameters=dict(
+                                                full_attention=dict(rope_type="yarn", factor=3.0, rope_theta=1e5, original_max_position_embeddings=16),
+                                                sliding_attention=dict(rope_type="default", rope_theta=5e3))), False),
+    "phi3": (T.Phi3Config, dict(hidden_size=32, original_max_position_embeddings=16, partial_rotary_factor=0.75,
+                                rope_parameters=rope("longrope", short_factor=[1.0, 1.2, 1.5], long_factor=[1.1, 2.5, 4.0])), False),
+    "phi3-window": (T.Phi3Config, dict(sliding_window=7, rope_parameters=rope("default")), True),
+    "phi3-su": (T.Phi3Config, dict(hidden_size=32, num_hidden_layers=2, original_max_position_embeddings=16, sliding_window=12,
+                                   rope_parameters=rope("su", original_max_position_embeddings=16, short_factor=[1.0, 1.2, 1.5, 2.0], long_factor=[1.0, 2.5, 3.0, 4.0])), True),
+    "mistral": (T.MistralConfig, dict(SMALL, sliding_window=8, rope_parameters=rope("default")), True),
+    "qwen2-window": (T.Qwen2Config, dict(hidden_size=32, intermediate_size=24, num_hidden_layers=2, use_sliding_window=True, sliding_window=8, max_window_layers=1, rope_parameters=rope(
+        "yarn", factor=4.0, original_max_position_embeddings=16)), True),
+    "llama31": (T.LlamaConfig, dict(SMALL, tie_word_embeddings=True, rope_parameters=rope(
+        "llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)), True),
+    "llama-yarn": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=16, mscale=0.7, mscale_all_dim=1.3,
+                                                                   beta_fast=6.0, beta_slow=1.5, truncate=False)), False),
+    "llama-yarn-factor": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("yarn", factor=8.0, original_max_position_embeddings=8, attention_factor=1.7)), True),
+    "llama-linear": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("linear", factor=2.5)), True),
+    "llama-dynamic": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("dynamic", factor=2.0)), False),
 }
 
 
@@ -46,10 +70,9 @@ def older(config):
         config["rope_local_base_freq"] = r["sliding_attention"]["rope_theta"]
         r = r["full_attention"]
     config["rope_theta"] = r.pop("rope_theta", 10000.0)
-    if r.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError("give partial_rotary_factor in another way")
+    config["partial_rotary_factor"] = r.pop("partial_rotary_factor", 1.0)
     config["rope_scaling"] = r if r.get("rope_type", "default") != "default" else None
-    if config["rope_scaling"]:
+    if config["rope_scaling"] and config["model_type"] != "gemma3_text":    # whose files have always said rope_type
         config["rope_scaling"]["type"] = config["rope_scaling"].pop("rope_type")
     for key in ("layer_types", "dtype"):
         config.pop(key, None)
@@ -69,6 +92,8 @@ def make_model(folder, name, seed):
     (folder / "model.safetensors").chmod(0o644)
     written = json.loads((folder / "config.json").read_text())
     written.pop("transformers_version", None)
+    if "sliding_window_pattern" in extra:
+        written["sliding_window_pattern"] = extra["sliding_window_pattern"]
     if old:
         written = older(written)
     (folder / "config.json").write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
@@ -101,7 +126,7 @@ def greedy(model, seed, n, prompt):
 
 def train(folder, seed, rows):
     base = load(folder)
-    model = peft.get_peft_model(base, peft.LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
     g = seeded(seed + 77)
     for n, p in model.named_parameters():
         if "lora_" in n:
@@ -128,7 +153,7 @@ def train(folder, seed, rows):
     return total, grads
 
 
-def make(folder, name, seed, lengths=(5, 23), generate=12, prompt=6):
+def make(folder, name, seed, lengths=(5, 40, 16, 23), generate=12, prompt=9):
     """lengths: of the sequences whose log-probabilities are kept; below and above every window. The last two are trained on."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
