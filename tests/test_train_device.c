@@ -119,7 +119,7 @@ static void same_file(const char *x, const char *y)
     pw_free(b);
 }
 
-/* Twice, everything kept, and with block inputs and embedding in host memory: the same bytes. */
+/* Twice, everything kept, and with block inputs, embedding and state of the optimizer in host memory: the same bytes. */
 START_TEST(the_same_bytes)
 {
     static const char *const more[] = {", memory: as_given", ", memory: as_given, checkpointing: false", ", memory: least", ", memory: auto"};
@@ -130,7 +130,7 @@ START_TEST(the_same_bytes)
     if (!open_simt(&dev, "")) return;
     pw_dev_close(dev);
     pw_arena_init(&a);
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof more / sizeof more[0]; i++) {
         const char *out = test_path(test_tmpdir(), "run");
         train(test_card(), "nf4", more[i], out, lines, &a);
         const char *file = test_path(test_path(out, "adapter"), "adapter_model.safetensors");

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "data/safetensors.h"
+#include "kernels/backend.h"
 #include "quant/dynamic_map.h"
 #include "tests/support.h"
 #include "train/optim.h"
@@ -39,9 +40,9 @@ static void open_fixture(struct fixture *f, enum pw_optim_kind kind, const char 
         f->q[i] = (float)number(i, 7);
     f->slots[0] = (struct pw_slot){.name = "large", .value = pw_tensor1(f->p, PW_F32, N)};
     f->slots[1] = (struct pw_slot){.name = "small", .value = pw_tensor1(f->q, PW_F32, SMALL)};
-    const size_t bytes = pw_optim_bytes(kind, f->slots, 2);
+    const size_t bytes = pw_optim_bytes(kind, f->slots, 2, false);
     ck_ok(pw_pool_open(&f->pool, f->dev, bytes, "optimiser"));
-    ck_ok(pw_optim_place(&f->o, &f->pool, kind, f->slots, 2));
+    ck_ok(pw_optim_place(&f->o, &f->pool, kind, f->slots, 2, false));
     ck_assert_uint_eq(f->pool.used, f->pool.bytes);     /* the plan is what was taken */
 }
 
@@ -188,6 +189,138 @@ START_TEST(groups)
 }
 END_TEST
 
+/* ---- averages on the host ---- */
+
+/* A device whose transfers happen as late as they may: when their lane is waited for. The simt device makes them at once, the other extreme. */
+enum { PENDING = 64 };
+static struct { void *to; const void *from; size_t bytes; } pending[PW_LANES][PENDING];
+static int n_pending[PW_LANES], n_moves;
+
+static int late(int lane, void *to, const void *from, size_t bytes)
+{
+    PW_CHECK(n_pending[lane] < PENDING, PW_E_FAIL, "too many transfers wait");
+    pending[lane][n_pending[lane]].to = to;
+    pending[lane][n_pending[lane]].from = from;
+    pending[lane][n_pending[lane]++].bytes = bytes;
+    n_moves++;
+    return 0;
+}
+static int late_send(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes) { (void)d; return late(lane, host, device, bytes); }
+static int late_bring(struct pw_dev *d, int lane, void *device, const void *host, size_t bytes) { (void)d; return late(lane, device, host, bytes); }
+static int late_wait(struct pw_dev *d, int lane)
+{
+    (void)d;
+    for (int i = 0; i < n_pending[lane]; i++)
+        memcpy(pending[lane][i].to, pending[lane][i].from, pending[lane][i].bytes);
+    n_pending[lane] = 0;
+    return 0;
+}
+
+struct states { struct pw_dev *dev; struct pw_backend own; struct pw_pool values, pool; struct pw_slot slots[4]; struct pw_optim o; };
+
+static void open_states(struct states *f, enum pw_optim_kind kind, const char *device, bool on_host, const int64_t sizes[4])
+{
+    const struct pw_dev_options options = {.kind = device, .threads = 1};
+    static const char *const names[4] = {"a", "b", "c", "d"};
+    memset(f, 0, sizeof *f);
+    ck_ok(pw_dev_open(&f->dev, &options));
+    if (strcmp(device, "cpu") == 0 && on_host) {
+        f->own = *f->dev->backend;
+        f->own.send = late_send, f->own.bring = late_bring, f->own.wait = late_wait;
+        f->dev->backend = &f->own;
+    }
+    size_t bytes = 0;
+    for (int i = 0; i < 4; i++)
+        bytes += pw_pool_round((size_t)sizes[i] * sizeof(float));
+    ck_ok(pw_pool_open(&f->values, f->dev, bytes, "values"));
+    float *x = pw_alloc(bytes);
+    for (int i = 0; i < 4; i++) {
+        f->slots[i] = (struct pw_slot){.name = names[i], .value = pw_tensor1(pw_pool_take(&f->values, (size_t)sizes[i] * sizeof(float)), PW_F32, sizes[i]), .decay = i % 2, .rate = i == 2 ? 3 : 0};
+        for (int64_t k = 0; k < sizes[i]; k++)
+            x[k] = (float)number(k, i);
+        ck_ok(pw_dev_put(f->dev, f->slots[i].value.data, x, pw_bytes(f->slots[i].value)));
+    }
+    pw_free(x);
+    ck_ok(pw_pool_open(&f->pool, f->dev, pw_optim_bytes(kind, f->slots, 4, on_host), "optimiser"));
+    ck_ok(pw_optim_place(&f->o, &f->pool, kind, f->slots, 4, on_host));
+    ck_assert_uint_eq(f->pool.used, f->pool.bytes);
+}
+
+static void step_states(struct states *f, int t)
+{
+    const struct pw_adamw h = {.lr = 0x1p-6, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.1, .step = t, .grad_scale = 0.5};
+    float *x = pw_alloc(f->o.region);
+    for (int i = 0; i < 4; i++) {
+        for (int64_t k = 0, n = pw_count(f->slots[i].value); k < n; k++)
+            x[k] = (float)(number(k, 10 * t + i) * ldexp(1, -(int)(k % 9)));
+        ck_ok(pw_dev_put(f->dev, f->slots[i].grad.data, x, pw_bytes(f->slots[i].grad)));
+    }
+    ck_ok(pw_optim_step(f->dev, &f->o, &h));
+    pw_free(x);
+}
+
+static void close_states(struct states *f)
+{
+    pw_optim_close(&f->o);
+    pw_pool_close(&f->values);
+    pw_pool_close(&f->pool);
+    pw_dev_close(f->dev);
+}
+
+static void same_states(const struct states *a, const struct states *b, int kind)
+{
+    for (int i = 0; i < 4; i++) {
+        const struct pw_tensor x[5] = {a->slots[i].value, a->slots[i].m, a->slots[i].v, a->slots[i].m_scale, a->slots[i].v_scale};
+        const struct pw_tensor y[5] = {b->slots[i].value, b->slots[i].m, b->slots[i].v, b->slots[i].m_scale, b->slots[i].v_scale};
+        for (int k = 0; k < 5; k++) {
+            ck_assert((x[k].data != NULL) == (y[k].data != NULL));
+            if (!x[k].data)
+                continue;
+            char *p = pw_alloc(pw_bytes(x[k])), *q = pw_alloc(pw_bytes(y[k]));
+            ck_ok(pw_dev_get(a->dev, p, x[k].data, pw_bytes(x[k])));
+            if (b->o.on_host && k > 0)
+                memcpy(q, y[k].data, pw_bytes(y[k]));
+            else
+                ck_ok(pw_dev_get(b->dev, q, y[k].data, pw_bytes(y[k])));
+            ck_assert_msg(memcmp(p, q, pw_bytes(x[k])) == 0, "kind %d, slot %d: part %d differs", kind, i, k);
+            pw_free(p);
+            pw_free(q);
+        }
+    }
+}
+
+/* Resident and on the host: the same bytes of parameters and averages, over pieces that end within a tensor, and tensors that keep f32. */
+static void waits_on_the_host(const char *device, const int64_t sizes[4], int steps)
+{
+    struct states *here = pw_alloc(sizeof *here), *there = pw_alloc(sizeof *there);
+    for (int kind = PW_OPTIM_ADAMW; kind <= PW_OPTIM_SGD; kind++) {
+        open_states(here, (enum pw_optim_kind)kind, device, false, sizes);
+        open_states(there, (enum pw_optim_kind)kind, device, true, sizes);
+        ck_assert(there->pool.bytes < here->pool.bytes || sizes[0] < PW_OPTIM_PIECE);
+        n_moves = 0;
+        for (int t = 1; t <= steps; t++) {
+            step_states(here, t);
+            step_states(there, t);
+        }
+        ck_ok(pw_optim_settle(&there->o));
+        ck_assert(strcmp(device, "cpu") != 0 || n_moves >= 2 * 4 * steps);
+        same_states(here, there, kind);
+        close_states(there);
+        close_states(here);
+    }
+    pw_free(here);
+    pw_free(there);
+}
+
+START_TEST(state_on_the_host)
+{
+    static const int64_t pieces[4] = {2 * PW_OPTIM_PIECE + 777, PW_OPTIM_PIECE, 100, 5000}, few[4] = {9000, 1, 5000, 300};
+    waits_on_the_host("cpu", pieces, 2);
+    waits_on_the_host("cpu", few, 3);
+    waits_on_the_host("simt", few, 3);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("train_optim");
@@ -197,6 +330,8 @@ int main(void)
     tcase_add_test(c, signs_and_zeros);
     tcase_add_test(c, what_is_kept);
     tcase_add_test(c, groups);
+    tcase_add_test(c, state_on_the_host);
+    tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
     return test_run(s);
 }

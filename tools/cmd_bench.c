@@ -178,8 +178,8 @@ static int connect(struct pw_pass *pass, struct pw_optim *optim, const struct pw
         slots[2 * i] = (struct pw_slot){.name = adapter->modules[i].name, .value = adapter->modules[i].lora.a};
         slots[2 * i + 1] = (struct pw_slot){.name = adapter->modules[i].name, .value = adapter->modules[i].lora.b};
     }
-    PW_PASS(pw_pool_open(pool, pass->m->dev, pw_optim_bytes(PW_OPTIM_ADAMW, slots, 2 * adapter->n), "gradients"));
-    PW_PASS(pw_optim_place(optim, pool, PW_OPTIM_ADAMW, slots, 2 * adapter->n));
+    PW_PASS(pw_pool_open(pool, pass->m->dev, pw_optim_bytes(PW_OPTIM_ADAMW, slots, 2 * adapter->n, false), "gradients"));
+    PW_PASS(pw_optim_place(optim, pool, PW_OPTIM_ADAMW, slots, 2 * adapter->n, false));
     return pw_pass_connect(pass, optim);
 }
 

@@ -87,8 +87,11 @@ static void table(struct pw_buf *out, const struct pw_run *run)
     pw_format_bytes(limit, run->limit);
     pw_buf_printf(out, "%-9s %-28s %12s   of %s: %s\n", "PEAK", "", text, limit, pw_run_fits(run) ? "fits" : "does not fit");
     if (run->fit.host_bytes > 0) {
-        pw_format_bytes(text, run->fit.host_bytes);
-        pw_buf_printf(out, "%-9s %-28s %12s\n", "HOST", run->fit.offload ? (run->fit.embed_host ? "embedding, block inputs" : "block inputs") : "embedding", text);
+        const struct pw_run_fit *f = &run->fit;
+        char what[64];
+        snprintf(what, sizeof what, "%s%s%s", f->embed_host ? ", embedding" : "", f->optim_host ? ", optimizer" : "", f->offload ? ", block inputs" : "");
+        pw_format_bytes(text, f->host_bytes);
+        pw_buf_printf(out, "%-9s %-28s %12s\n", "HOST", what[0] ? what + 2 : "", text);
     }
     pw_buf_printf(out, "blocks kept whole %d of %d\n", run->trainer.shape.kept, run->config.layers);
     pw_buf_printf(out, "rows %lld, held out %lld, epochs %lld, steps %lld, tokens %lld, trained parameters %lld, largest pass %lld tokens\n",
@@ -130,6 +133,7 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
     pw_json_i64(&w, "blocks_kept", run->trainer.shape.kept);
     pw_json_bool(&w, "offload", run->fit.offload);
     pw_json_bool(&w, "embedding_on_host", run->fit.embed_host);
+    pw_json_bool(&w, "optimizer_on_host", run->fit.optim_host);
     pw_json_bool(&w, "fits", fits);
     pw_json_open(&w, "suggestions", '[');
     for (size_t i = 0; !fits && texts[i]; i++)

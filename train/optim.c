@@ -65,15 +65,38 @@ size_t pw_optim_state_bytes(enum pw_optim_kind kind, const struct pw_slot *slots
     return pw_optim_region(slots, n) + averages(kind, slots, n);
 }
 
-size_t pw_optim_bytes(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n)
+size_t pw_optim_host_bytes(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n)
 {
-    return pw_optim_region(slots, n) + averages(kind, slots, n) + pw_pool_round(sizeof(double)) +
+    return averages(kind, slots, n);
+}
+
+/* Of the averages of the largest piece. */
+static size_t room(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct pw_slot s = slots[i];
+        const int64_t all = pw_count(s.value);
+        s.value = pw_tensor1(NULL, PW_F32, all < PW_OPTIM_PIECE ? all : PW_OPTIM_PIECE);
+        const size_t bytes = place_averages(&s, kind, NULL);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+size_t pw_optim_bytes(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n, bool on_host)
+{
+    return pw_optim_region(slots, n) + (on_host ? PW_LANES * room(kind, slots, n) : averages(kind, slots, n)) + pw_pool_round(sizeof(double)) +
            (kind == PW_OPTIM_ADAMW8 ? pw_pool_round(MAPS * sizeof(float)) : 0);
 }
 
 /* The pool is cleared; the code of 0 in the signed map is another. */
-static int zero_codes(struct pw_dev *dev, struct pw_tensor m)
+static int zero_codes(struct pw_dev *dev, struct pw_tensor m, bool on_host)
 {
+    if (on_host) {
+        memset(m.data, ZERO_CODE, pw_bytes(m));
+        return 0;
+    }
     uint8_t zeros[PW_OPTIM_SMALL];
     memset(zeros, ZERO_CODE, sizeof zeros);
     for (int64_t at = 0, n = pw_count(m); at < n; at += PW_OPTIM_SMALL)
@@ -81,9 +104,42 @@ static int zero_codes(struct pw_dev *dev, struct pw_tensor m)
     return 0;
 }
 
-int pw_optim_place(struct pw_optim *o, struct pw_pool *pool, enum pw_optim_kind kind, struct pw_slot *slots, size_t n)
+/* Where averages are placed: the pool itself, or pinned memory handed out as if it were one. */
+static int take_host(struct pw_optim *o, struct pw_pool *pool, struct pw_pool *host)
 {
-    *o = (struct pw_optim){.kind = kind, .slots = slots, .n = n, .region = pw_optim_region(slots, n), .maps = pw_none()};
+    const size_t bytes = pw_optim_host_bytes(o->kind, o->slots, o->n), each = room(o->kind, o->slots, o->n);
+    PW_TRY(pw_dev_pinned(pool->dev, &o->host, bytes), "taking host memory for the state of the optimizer");
+    o->dev = pool->dev;
+    for (int i = 0; i < PW_LANES; i++) {
+        o->rooms[i] = pw_pool_take(pool, each);
+        PW_CHECK(o->rooms[i], PW_E_NOMEM, "placing the optimiser");
+    }
+    *host = (struct pw_pool){.dev = pool->dev, .base = o->host, .bytes = bytes, .name = "optimizer state on the host"};
+    return 0;
+}
+
+void pw_optim_close(struct pw_optim *o)
+{
+    if (!o->host)
+        return;
+    (void)pw_optim_settle(o);
+    pw_dev_pinned_free(o->dev, o->host);
+    o->host = NULL;
+}
+
+int pw_optim_settle(struct pw_optim *o)
+{
+    if (!o->on_host)
+        return 0;
+    for (int i = 0; i < PW_LANES; i++)
+        PW_PASS(pw_dev_wait(o->dev, i));
+    return pw_dev_sync(o->dev);
+}
+
+int pw_optim_place(struct pw_optim *o, struct pw_pool *pool, enum pw_optim_kind kind, struct pw_slot *slots, size_t n, bool on_host)
+{
+    struct pw_pool host, *state = pool;
+    *o = (struct pw_optim){.kind = kind, .slots = slots, .n = n, .region = pw_optim_region(slots, n), .maps = pw_none(), .on_host = on_host};
     PW_CHECK(n > 0, PW_E_REFUSED, "nothing is trained: no parameters");
     for (size_t i = 0; i < n; i++)
         PW_CHECK(slots[i].value.dtype == PW_F32 && pw_contiguous(slots[i].value), PW_E_FAIL, "%s: a trained tensor must be contiguous f32 (got %s)",
@@ -92,15 +148,19 @@ int pw_optim_place(struct pw_optim *o, struct pw_pool *pool, enum pw_optim_kind 
     void *norm2 = pw_pool_take(pool, sizeof(double));
     PW_CHECK(o->grads && norm2, PW_E_NOMEM, "placing the optimiser");
     o->norm2 = pw_tensor1(norm2, PW_F64, 1);
+    if (on_host) {
+        PW_PASS(take_host(o, pool, &host));
+        state = &host;
+    }
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
         struct pw_slot *s = &slots[i];
         s->grad = s->value;
         s->grad.data = o->grads + at;
         at += pw_pool_round(pw_bytes(s->value));
-        PW_CHECK(place_averages(s, kind, pool) > 0, PW_E_NOMEM, "placing the averages of %s", s->name);
+        PW_CHECK(place_averages(s, kind, state) > 0, PW_E_NOMEM, "placing the averages of %s", s->name);
         if (s->m.dtype == PW_U8)
-            PW_TRY(zero_codes(pool->dev, s->m), "placing the averages of %s", s->name);
+            PW_TRY(zero_codes(pool->dev, s->m, on_host), "placing the averages of %s", s->name);
     }
     if (kind != PW_OPTIM_ADAMW8)
         return 0;
@@ -157,16 +217,107 @@ static int one(struct pw_dev *dev, const struct pw_optim *o, struct pw_slot *s, 
     return 0;
 }
 
+static struct pw_adamw settings(const struct pw_slot *s, const struct pw_adamw *h)
+{
+    struct pw_adamw step = *h;
+    if (!s->decay)
+        step.weight_decay = 0;
+    if (s->rate > 0)
+        step.lr *= s->rate;
+    return step;
+}
+
+/* ---- averages on the host ---- */
+
+/* A piece of a slot: its elements [at, at + n), with averages in a room. */
+struct piece { size_t slot; int64_t at, n; };
+enum { MOVES = 4 };
+struct move { void *host, *device; size_t bytes; };
+
+static struct pw_tensor elements(struct pw_tensor t, int64_t from, int64_t n)
+{
+    return pw_tensor1((char *)t.data + (size_t)from * pw_dtype_bytes(t.dtype), t.dtype, n);
+}
+
+static int cut(const struct pw_optim *o, const struct piece *p, char *room, struct pw_slot *s, struct move moves[MOVES])
+{
+    *s = o->slots[p->slot];
+    s->value = elements(s->value, p->at, p->n);
+    s->grad = elements(s->grad, p->at, p->n);
+    struct { struct pw_tensor *t; int64_t per; } parts[MOVES] = {{&s->m, 1}, {&s->v, 1}, {&s->m_scale, PW_STATE8_BLOCK}, {&s->v_scale, PW_STATE8_BLOCK}};
+    int n = 0;
+    for (int i = 0; i < MOVES; i++) {
+        if (!parts[i].t->data)
+            continue;
+        struct pw_tensor t = elements(*parts[i].t, p->at / parts[i].per, (p->n + parts[i].per - 1) / parts[i].per);
+        moves[n++] = (struct move){.host = t.data, .device = room, .bytes = pw_bytes(t)};
+        t.data = room;
+        room += pw_pool_round(pw_bytes(t));
+        *parts[i].t = t;
+    }
+    return n;
+}
+
+static bool next_piece(const struct pw_optim *o, struct piece *p)
+{
+    p->at += p->n;
+    while (p->slot < o->n && p->at >= pw_count(o->slots[p->slot].value)) {
+        p->slot++;
+        p->at = 0;
+    }
+    if (p->slot == o->n)
+        return false;
+    const int64_t left = pw_count(o->slots[p->slot].value) - p->at;
+    p->n = left < PW_OPTIM_PIECE ? left : PW_OPTIM_PIECE;
+    return true;
+}
+
+static int bring(struct pw_optim *o, const struct piece *p, int lane)
+{
+    struct pw_slot s;
+    struct move moves[MOVES];
+    for (int i = 0, n = cut(o, p, o->rooms[lane], &s, moves); i < n; i++)
+        PW_PASS(pw_dev_bring(o->dev, lane, moves[i].device, moves[i].host, moves[i].bytes));
+    return 0;
+}
+
+/* What is brought into a room follows, on the room's lane, what was sent from it. */
+static int update(struct pw_optim *o, const struct piece *p, int lane, const struct pw_adamw *h)
+{
+    struct pw_slot s;
+    struct move moves[MOVES];
+    const int n = cut(o, p, o->rooms[lane], &s, moves);
+    const struct pw_adamw step = settings(&s, h);
+    PW_PASS(pw_dev_wait(o->dev, lane));
+    PW_TRY(one(o->dev, o, &s, &step), "updating %s", s.name);
+    for (int i = 0; i < n; i++)
+        PW_PASS(pw_dev_send(o->dev, lane, moves[i].host, moves[i].device, moves[i].bytes));
+    return 0;
+}
+
+static int step_by_pieces(struct pw_optim *o, const struct pw_adamw *h)
+{
+    struct piece now = {0}, next;
+    bool more = next_piece(o, &now);
+    if (more)
+        PW_PASS(bring(o, &now, 0));
+    for (int lane = 0; more; lane = (lane + 1) % PW_LANES, now = next) {
+        next = now;
+        more = next_piece(o, &next);
+        if (more)
+            PW_PASS(bring(o, &next, (lane + 1) % PW_LANES));
+        PW_PASS(update(o, &now, lane, h));
+    }
+    return 0;
+}
+
 int pw_optim_step(struct pw_dev *dev, struct pw_optim *o, const struct pw_adamw *h)
 {
+    if (o->on_host)
+        return step_by_pieces(o, h);
     for (size_t i = 0; i < o->n; i++) {
-        struct pw_slot *s = &o->slots[i];
-        struct pw_adamw step = *h;
-        if (!s->decay)
-            step.weight_decay = 0;
-        if (s->rate > 0)
-            step.lr *= s->rate;
-        PW_TRY(one(dev, o, s, &step), "updating %s", s->name);
+        const struct pw_adamw step = settings(&o->slots[i], h);
+        PW_TRY(one(dev, o, &o->slots[i], &step), "updating %s", o->slots[i].name);
     }
     return 0;
 }

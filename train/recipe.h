@@ -49,6 +49,7 @@ struct pw_recipe {
     double betas[2];
     double eps, weight_decay, clip;
     bool checkpointing;
+    const char *optimizer_state;          /* "auto", "device", "host" */
     const char *memory;                   /* "auto", "as_given", "least" */
     int64_t save_every, eval_every, keep, patience, seed;
     double spike, neftune;

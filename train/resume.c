@@ -55,6 +55,12 @@ static int host_room(const struct pw_optim *o, const struct pw_dev *dev, void **
     return 0;
 }
 
+/* Does the part k of a slot lie in host memory? */
+static bool on_host(const struct pw_optim *o, const struct pw_dev *dev, int k)
+{
+    return dev->host || (o->on_host && k > 0);
+}
+
 static int put_tensors(struct pw_h5_out *h, const struct pw_optim *o, struct pw_dev *dev, void *host)
 {
     char name[NAME_BYTES];
@@ -64,9 +70,9 @@ static int put_tensors(struct pw_h5_out *h, const struct pw_optim *o, struct pw_
             if (!t.data)
                 continue;
             name_of(name, &o->slots[i], &parts[k]);
-            if (!dev->host)
+            if (!on_host(o, dev, k))
                 PW_PASS(pw_dev_get(dev, host, t.data, pw_bytes(t)));
-            PW_PASS(pw_h5_put(h, name, stored(t), dev->host ? t.data : host, t.ndim, t.shape));
+            PW_PASS(pw_h5_put(h, name, stored(t), on_host(o, dev, k) ? t.data : host, t.ndim, t.shape));
         }
     return 0;
 }
@@ -80,8 +86,8 @@ static int get_tensors(struct pw_h5_in *in, const struct pw_optim *o, struct pw_
             if (!t.data)
                 continue;
             name_of(name, &o->slots[i], &parts[k]);
-            PW_PASS(pw_h5_get(in, name, stored(t), dev->host ? t.data : host, t.ndim, t.shape));
-            if (!dev->host)
+            PW_PASS(pw_h5_get(in, name, stored(t), on_host(o, dev, k) ? t.data : host, t.ndim, t.shape));
+            if (!on_host(o, dev, k))
                 PW_PASS(pw_dev_put(dev, t.data, host, pw_bytes(t)));
         }
     return 0;
@@ -111,11 +117,12 @@ static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const stru
     return pw_h5_put_text(h, "data_hash", s->data_hash, strlen(s->data_hash));
 }
 
-int pw_state_save(const char *path, const struct pw_state *s, const struct pw_optim *o, struct pw_dev *dev)
+int pw_state_save(const char *path, const struct pw_state *s, struct pw_optim *o, struct pw_dev *dev)
 {
     struct pw_h5_out *h = NULL;
     void *host = NULL;
     int rc = 0;
+    PW_PASS(pw_optim_settle(o));
     PW_PASS_OUT(host_room(o, dev, &host));
     PW_TRY_OUT(pw_h5_create(&h, path, true), "saving the state");
     rc = put_scalars(h, s, o);
@@ -214,10 +221,10 @@ int pw_state_share(struct pw_ranks *ranks, struct pw_optim *o, struct pw_dev *de
             struct pw_tensor t = part_of(&o->slots[i], &parts[k]);
             if (!t.data)
                 continue;
-            if (!dev->host && pw_ranks_rank(ranks) == 0)
+            if (!on_host(o, dev, k) && pw_ranks_rank(ranks) == 0)
                 PW_PASS_OUT(pw_dev_get(dev, host, t.data, pw_bytes(t)));
-            PW_PASS_OUT(pw_ranks_broadcast(ranks, dev->host ? t.data : host, pw_bytes(t)));
-            if (!dev->host && pw_ranks_rank(ranks) != 0)
+            PW_PASS_OUT(pw_ranks_broadcast(ranks, on_host(o, dev, k) ? t.data : host, pw_bytes(t)));
+            if (!on_host(o, dev, k) && pw_ranks_rank(ranks) != 0)
                 PW_PASS_OUT(pw_dev_put(dev, t.data, host, pw_bytes(t)));
         }
 out:

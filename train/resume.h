@@ -27,7 +27,7 @@ struct pw_state {
     char base_hash[65], data_hash[65];
 };
 void pw_state_free(struct pw_state *s);
-int pw_state_save(const char *path, const struct pw_state *s, const struct pw_optim *o, struct pw_dev *dev);
+int pw_state_save(const char *path, const struct pw_state *s, struct pw_optim *o, struct pw_dev *dev);
 int pw_state_read(const char *path, struct pw_state *s);                                         /* without tensors */
 int pw_state_restore(const char *path, struct pw_optim *o, struct pw_dev *dev);                  /* the tensors */
 /* Gives all ranks the tensors of rank 0: the trained values, and the averages if `averages`. */

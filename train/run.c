@@ -184,7 +184,7 @@ int pw_run_trainer(struct pw_run *run)
     const struct pw_dataset *eval = run->eval ? run->eval : run->n_held > 0 ? run->train : NULL;
     struct pw_trainer_setup set = {
         .recipe = run->opt.recipe, .model = run->model, .adapter = run->has_adapter ? &run->adapter : NULL, .train = run->train, .rows = run->rows,
-        .n_rows = run->n_rows, .ranks = run->opt.ranks, .kept = run->fit.kept, .offload = run->fit.offload, .eval = eval, .eval_rows = run->held, .n_eval = run->n_held, .stop = run->opt.stop, .stop_ctx = run->opt.stop_ctx,
+        .n_rows = run->n_rows, .ranks = run->opt.ranks, .kept = run->fit.kept, .offload = run->fit.offload, .optim_host = run->fit.optim_host, .eval = eval, .eval_rows = run->held, .n_eval = run->n_held, .stop = run->opt.stop, .stop_ctx = run->opt.stop_ctx,
     };
     if (run->has_trainer)
         pw_trainer_close(&run->trainer);
@@ -221,6 +221,7 @@ int pw_run_fill_budget(struct pw_run *run)
     pw_budget_add(b, PW_BUDGET_SCRATCH, "samples", pw_probes_bytes(&run->probes, run->model));
         PW_PASS(pw_dev_memory(dev, &free_bytes, &total_bytes));
         run->limit = run->opt.memory ? run->opt.memory : free_bytes;
+        run->host_limit = pw_memory_available() / (size_t)pw_ranks_local(run->opt.ranks, NULL);
         return 0;
     }
     *b = (struct pw_budget){.before = pw_peak_rss_bytes()};
@@ -286,7 +287,7 @@ void pw_run_close(struct pw_run *run)
 
 bool pw_run_fits(const struct pw_run *run)
 {
-    return pw_budget_peak(&run->budget) <= run->limit;
+    return pw_budget_peak(&run->budget) <= run->limit && (run->opt.dev->host || run->fit.host_bytes <= run->host_limit);
 }
 
 int pw_run_suggest(struct pw_run *run, const char ***texts)
@@ -375,10 +376,11 @@ int pw_run_accept(struct pw_run *run)
     if (pw_run_fits(run))
         return 0;
     const char **texts = NULL;
-    pw_format_bytes(want, pw_budget_peak(&run->budget));
-    pw_format_bytes(have, run->limit);
+    const bool device = pw_budget_peak(&run->budget) > run->limit;
+    pw_format_bytes(want, device ? pw_budget_peak(&run->budget) : run->fit.host_bytes);
+    pw_format_bytes(have, device ? run->limit : run->host_limit);
     PW_PASS(pw_run_suggest(run, &texts));
-    int rc = pw_error(PW_E_REFUSED, "the run does not fit: planned %s, at most %s", want, have);
+    int rc = pw_error(PW_E_REFUSED, "the run does not fit: planned %s%s, at most %s", want, device ? "" : " of host memory", have);
     if (texts[0])
         pw_error_hint("%s", texts[0]);
     return rc;

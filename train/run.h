@@ -22,7 +22,7 @@ struct pw_run_options {
     /* Called after each evaluation on the held-out rows (benchmarks during training); may be NULL. */
     int (*evaluated)(void *ctx, struct pw_model *m, int64_t step, double loss); void *evaluated_ctx;
 };
-struct pw_run_fit { int kept; bool offload, embed_host; size_t host_bytes; }; /* kept, offload: train/pass.h; pinned host memory they take */
+struct pw_run_fit { int kept; bool offload, embed_host, optim_host; size_t host_bytes; }; /* kept, offload: train/pass.h; pinned host memory they take */
 struct pw_run {
     struct pw_run_options opt;
     struct pw_tokenizer *tokenizer;
@@ -36,7 +36,7 @@ struct pw_run {
     struct pw_trainer trainer; bool has_trainer;
     struct pw_budget budget;
     struct pw_run_fit fit;           /* what was chosen to make it fit */
-    uint64_t limit;                  /* bytes that the plan must fit into */
+    uint64_t limit, host_limit;      /* bytes that the plan, and what waits in host memory, must fit into */
     char base_hash[65];
     struct pw_arena arena;
 };
@@ -51,7 +51,7 @@ struct pw_run_result {
 };
 /* Everything but memory and steps: data, counts, the plan. Several ranks succeed or fail together, here and in pw_run_train. */
 int pw_run_open(struct pw_run *run, const struct pw_run_options *opt);
-/* Chooses kept, offload and embed_host as the recipe's train.memory says (train/fit.c); part of opening. */
+/* Chooses kept, offload, embed_host and optim_host as the recipe's train.memory says (train/fit.c); part of opening. */
 int pw_run_choose_fit(struct pw_run *run);
 bool pw_run_fits(const struct pw_run *run);
 /* Settings that would make the plan smaller, as texts in run->arena; the list ends with NULL. */

@@ -132,7 +132,7 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     pw_budget_add(b, PW_BUDGET_STATIC, "reference log-probabilities",
                   pw_preference_bytes(&t->preference.objective, t->set.train, t->eval_plan ? t->set.eval : NULL, most_rows(t)));
     pw_budget_add(b, PW_BUDGET_STATIC, "gradients", region);
-    pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->kind, t->slots, t->n_slots) - region);
+    pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->kind, t->slots, t->n_slots, t->set.optim_host) - region);
     pw_budget_add(b, PW_BUDGET_SAVED, saved_name(t), bytes.saved);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "pass", bytes.scratch);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "operations", bytes.device);
@@ -148,7 +148,7 @@ int pw_trainer_start(struct pw_trainer *t)
     struct pw_pass_bytes bytes;
     size_t adapter = t->set.adapter ? pw_pool_round(pw_adapter_bytes(t->set.adapter)) : 0;
     pw_pass_size(m, &t->shape, &bytes);
-    PW_TRY(pw_pool_open(&t->pool, m->dev, adapter + pw_optim_bytes(t->kind, t->slots, t->n_slots) + bytes.saved + bytes.scratch, "training"), "taking the planned memory");
+    PW_TRY(pw_pool_open(&t->pool, m->dev, adapter + pw_optim_bytes(t->kind, t->slots, t->n_slots, t->set.optim_host) + bytes.saved + bytes.scratch, "training"), "taking the planned memory");
     PW_PASS(pw_dev_reserve(m->dev, bytes.device));
     if (t->set.adapter) {
         /* Shapes were attached for planning; now the tensors get their place, and the model and the slots see it. */
@@ -161,7 +161,7 @@ int pw_trainer_start(struct pw_trainer *t)
         }
         PW_PASS(pw_model_attach(m, t->set.adapter));
     }
-    PW_PASS(pw_optim_place(&t->optim, &t->pool, t->kind, t->slots, t->n_slots));
+    PW_PASS(pw_optim_place(&t->optim, &t->pool, t->kind, t->slots, t->n_slots, t->set.optim_host));
     PW_PASS(pw_pass_place(&t->pass, m, &t->shape, &t->pool, &t->arena));
     PW_PASS(pw_pass_connect(&t->pass, &t->optim));
     PW_PASS(pw_packed_init(&t->packed, &t->arena, t->shape.tokens, most_rows(t)));
@@ -193,6 +193,7 @@ void pw_trainer_close(struct pw_trainer *t)
     pw_packing_free(t->plan);
     pw_packing_free(t->eval_plan);
     pw_pass_close(&t->pass);
+    pw_optim_close(&t->optim);
     pw_pool_close(&t->pool);
     pw_arena_free(&t->arena);
     t->plan = t->eval_plan = NULL;

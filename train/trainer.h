@@ -24,6 +24,7 @@ struct pw_trainer_setup {
     const struct pw_dataset *eval; const uint32_t *eval_rows; int64_t n_eval;  /* eval NULL: none */
     struct pw_ranks *ranks;             /* NULL: alone */
     int kept; bool offload;             /* of the passes: train/pass.h; kept 0: as the recipe says */
+    bool optim_host;                    /* averages wait in host memory: train/optim.h; only where device memory is another */
     bool (*stop)(void *ctx); void *stop_ctx;                                   /* asked between passes; may be NULL */
 };
 struct pw_trainer {
