@@ -33,6 +33,11 @@ bool pw_checkpoint_has(const struct pw_checkpoint *c, const char *name);
 int pw_checkpoint_tensor(struct pw_checkpoint *c, const char *name, int64_t a, int64_t b, struct pw_tensor *out);
 /* A weight of exactly (n_out, n_in), dense, 4-bit or of a GGUF type, as stored; scales that are not aligned in the file are copied. */
 int pw_checkpoint_weight(struct pw_checkpoint *c, const char *name, int64_t n_out, int64_t n_in, struct pw_weight *out);
+/* Layers with experts: the router, and one linear of one expert. Under names of their own, as published files and transformers have them; or as slices of
+ * the tensors that hold all experts of a layer, which transformers 5 writes with save_original_format=False (dense): mlp.experts.gate_up_proj
+ * (E, 2 F, D), gate above up, and mlp.experts.down_proj (E, D, F), beside mlp.gate. */
+int pw_checkpoint_router(struct pw_checkpoint *c, int layer, struct pw_weight *out);
+int pw_checkpoint_expert(struct pw_checkpoint *c, int layer, int expert, enum pw_expert_part p, struct pw_weight *out);
 int pw_checkpoint_all_used(const struct pw_checkpoint *c);
 /* For listings: i-th tensor in name order; false past the end. */
 struct pw_stored { const char *name; const char *dtype; int ndim; int64_t shape[4]; const void *data; size_t bytes; };

@@ -26,6 +26,7 @@ struct family {
     double rope_local_theta; /* of layers with a window, when the config is silent; 0 = that of the others */
     double norm_eps;         /* when the config is silent; 0 = 1e-6 */
     bool fused;              /* qkv_proj, gate_up_proj */
+    bool experts;            /* model_config_experts.c */
 };
 static const struct family families[] = {
     {"llama", "LlamaForCausalLM", .rope_theta = 10000, .may_bias = true},
@@ -36,6 +37,8 @@ static const struct family families[] = {
      .attn_softcap = 50, .logit_softcap = 30},
     {"gemma3_text", "Gemma3ForCausalLM", .rope_theta = 1e6, .rope_local_theta = 10000, .gemma = true, .qk_norm = true, .window = WINDOW_ALTERNATES, .period = 6,
      .silent_window = 4096, .head_dim = 256},
+    {"mixtral", "MixtralForCausalLM", .rope_theta = 1e6, .norm_eps = 1e-5, .window = WINDOW_KEY, .experts = true},
+    {"qwen3_moe", "Qwen3MoeForCausalLM", .rope_theta = 10000, .may_bias = true, .qk_norm = true, .experts = true},
     {"phi3", "Phi3ForCausalLM", .rope_theta = 10000, .norm_eps = 1e-5, .window = WINDOW_KEY, .fused = true},
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
@@ -247,7 +250,7 @@ static int read_rest(struct pw_model_config *c, const struct family *f, const st
     if (f->gemma)
         PW_PASS(read_gemma(c, json, source));
     static const char *const absent[] = {"num_local_experts", "num_experts", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"};
-    for (size_t i = 0; i < (f->gemma ? 2 : sizeof absent / sizeof *absent); i++) {
+    for (size_t i = f->experts ? 2 : 0; i < (f->gemma ? 2 : sizeof absent / sizeof *absent); i++) {
         const struct pw_value *v = pw_get(json, absent[i]);
         PW_CHECK(!v || v->kind == PW_NULL, PW_E_UNSUPPORTED, "%s: %s is not supported for %s", source, absent[i], f->model_type);
     }
@@ -287,25 +290,35 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     PW_PASS(read_window(c, f, json, source));
     PW_PASS(pw_rope_config_read(c, &(struct pw_rope_rules){.local = f->rope_local_theta > 0, .phi = f->fused}, json, source));
     PW_PASS(read_rest(c, f, json, source));
+    if (f->experts)
+        PW_PASS(pw_experts_config_read(c, json, source));
     PW_PASS(read_tokens(c, json, source));
     c->attn_scale = 1 / sqrt(c->attn_scalar > 0 ? c->attn_scalar : c->head_dim);
     c->parameters = pw_model_config_count(c);
     return 0;
 }
 
-int64_t pw_model_config_count(const struct pw_model_config *c)
+static int64_t count_layer(const struct pw_model_config *c, int i)
 {
-    int64_t layer = 0;
+    int64_t layer = pw_model_config_sparse(c, i) ? pw_experts_count(c) : 0;
     for (int n = 0; n < PW_NORM_COUNT; n++)
         layer += pw_norm_suffix(c, n) ? pw_norm_width(c, n) : 0;
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         int64_t n_out, n_in;
-        if (!pw_linear_has(c, l))
+        if (!pw_layer_has(c, i, l))
             continue;
         pw_linear_shape(c, l, &n_out, &n_in);
         layer += n_out * n_in + (pw_linear_biased(c, l) ? n_out : 0);
     }
-    return c->layers * layer + c->vocab * c->hidden * (c->tied ? 1 : 2) + c->hidden;
+    return layer;
+}
+
+int64_t pw_model_config_count(const struct pw_model_config *c)
+{
+    int64_t sum = c->vocab * c->hidden * (c->tied ? 1 : 2) + c->hidden;
+    for (int i = 0; i < c->layers; i++)
+        sum += count_layer(c, i);
+    return sum;
 }
 
 static void write_cap(struct pw_json *w, const char *key, double x)
@@ -333,6 +346,8 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
     pw_json_open(w, "architectures", '[');
     pw_json_str(w, NULL, c->architecture);
     pw_json_close(w, ']');
+    if (f->experts)
+        pw_experts_config_write(c, w);
     if (f->gemma)
         write_cap(w, "attn_logit_softcapping", c->attn_softcap);
     if (f->may_bias)

@@ -42,6 +42,10 @@ struct pw_model_config {
     double attn_scale;        /* 1/sqrt(attn_scalar) */
     double embed_scale;       /* embeddings are multiplied by it, rounded to the type of activations; 1 = not */
     double attn_softcap, logit_softcap; /* 0 */
+    int experts;              /* of a feed-forward half; 0 = one dense half, as usual */
+    int experts_chosen, expert_ffn;
+    bool experts_renormalise; /* weights are a share of those chosen, not of all */
+    uint64_t dense[PW_LAYERS_MAX / 64]; /* with experts: bit i says that layer i has a dense half all the same */
     double init_range;        /* initializer_range, for training from scratch */
     int32_t bos, eos[8], pad; /* -1 = none; eos ends at the first -1 */
     int n_eos;
@@ -67,6 +71,20 @@ bool pw_linear_has(const struct pw_model_config *c, enum pw_linear l);
 const char *pw_linear_suffix(enum pw_linear l);                      /* "self_attn.q_proj" */
 bool pw_linear_biased(const struct pw_model_config *c, enum pw_linear l);
 void pw_linear_shape(const struct pw_model_config *c, enum pw_linear l, int64_t *n_out, int64_t *n_in);
+
+/* The feed-forward half of a layer with experts: a router and, of each expert, three linears. The linears PW_LIN_GATE, UP and DOWN are absent there. */
+enum pw_expert_part { PW_EXPERT_GATE, PW_EXPERT_UP, PW_EXPERT_DOWN, PW_EXPERT_PARTS };
+bool pw_model_config_sparse(const struct pw_model_config *c, int layer);            /* has this layer experts? */
+bool pw_layer_has(const struct pw_model_config *c, int layer, enum pw_linear l);    /* pw_linear_has, and it is not made of experts here */
+enum { PW_EXPERT_NAME = 64 };
+const char *pw_router_suffix(const struct pw_model_config *c);                      /* "mlp.gate" */
+const char *pw_expert_part_name(const struct pw_model_config *c, enum pw_expert_part p);  /* "gate_proj"; Mixtral: "w1" */
+/* "mlp.experts.3.gate_proj"; Mixtral: "block_sparse_moe.experts.3.w1" */
+void pw_expert_suffix(const struct pw_model_config *c, int expert, enum pw_expert_part p, char out[PW_EXPERT_NAME]);
+/* Which expert and part a suffix of this form names, whatever the family; false: none. *length: how much of the text is the name. */
+bool pw_expert_of(const char *suffix, int *expert, enum pw_expert_part *p, size_t *length);
+void pw_expert_shape(const struct pw_model_config *c, enum pw_expert_part p, int64_t *n_out, int64_t *n_in);
+enum pw_linear pw_expert_linear(enum pw_expert_part p);                             /* the linear of a dense half that it stands for */
 
 /* The norms of a block, in forward order: before attention, of the heads of q and k, of what attention puts out, before and after the
  * feed-forward half. A model has some of them. */

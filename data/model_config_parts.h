@@ -1,4 +1,4 @@
-/* What the two files of model_config.h share: model_config.c (families, sizes, layers) and rope_config.c (rotary parameters). Private to them. */
+/* What the two files of model_config.h share: model_config.c (families, sizes, layers), model_config_experts.c (experts) and rope_config.c (rotary parameters). Private to them. */
 #ifndef PW_DATA_MODEL_CONFIG_PARTS_H
 #define PW_DATA_MODEL_CONFIG_PARTS_H
 
@@ -15,4 +15,8 @@ struct pw_rope_rules {
 };
 int pw_rope_config_read(struct pw_model_config *c, const struct pw_rope_rules *rules, const struct pw_value *json, const char *source);
 void pw_rope_config_write(const struct pw_model_config *c, struct pw_json *w);
+/* num_local_experts or num_experts, num_experts_per_tok, moe_intermediate_size, norm_topk_prob, mlp_only_layers, decoder_sparse_step: model_config_experts.c. */
+int pw_experts_config_read(struct pw_model_config *c, const struct pw_value *json, const char *source);
+void pw_experts_config_write(const struct pw_model_config *c, struct pw_json *w);
+int64_t pw_experts_count(const struct pw_model_config *c); /* parameters of a half with experts */
 #endif

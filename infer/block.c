@@ -3,17 +3,15 @@
  * Owns no memory and no arithmetic: ops compute, pools hold. Backward keeps to what is saved and makes the outputs of the norms and the
  * gated product again (both are cheap next to a linear layer and would be the largest things to keep).
  * Knows nothing of losses, optimisers, caches or tokens' meaning. */
-#include "infer/block.h"
+#include "infer/block_parts.h"
 
 #include "base/error.h"
 
 /* ---- sizes ---------------------------------------------------------------------------------------------------------- */
 
-struct taker { struct pw_pool *pool; enum pw_dtype type; int64_t tokens; size_t bytes; int rc; };
-
-static void take_as(struct taker *k, struct pw_tensor *t, enum pw_dtype type, int64_t columns, bool vector)
+void pw_take_rows(struct taker *k, struct pw_tensor *t, enum pw_dtype type, int64_t rows, int64_t columns, bool vector)
 {
-    const size_t bytes = (size_t)k->tokens * (size_t)columns * pw_dtype_bytes(type);
+    const size_t bytes = (size_t)rows * (size_t)columns * pw_dtype_bytes(type);
     void *data = NULL;
     k->bytes += pw_pool_round(bytes);
     *t = pw_none();
@@ -26,7 +24,12 @@ static void take_as(struct taker *k, struct pw_tensor *t, enum pw_dtype type, in
             return;
         }
     }
-    *t = vector ? pw_tensor1(data, type, k->tokens) : pw_tensor2(data, type, k->tokens, columns);
+    *t = vector ? pw_tensor1(data, type, rows) : pw_tensor2(data, type, rows, columns);
+}
+
+static void take_as(struct taker *k, struct pw_tensor *t, enum pw_dtype type, int64_t columns, bool vector)
+{
+    pw_take_rows(k, t, type, k->tokens, columns, vector);
 }
 
 static void take(struct taker *k, struct pw_tensor *t, int64_t columns)
@@ -39,10 +42,25 @@ static void take_statistics(struct taker *k, struct pw_tensor *t, int64_t column
     take_as(k, t, k->type == PW_F64 ? PW_F64 : PW_F32, columns, vector);
 }
 
+/* Something of the feed-forward half, (T, F): in a model with experts as large as (N, expert_ffn) where that is more. */
+static void take_half(struct taker *k, struct pw_tensor *t, const struct pw_model_config *c)
+{
+    const int64_t own = c->experts ? (pw_expert_rows(c, k->tokens) * c->expert_ffn + k->tokens - 1) / (k->tokens ? k->tokens : 1) : 0;
+    take(k, t, own > c->ffn ? own : c->ffn);
+}
+
+static void take_xa(struct taker *k, struct pw_tensor xa[PW_LIN_COUNT], const struct pw_block_shape *shape)
+{
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        const bool half = l == PW_LIN_GATE || l == PW_LIN_UP || l == PW_LIN_DOWN;
+        pw_take_rows(k, &xa[l], k->type, half ? pw_expert_rows(shape->config, k->tokens) : k->tokens, shape->ranks[l], false);
+    }
+}
+
 static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_block_shape *shape)
 {
     const struct pw_model_config *c = shape->config;
-    const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, F = c->ffn;
+    const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
     take(k, &s->x_in, D);
     take_statistics(k, &s->inv_attn, 1, true);
     take(k, &s->q, q);
@@ -52,8 +70,8 @@ static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_bloc
     take_statistics(k, &s->lse, c->heads, false);
     take(k, &s->x_mid, D);
     take_statistics(k, &s->inv_mlp, 1, true);
-    take(k, &s->gate, F);
-    take(k, &s->up, F);
+    take_half(k, &s->gate, c);
+    take_half(k, &s->up, c);
     s->inv_q = s->inv_k = s->attn_out = s->inv_attn_out = s->mlp_out = s->inv_mlp_out = pw_none();
     if (c->qk_norm) {
         take_statistics(k, &s->inv_q, c->heads, false);
@@ -65,8 +83,10 @@ static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_bloc
         take(k, &s->mlp_out, D);
         take_statistics(k, &s->inv_mlp_out, 1, true);
     }
-    for (int l = 0; l < PW_LIN_COUNT; l++)
-        take(k, &s->xa[l], shape->ranks[l]);
+    take_xa(k, s->xa, shape);
+    s->experts = (struct pw_experts_saved){0};
+    if (c->experts)
+        pw_experts_walk_saved(k, &s->experts, c);
 }
 
 static void walk_work(struct taker *k, struct pw_work *w, const struct pw_block_shape *shape)
@@ -80,15 +100,16 @@ static void walk_work(struct taker *k, struct pw_work *w, const struct pw_block_
     take(k, &w->v, kv);
     take(k, &w->attn, q);
     take_statistics(k, &w->lse, c->heads, false);
-    take(k, &w->gate, F);
-    take(k, &w->up, F);
+    take_half(k, &w->gate, c);
+    take_half(k, &w->up, c);
     if (c->fused)
         take(k, &w->fused, q + 2 * kv > 2 * F ? q + 2 * kv : 2 * F);
-    for (int l = 0; l < PW_LIN_COUNT; l++)
-        take(k, &w->xa[l], shape->ranks[l]);
+    take_xa(k, w->xa, shape);
+    if (c->experts)
+        pw_experts_walk_work(k, &w->experts, c, shape->backward);
     if (shape->backward) {
         take(k, &w->dh, D);
-        take(k, &w->glu, F);
+        take_half(k, &w->glu, c);
         if (c->qk_norm) {
             take(k, &w->q_again, q);
             take(k, &w->k_again, kv);
@@ -137,19 +158,28 @@ void pw_model_ranks(const struct pw_model *m, int ranks[PW_LIN_COUNT])
                 ranks[l] = lora->r;
         }
     }
+    for (int i = 0; i < m->config.layers; i++)
+        for (int p = 0; m->layers[i].moe && p < PW_EXPERT_PARTS; p++) {
+            const struct pw_lora *lora = m->layers[i].moe->part[p][0].lora;
+            int *rank = &ranks[pw_expert_linear(p)];
+            *rank = lora && lora->r > *rank ? lora->r : *rank;
+        }
 }
 
 size_t pw_block_scratch(const struct pw_model *m, int64_t tokens, int64_t keys, bool backward)
 {
     const struct pw_model_config *c = &m->config;
     size_t most = pw_scratch_attn(m->dev, tokens, keys, c->heads, c->kv_heads, c->head_dim, backward);
-    for (int i = 0; i < c->layers; i++)
+    for (int i = 0; i < c->layers; i++) {
+        const size_t half = m->layers[i].moe ? pw_experts_scratch(m, i, tokens, backward) : 0;
+        most = half > most ? half : most;
         for (int l = 0; l < PW_LIN_COUNT; l++) {
-            if (!pw_linear_has(c, l))
+            if (!pw_layer_has(c, i, l))
                 continue;
             const size_t bytes = pw_scratch_linear(m->dev, tokens, &m->layers[i].linear[l], backward);
             most = bytes > most ? bytes : most;
         }
+    }
     return most;
 }
 
@@ -169,6 +199,12 @@ struct block {                 /* what both directions look at */
 static struct pw_tensor first(const struct block *k, struct pw_tensor t)
 {
     return t.data ? pw_rows(t, 0, k->n) : t;
+}
+
+/* The same for gate, up and their product: the buffer may be wider where other layers have experts. */
+static struct pw_tensor first_half(const struct block *k, struct pw_tensor t)
+{
+    return pw_tensor2(t.data, t.dtype, k->n, k->c->ffn);
 }
 
 static struct pw_tensor first_xa(const struct block *k, const struct pw_tensor xa[PW_LIN_COUNT], enum pw_linear l)
@@ -341,8 +377,8 @@ static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work
 {
     const struct pw_model_config *c = k->c;
     const struct pw_tensor *xa = saved ? saved->xa : w->xa;
-    const struct pw_tensor h = first(k, w->h), gate = first(k, saved ? saved->gate : w->gate), up = first(k, saved ? saved->up : w->up);
-    const struct pw_tensor product = first(k, w->gate);   /* gate itself when nothing is saved */
+    const struct pw_tensor h = first(k, w->h), gate = first_half(k, saved ? saved->gate : w->gate), up = first_half(k, saved ? saved->up : w->up);
+    const struct pw_tensor product = first_half(k, w->gate);   /* gate itself when nothing is saved */
     const struct pw_tensor inv = saved ? first(k, saved->inv_mlp) : pw_none();
     const struct pw_tensor out = saved && c->post_norms ? first(k, saved->mlp_out) : h, inv_out = saved ? first(k, saved->inv_mlp_out) : pw_none();
 
@@ -367,7 +403,7 @@ int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const st
     PW_PASS(attention_forward(&k, x, w, saved));
     if (saved)
         PW_PASS(pw_copy(k.dev, first(&k, saved->x_mid), x));
-    return mlp_forward(&k, x, w, saved);
+    return k.layer->moe ? pw_experts_forward(m, layer, x, b, w, saved) : mlp_forward(&k, x, w, saved);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------- */
@@ -406,9 +442,9 @@ static int half_back(const struct block *k, enum pw_norm n, struct pw_tensor *do
 static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
 {
     const struct pw_model_config *c = k->c;
-    const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), gate = first(k, s->gate), up = first(k, s->up), x_mid = first(k, s->x_mid);
-    const struct pw_tensor product = first(k, w->gate), dproduct = first(k, w->glu);  /* product's memory becomes dgate */
-    const struct pw_tensor dgate = first(k, w->dgate), dup = first(k, w->dup);
+    const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), gate = first_half(k, s->gate), up = first_half(k, s->up), x_mid = first(k, s->x_mid);
+    const struct pw_tensor product = first_half(k, w->gate), dproduct = first_half(k, w->glu);  /* product's memory becomes dgate */
+    const struct pw_tensor dgate = first_half(k, w->dgate), dup = first_half(k, w->dup);
     struct pw_tensor dout;
 
     PW_PASS(half_back(k, PW_NORM_MLP_OUT, &dout, dh, dx, first(k, s->mlp_out), first(k, s->inv_mlp_out), grads));
@@ -482,7 +518,7 @@ int pw_block_backward(struct pw_model *m, int layer, struct pw_tensor dx, const 
     PW_PASS(begin(&k, m, layer, dx, b, w, saved->xa));
     PW_CHECK(!b->kv_rows.data, PW_E_FAIL, "block %d: backward through a cache", layer);
     PW_CHECK(w->dh.data, PW_E_FAIL, "block %d: work was placed without backward", layer);
-    PW_TRY(mlp_backward(&k, dx, w, saved, grads), "layer %d: backward of the feed-forward half", layer);
+    PW_TRY(k.layer->moe ? pw_experts_backward(m, layer, dx, b, w, saved, grads) : mlp_backward(&k, dx, w, saved, grads), "layer %d: backward of the feed-forward half", layer);
     PW_TRY(attention_backward(&k, dx, w, saved, grads), "layer %d: backward of the attention half", layer);
     return 0;
 }

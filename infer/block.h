@@ -4,6 +4,7 @@
  *     h = rmsnorm(x); q, k, v = linears(h); [rmsnorm of the heads of q and k]; rope; [k, v go to the KV pool]; a = attention; x += [rmsnorm] o(a)
  * where the linears of q, k, v may be one, and those of gate and up,
  *     h = rmsnorm(x); f = act(gate(h)) * up(h); x += [rmsnorm] down(f)
+ * In layers with experts the second half is experts.c's: h goes to some of many gates, ups and downs, and comes back weighted.
  * With `saved` the activations that backward needs are kept there; NULL in inference. Gradient checkpointing is: keep only the block's
  * input, and call pw_block_forward again with a saved slot before pw_block_backward. Sizes are pure functions of the config. */
 #ifndef PW_INFER_BLOCK_H
@@ -11,17 +12,25 @@
 
 #include "infer/model.h"
 
+/* Which experts the tokens of a pass went to (ops: kernels/op.h); N = T * experts_chosen rows. */
+struct pw_route { struct pw_tensor logits, weights, chosen, places, tokens, starts; }; /* (T, E), (T, C) f32; (T, C), (T, C), (N), (E + 1) i32 */
+struct pw_experts_saved { struct pw_route route; struct pw_tensor y; };                 /* y (N, D): what experts gave */
+struct pw_experts_work { struct pw_route route; struct pw_tensor x, dy, dweights, dlogits; }; /* x, dy (N, D); (T, C) f32, (T, E): backward only */
+int64_t pw_expert_rows(const struct pw_model_config *c, int64_t tokens);               /* N; of a model without experts: tokens */
+
 struct pw_saved {              /* what one block keeps for backward, (T, .) each: activations, but for inv and lse in f32 */
     struct pw_tensor x_in, inv_attn, q, k, v, attn, lse, x_mid, inv_mlp, gate, up;  /* q, k: with norms of their own, before these */
     struct pw_tensor inv_q, inv_k;             /* (T * heads), with norms of q and k */
     struct pw_tensor attn_out, inv_attn_out, mlp_out, inv_mlp_out;   /* with norms of outputs: what goes into them */
-    struct pw_tensor xa[PW_LIN_COUNT];   /* (T, R) of linears with an adapter */
+    struct pw_tensor xa[PW_LIN_COUNT];   /* (T, R) of linears with an adapter; of gate, up and down (N, R) in a model with experts, gate and up (N, F) too if that is more */
+    struct pw_experts_saved experts;
 };
 struct pw_work {               /* scratch of a block: reused by every block; (T, .) */
     struct pw_tensor h, q, k, v, attn, lse, gate, up, xa[PW_LIN_COUNT];
     struct pw_tensor fused;                /* (T, q + 2 kv or 2 F, whichever is more): what linears of several parts give, and the gradient of it */
     /* backward only; dq, dk, dv, dattn, dgate and dup are the memory of q, k, v, attn, gate and up, which are free by then */
     struct pw_tensor dh, dq, dk, dv, dattn, dgate, dup, glu;
+    struct pw_experts_work experts;
     struct pw_tensor q_again, k_again;     /* with norms of q and k: these after norm and rope, made again; then gradients of what goes into the norms */
 };
 struct pw_block_batch {        /* the rows of this pass */
@@ -47,7 +56,7 @@ size_t pw_saved_bytes(const struct pw_block_shape *shape);
 int pw_saved_place(struct pw_saved *s, struct pw_pool *pool, const struct pw_block_shape *shape);
 size_t pw_work_bytes(const struct pw_block_shape *shape);
 int pw_work_place(struct pw_work *w, struct pw_pool *pool, const struct pw_block_shape *shape);
-/* Largest adapter rank per linear over the layers, as attached now. */
+/* Largest adapter rank per linear over the layers, as attached now; those of experts count as gate, up and down. */
 void pw_model_ranks(const struct pw_model *m, int ranks[PW_LIN_COUNT]);
 
 /* Batches may have fewer tokens than work and saved were placed for. */
@@ -57,6 +66,7 @@ int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const st
 struct pw_block_grads {
     struct pw_tensor da[PW_LIN_COUNT], db[PW_LIN_COUNT];   /* adapters */
     struct pw_tensor dw[PW_LIN_COUNT], dnorm[PW_NORM_COUNT]; /* full training */
+    struct pw_linear_grads *experts[PW_EXPERT_PARTS];        /* (E) each, da and db; NULL: of none */
 };
 /* dx (T, D): in: gradient of the block's output; out: of its input (in place). Parameter gradients are added to. */
 int pw_block_backward(struct pw_model *m, int layer, struct pw_tensor dx, const struct pw_block_batch *b, struct pw_work *w,

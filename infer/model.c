@@ -76,11 +76,11 @@ static size_t dense_bytes(const struct plan *p, const void *data, enum pw_dtype 
     return pw_pool_round((size_t)count * pw_dtype_bytes(to));
 }
 
-/* What is quantised, and how: linears of blocks, and the output layer. */
-enum place { BLOCK, HEAD };
+/* What is quantised, and how: linears of blocks, and the output layer. A router is as it is stored: it is small, and what it chooses is not a matter of degree. */
+enum place { BLOCK, HEAD, ROUTER };
 static const struct pw_quant_options *quant_of(const struct plan *p, enum place where)
 {
-    return where == HEAD ? (p->head ? &p->quant_head : NULL) : p->quantise ? &p->quant : NULL;
+    return where == HEAD ? (p->head ? &p->quant_head : NULL) : where == BLOCK && p->quantise ? &p->quant : NULL;
 }
 
 static size_t weight_need(const struct plan *p, const struct pw_weight *w, enum place where)
@@ -246,6 +246,37 @@ static int place_tensor(struct pw_model *m, struct plan *p, struct pw_tensor *t,
     return 0;
 }
 
+/* ---- the weights of a layer ----------------------------------------------------------------------------------------- */
+
+/* One after the other: *at counts from 0, NULL past the last. Linears have their own number; then the router, then gate, up and down of each expert. */
+static struct pw_weight *next_weight(const struct pw_model *m, int layer, int *at, enum place *where)
+{
+    struct pw_layer *l = &m->layers[layer];
+    for (; *at < PW_LIN_COUNT; ++*at)
+        if (pw_layer_has(&m->config, layer, *at)) {
+            *where = BLOCK;
+            return &l->linear[(*at)++];
+        }
+    const int i = *at - PW_LIN_COUNT - 1;
+    if (!l->moe || i >= PW_EXPERT_PARTS * m->config.experts)
+        return NULL;
+    ++*at;
+    *where = i < 0 ? ROUTER : BLOCK;
+    return i < 0 ? &l->moe->router : &l->moe->part[i % PW_EXPERT_PARTS][i / PW_EXPERT_PARTS];
+}
+
+/* The name of what next_weight has just given. */
+static const char *name_of(const struct pw_model *m, int at, char name[PW_EXPERT_NAME])
+{
+    const int i = at - PW_LIN_COUNT - 2;
+    if (at <= PW_LIN_COUNT)
+        return pw_linear_suffix(at - 1);
+    if (i < 0)
+        return pw_router_suffix(&m->config);
+    pw_expert_suffix(&m->config, i / PW_EXPERT_PARTS, i % PW_EXPERT_PARTS, name);
+    return name;
+}
+
 /* ---- collecting ----------------------------------------------------------------------------------------------------- */
 
 static int collect_layer(struct pw_model *m, int i)
@@ -262,7 +293,7 @@ static int collect_layer(struct pw_model *m, int i)
     }
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         int64_t n_out, n_in;
-        if (!pw_linear_has(&m->config, l))
+        if (!pw_layer_has(&m->config, i, l))
             continue;
         pw_linear_shape(&m->config, l, &n_out, &n_in);
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_linear_suffix(l));
@@ -274,6 +305,12 @@ static int collect_layer(struct pw_model *m, int i)
             layer->linear[l].bias = bias.data;
         }
     }
+    if (!layer->moe)
+        return 0;
+    PW_PASS(pw_checkpoint_router(c, i, &layer->moe->router));
+    for (int e = 0; e < m->config.experts; e++)
+        for (int p = 0; p < PW_EXPERT_PARTS; p++)
+            PW_PASS(pw_checkpoint_expert(c, i, e, p, &layer->moe->part[p][e]));
     return 0;
 }
 
@@ -339,8 +376,10 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     for (int i = 0; i < k->layers; i++) {
         for (int n = 0; n < PW_NORM_COUNT; n++)
             bytes += pw_norm_suffix(k, n) ? pw_pool_round((size_t)pw_norm_width(k, n) * sizeof(float)) : 0;
-        for (int l = 0; l < PW_LIN_COUNT; l++)
-            bytes += pw_linear_has(k, l) ? weight_need(p, &m->layers[i].linear[l], BLOCK) : 0;
+        enum place where;
+        const struct pw_weight *w;
+        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+            bytes += weight_need(p, w, where);
     }
     return bytes;
 }
@@ -356,27 +395,36 @@ static size_t largest(const struct pw_model *m, const struct plan *p)
     size_t most = embed_bytes(m, p), n;
     if (own_head(m, p) && (n = stage_need(m, p, &m->head, HEAD)) > most)
         most = n;
-    for (int i = 0; i < m->config.layers; i++)
-        for (int l = 0; l < PW_LIN_COUNT; l++)
-            if (pw_linear_has(&m->config, l) && (n = stage_need(m, p, &m->layers[i].linear[l], BLOCK)) > most)
+    for (int i = 0; i < m->config.layers; i++) {
+        enum place where;
+        const struct pw_weight *w;
+        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+            if ((n = stage_need(m, p, w, where)) > most)
                 most = n;
+    }
     return most + pw_pool_round((size_t)m->config.hidden * sizeof(float));
+}
+
+static void room_there(struct pw_quant_stage_size *size, const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum place where)
+{
+    if (!made_there(p, m, w, where))
+        return;
+    size->widest = w->n_in > size->widest ? w->n_in : size->widest;
+    size->most = w->n_out * w->n_in > size->most ? w->n_out * w->n_in : size->most;
+    size->block = quant_of(p, where)->block > size->block ? quant_of(p, where)->block : size->block;
 }
 
 /* The device's own place for quantising, when it will quantise anything. */
 static int open_there(struct pw_model *m, struct plan *p)
 {
     struct pw_quant_stage_size size = {0};
-    for (int i = -1; i < m->config.layers; i++)
-        for (int l = 0; l < (i < 0 ? 1 : PW_LIN_COUNT); l++) {
-            const struct pw_weight *w = i < 0 ? &m->head : &m->layers[i].linear[l];
-            const enum place where = i < 0 ? HEAD : BLOCK;
-            if ((i >= 0 && !pw_linear_has(&m->config, l)) || !made_there(p, m, w, where))
-                continue;
-            size.widest = w->n_in > size.widest ? w->n_in : size.widest;
-            size.most = w->n_out * w->n_in > size.most ? w->n_out * w->n_in : size.most;
-            size.block = quant_of(p, where)->block > size.block ? quant_of(p, where)->block : size.block;
-        }
+    room_there(&size, m, p, &m->head, HEAD);
+    for (int i = 0; i < m->config.layers; i++) {
+        enum place where;
+        const struct pw_weight *w;
+        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+            room_there(&size, m, p, w, where);
+    }
     return size.most ? pw_quant_stage_open(&p->there, m->dev, &size) : 0;
 }
 
@@ -411,17 +459,17 @@ static int place_embed(struct pw_model *m, struct plan *p)
     return 0;
 }
 
-/* The system reads the next linear from the file while this one is made. */
-static void read_ahead(const struct pw_model *m, int layer, int linear)
+/* The system reads the next weight from the file while this one is made. */
+static void read_ahead(const struct pw_model *m, int layer, int at)
 {
-    while (linear < PW_LIN_COUNT && !pw_linear_has(&m->config, linear))
-        linear++;
-    if (linear == PW_LIN_COUNT) {
-        layer++;
-        linear = m->config.fused ? PW_LIN_QKV : PW_LIN_Q;
+    enum place where;
+    const struct pw_weight *w = next_weight(m, layer, &at, &where);
+    if (!w && layer + 1 < m->config.layers) {
+        at = 0;
+        w = next_weight(m, layer + 1, &at, &where);
     }
-    if (layer < m->config.layers)
-        pw_memory_ahead(m->layers[layer].linear[linear].data, pw_weight_data_bytes(&m->layers[layer].linear[linear]));
+    if (w)
+        pw_memory_ahead(w->data, pw_weight_data_bytes(w));
 }
 
 static int place(struct pw_model *m, struct plan *p)
@@ -439,14 +487,15 @@ static int place(struct pw_model *m, struct plan *p)
         for (int n = 0; n < PW_NORM_COUNT; n++)
             if (layer->norm[n].data)
                 PW_PASS(place_tensor(m, p, &layer->norm[n], PW_F32));
-        for (int l = 0; l < PW_LIN_COUNT; l++) {
-            if (!pw_linear_has(k, l))
-                continue;
-            if (layer->linear[l].bias)
-                PW_PASS(make_bias(m, p, i, l));
+        enum place where;
+        struct pw_weight *w;
+        char name[PW_EXPERT_NAME];
+        for (int at = 0; (w = next_weight(m, i, &at, &where));) {
+            if (w->bias)
+                PW_PASS(make_bias(m, p, i, at - 1));
             if (p->device)
-                read_ahead(m, i, l + 1);
-            PW_TRY(place_weight(m, p, &layer->linear[l], BLOCK), "layer %d: %s", i, pw_linear_suffix(l));
+                read_ahead(m, i, at);
+            PW_TRY(place_weight(m, p, w, where), "layer %d: %s", i, name_of(m, at, name));
         }
     }
     return 0;
@@ -488,8 +537,10 @@ void pw_model_count_bytes(struct pw_model *m)
         const struct pw_layer *layer = &m->layers[i];
         for (int n = 0; n < PW_NORM_COUNT; n++)
             m->weight_bytes += layer->norm[n].data ? pw_bytes(layer->norm[n]) : 0;
-        for (int l = 0; l < PW_LIN_COUNT; l++)
-            m->weight_bytes += !pw_linear_has(k, l) ? 0 : pw_weight_bytes(&layer->linear[l]) + (layer->linear[l].bias ? (size_t)layer->linear[l].n_out * sizeof(float) : 0);
+        enum place where;
+        const struct pw_weight *w;
+        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+            m->weight_bytes += pw_weight_bytes(w) + (w->bias ? (size_t)w->n_out * sizeof(float) : 0);
     }
 }
 
@@ -509,6 +560,14 @@ int pw_model_make_layers(struct pw_model *m)
 {
     m->layers = pw_arena_array(&m->arena, (size_t)m->config.layers, sizeof *m->layers);
     PW_CHECK(m->layers, PW_E_NOMEM, "out of memory for %d layers", m->config.layers);
+    for (int i = 0; i < m->config.layers; i++) {
+        if (!pw_model_config_sparse(&m->config, i))
+            continue;
+        struct pw_moe *moe = m->layers[i].moe = pw_arena_array(&m->arena, 1, sizeof *moe);
+        for (int p = 0; moe && p < PW_EXPERT_PARTS; p++)
+            moe->part[p] = pw_arena_array(&m->arena, (size_t)m->config.experts, sizeof *moe->part[p]);
+        PW_CHECK(moe && moe->part[0] && moe->part[1] && moe->part[2], PW_E_NOMEM, "out of memory for %d experts", m->config.experts);
+    }
     return 0;
 }
 
@@ -532,9 +591,10 @@ static void shape(struct pw_model *m, const struct plan *p)
     for (int i = 0; i < m->config.layers; i++) {
         for (int n = 0; n < PW_NORM_COUNT; n++)
             m->layers[i].norm[n].dtype = PW_F32;
-        for (int l = 0; l < PW_LIN_COUNT; l++)
-            if (pw_linear_has(&m->config, l))
-                shape_weight(p, &m->layers[i].linear[l], BLOCK);
+        enum place where;
+        struct pw_weight *w;
+        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+            shape_weight(p, w, where);
     }
 }
 
@@ -564,6 +624,7 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     if (opt->context > 0)
         m->config.context = opt->context;
     PW_CHECK_OUT(!plan.embed_host || own_head(m, &plan), PW_E_USAGE, "%s: the embedding is the output layer too and cannot stay on the host (unless the head is quantised)", path);
+    PW_CHECK_OUT(!opt->trainable || !m->config.experts, PW_E_UNSUPPORTED, "%s: full training of a model with experts is not supported", path);
     PW_PASS_OUT(pw_model_make_layers(m));
     PW_TRY_OUT(collect(m), "loading %s", path);
     if (opt->measure) {
@@ -630,16 +691,39 @@ struct pw_weight *pw_model_linear(struct pw_model *m, const char *module)
     if (*end != '.' || layer >= (unsigned long)m->config.layers || (module[0] == '0' && end != module + 1))
         return NULL;
     for (int l = 0; l < PW_LIN_COUNT; l++)
-        if (pw_linear_has(&m->config, l) && strcmp(end + 1, pw_linear_suffix(l)) == 0)
+        if (pw_layer_has(&m->config, (int)layer, l) && strcmp(end + 1, pw_linear_suffix(l)) == 0)
             return &m->layers[layer].linear[l];
-    return NULL;
+    int expert;
+    enum pw_expert_part p;
+    size_t length;
+    char name[PW_EXPERT_NAME];
+    if (!m->layers[layer].moe || !pw_expert_of(end + 1, &expert, &p, &length) || expert >= m->config.experts)
+        return NULL;
+    pw_expert_suffix(&m->config, expert, p, name);
+    return strcmp(end + 1, name) == 0 ? &m->layers[layer].moe->part[p][expert] : NULL;
 }
 
 static void detach(struct pw_model *m)
 {
-    for (int i = 0; i < m->config.layers; i++)
-        for (int l = 0; l < PW_LIN_COUNT; l++)
-            m->layers[i].linear[l].lora = NULL;
+    for (int i = 0; i < m->config.layers; i++) {
+        enum place where;
+        struct pw_weight *w;
+        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+            w->lora = NULL;
+    }
+}
+
+/* The experts of a layer are multiplied in one go: all have an adapter of one rank, or none has. */
+static int check_experts(const struct pw_model *m, int layer)
+{
+    for (int p = 0; m->layers[layer].moe && p < PW_EXPERT_PARTS; p++) {
+        const struct pw_weight *w = m->layers[layer].moe->part[p];
+        for (int e = 1; e < m->config.experts; e++)
+            PW_CHECK(!w[e].lora == !w[0].lora && (!w[0].lora || w[e].lora->r == w[0].lora->r), PW_E_UNSUPPORTED,
+                     "attaching an adapter: layer %d: %s of expert %d has rank %d, of expert 0 %d: expected all experts of a layer to have the same rank, or none", layer,
+                     pw_expert_part_name(&m->config, p), e, w[e].lora ? w[e].lora->r : 0, w[0].lora ? w[0].lora->r : 0);
+    }
+    return 0;
 }
 
 int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
@@ -656,6 +740,8 @@ int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
         PW_CHECK_OUT(module->lora.a.data && module->lora.b.data, PW_E_FAIL, "attaching an adapter: %s: it has no tensors", module->name);
         w->lora = &module->lora;
     }
+    for (int i = 0; i < m->config.layers; i++)
+        PW_PASS_OUT(check_experts(m, i));
 out:
     if (rc < 0)
         detach(m);

@@ -11,9 +11,14 @@
 #include "kernels/op.h"
 #include "lora/adapter.h"
 
+struct pw_moe {                                         /* a feed-forward half made of experts */
+    struct pw_weight router;                           /* (E, D), as stored: never quantised while loading, never trained */
+    struct pw_weight *part[PW_EXPERT_PARTS];           /* (E) each: gate, up, down; ->lora set by pw_model_attach, for all experts of a layer or none */
+};
 struct pw_layer {
     struct pw_tensor norm[PW_NORM_COUNT];              /* (D), of q and k (d), f32; none where the model has none */
     struct pw_weight linear[PW_LIN_COUNT];             /* those that the model has; ->lora set by pw_model_attach */
+    struct pw_moe *moe;                                /* NULL: a dense half */
 };
 struct pw_model {
     struct pw_model_config config;
@@ -54,7 +59,7 @@ struct pw_weight *pw_model_linear(struct pw_model *m, const char *module); /* "m
 int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed);
 /* The same for plans: shapes without memory; pool.bytes says what creating would take. */
 int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config);
-/* The same in another type: f64 on the ref device, for gradient checks. */
+/* The same in another type: f64 on the ref device, for gradient checks. Experts too, though they are not among the parameters. */
 int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type);
 /* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving: the embedding; per layer
  * norms and linears in forward order (input norm, q, k, v, norms of q and k, o, ...); the final norm; the head unless it is tied (then the gradients of both uses are

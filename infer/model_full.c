@@ -43,7 +43,7 @@ static int list_params(struct pw_model *m, struct pw_arena *arena, struct pw_par
         const struct pw_layer *layer = &m->layers[i];
         for (int k = 0; k < PARTS; k++) {
             const bool is_norm = parts[k].norm != PW_NORM_COUNT;
-            const char *suffix = is_norm ? pw_norm_suffix(&m->config, parts[k].norm) : pw_linear_has(&m->config, parts[k].linear) ? pw_linear_suffix(parts[k].linear) : NULL;
+            const char *suffix = is_norm ? pw_norm_suffix(&m->config, parts[k].norm) : pw_layer_has(&m->config, i, parts[k].linear) ? pw_linear_suffix(parts[k].linear) : NULL;
             if (suffix)
                 p[n++] = (struct pw_param){pw_arena_printf(arena, "model.layers.%d.%s.weight", i, suffix),
                                            is_norm ? layer->norm[parts[k].norm] : weight_view(&layer->linear[parts[k].linear])};
@@ -96,14 +96,29 @@ static size_t bytes_of(const struct pw_model_config *config, size_t size)
     for (int n = 0; n < PW_NORM_COUNT; n++)
         if (pw_norm_suffix(config, n))
             bytes += pw_pool_round((size_t)pw_norm_width(config, n) * size) * (size_t)config->layers;
-    for (int l = 0; l < PW_LIN_COUNT; l++) {
+    for (int i = 0; i < config->layers; i++) {
         int64_t n_out, n_in;
-        if (!pw_linear_has(config, l))
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            if (!pw_layer_has(config, i, l))
+                continue;
+            pw_linear_shape(config, l, &n_out, &n_in);
+            bytes += pw_pool_round((size_t)(n_out * n_in) * size);
+        }
+        if (!pw_model_config_sparse(config, i))
             continue;
-        pw_linear_shape(config, l, &n_out, &n_in);
-        bytes += pw_pool_round((size_t)(n_out * n_in) * size) * (size_t)config->layers;
+        bytes += pw_pool_round((size_t)config->experts * (size_t)config->hidden * size);
+        for (int p = 0; p < PW_EXPERT_PARTS; p++) {
+            pw_expert_shape(config, p, &n_out, &n_in);
+            bytes += pw_pool_round((size_t)(n_out * n_in) * size) * (size_t)config->experts;
+        }
     }
     return bytes;
+}
+
+static int no_experts(const struct pw_model_config *config)
+{
+    PW_CHECK(config->experts == 0, PW_E_UNSUPPORTED, "training from scratch of a model with experts");
+    return 0;
 }
 
 int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config)
@@ -111,6 +126,7 @@ int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const str
     struct pw_model *m = NULL;
     const int64_t D = config->hidden, V = config->vocab;
     int rc = 0;
+    PW_PASS(no_experts(config));
     PW_PASS(pw_model_new(&m, dev, config));
     m->trainable = true;
     PW_PASS_OUT(pw_model_make_layers(m));
@@ -123,7 +139,7 @@ int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const str
             layer->norm[n] = pw_norm_suffix(config, n) ? pw_tensor1(NULL, PW_F32, pw_norm_width(config, n)) : pw_none();
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             int64_t n_out, n_in;
-            if (!pw_linear_has(config, l))
+            if (!pw_layer_has(config, i, l))
                 continue;
             pw_linear_shape(config, l, &n_out, &n_in);
             layer->linear[l] = pw_weight_dense(pw_tensor2(NULL, PW_F32, n_out, n_in));
@@ -171,11 +187,21 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
         }
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             int64_t n_out, n_in;
-            if (!pw_linear_has(config, l))
+            if (!pw_layer_has(config, i, l))
                 continue;
             pw_linear_shape(config, l, &n_out, &n_in);
             PW_PASS_OUT(fresh(m, &data, n_out * n_in, type, 0, deviation, STREAM));
             layer->linear[l] = pw_weight_dense(pw_tensor2(data, type, n_out, n_in));
+        }
+        if (!layer->moe)
+            continue;
+        PW_PASS_OUT(fresh(m, &data, config->experts * D, type, 0, deviation, STREAM));
+        layer->moe->router = pw_weight_dense(pw_tensor2(data, type, config->experts, D));
+        for (int e = 0; e < PW_EXPERT_PARTS * config->experts; e++) {
+            int64_t n_out, n_in;
+            pw_expert_shape(config, e % PW_EXPERT_PARTS, &n_out, &n_in);
+            PW_PASS_OUT(fresh(m, &data, n_out * n_in, type, 0, deviation, STREAM));
+            layer->moe->part[e % PW_EXPERT_PARTS][e / PW_EXPERT_PARTS] = pw_weight_dense(pw_tensor2(data, type, n_out, n_in));
         }
     }
     PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
@@ -199,6 +225,7 @@ out:
 
 int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed)
 {
+    PW_PASS(no_experts(config));
     return pw_model_create_as(out, dev, config, seed, PW_F32);
 }
 

@@ -344,11 +344,12 @@ static int follow_adapter(struct pw_session *s)
         pw_pool_close(&s->adapter);
         s->adapter = (struct pw_pool){0};
         s->xa_rank = 0;
-        PW_PASS(pw_pool_open(&s->adapter, s->m->dev, pw_pool_round(act_bytes(s->m, s->batch_tokens, most)), "adapter activations"));
-        void *data = pw_pool_take(&s->adapter, act_bytes(s->m, s->batch_tokens, most));
+        const int64_t rows = pw_expert_rows(&s->m->config, s->batch_tokens);
+        PW_PASS(pw_pool_open(&s->adapter, s->m->dev, pw_pool_round(act_bytes(s->m, rows, most)), "adapter activations"));
+        void *data = pw_pool_take(&s->adapter, act_bytes(s->m, rows, most));
         PW_CHECK(data, PW_E_NOMEM, "no room for the adapter's activations");
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            s->work.xa[l] = pw_tensor2(data, s->m->dev->act, s->batch_tokens, most);
+            s->work.xa[l] = pw_tensor2(data, s->m->dev->act, rows, most);
         s->xa_rank = most;
         PW_PASS(reserve(s));
     }

@@ -48,6 +48,7 @@ struct pw_linear_grads {       /* each may be pw_none(); what is none is not com
 };
 /* Linear layers that stand side by side, one an expert: the same n_out, n_in and type, all with an adapter of one rank or all without. */
 enum { PW_EXPERTS_MAX = 1024, PW_CHOSEN_MAX = 32 };
+#define PW_EXPERT_STREAM ((uint64_t)1 << 48) /* from the dropout offset of one expert to the next */
 struct pw_experts { int n; const struct pw_weight *w; /* (n) */ };
 struct pw_adamw {              /* one step of AdamW, Loshchilov and Hutter 2019 */
     double lr, beta1, beta2, eps, weight_decay;
@@ -107,7 +108,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  *             starts[e + 1]; tokens (T * C) i32, the token of a row; places (T, C) i32, the row of a pair. So x of the experts is
  *             gather_rows(h, tokens), and what they give goes back with combine.
  * experts_fwd linear_fwd for rows in the order of route_rows: rows of expert e by w[e]. Where starts is on the device, nobody waits for it. xa (rows, R).
- *             The dropout mask of expert e is that of a linear layer over its rows alone with offset drop.offset + e. Rows past starts[E] are not touched.
+ *             The dropout mask of expert e is that of a linear layer over its rows alone with offset drop.offset + e * PW_EXPERT_STREAM. Rows past starts[E] are not touched.
  * experts_bwd dx (rows, K) += (may be none); g (n) or NULL: da and db of each expert, the rest of it is none. No gradient of weights, nor of biases.
  * combine_fwd out (T, D) += sum over c of weights[t][c] * y[places[t][c]], in the order of c; weights (T, C) may be none: 1 each. y (rows, D).
  * combine_bwd dy (rows, D) += weights * dout, dweights (T, C) += dot(dout, y) (may be none; y too then); each row is in places once.

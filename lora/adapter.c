@@ -46,17 +46,31 @@ static bool next_target(const char **at, char word[256])
     return true;
 }
 
+static bool in_some_layer(const struct pw_model_config *model, enum pw_linear l)
+{
+    bool any = false;
+    for (int i = 0; i < model->layers && !any; i++)
+        any = pw_layer_has(model, i, l);
+    return any;
+}
+
 static int unmatched(const struct pw_model_config *model, const char *key, const char *target)
 {
-    const char *names[PW_LIN_COUNT * 2 + 1];
+    const char *names[PW_LIN_COUNT * 2 + PW_EXPERT_PARTS + 1];
     char known[256] = "all-linear";
     size_t n = 0, at = strlen(known);
     for (int l = 0; l < PW_LIN_COUNT; l++)
-        if (pw_linear_has(model, (enum pw_linear)l)) {
+        if (in_some_layer(model, (enum pw_linear)l)) {
             names[n++] = pw_linear_suffix((enum pw_linear)l);
             names[n] = strrchr(names[n - 1], '.') + 1;
             at += (size_t)snprintf(known + at, sizeof known - at, ", %s", names[n++]);
         }
+    for (int p = 0; model->experts && p < PW_EXPERT_PARTS; p++) {
+        names[n] = pw_expert_part_name(model, (enum pw_expert_part)p);
+        if (!strstr(known, names[n]))
+            at += (size_t)snprintf(known + at, sizeof known - at, ", %s", names[n]);
+        n++;
+    }
     names[n++] = "all-linear";
     const char *near = pw_nearest(target, names, n);
     int rc = pw_error(PW_E_USAGE, "adapter.%s: %s names no linear layer of the model", key, target);
@@ -127,12 +141,13 @@ static int layer_taken(const char *layers, int layer, int n, bool *taken)
     return 0;
 }
 
-static int add_module(struct pw_adapter *a, const struct pw_model_config *model, const char *name, enum pw_linear l)
+static int add_module(struct pw_adapter *a, const char *name, int64_t n_out, int64_t n_in)
 {
     struct pw_adapter_module *m = &a->modules[a->n];
     m->name = pw_arena_strndup(&a->arena, name, strlen(name));
     PW_CHECK(m->name, PW_E_NOMEM, "no memory for the adapter's modules");
-    pw_linear_shape(model, l, &m->n_out, &m->n_in);
+    m->n_out = n_out;
+    m->n_in = n_in;
     double r = a->config.r;
     struct pw_adapter_config own = a->config;
     PW_PASS(from_pattern("rank_pattern", a->config.rank_pattern, name, &r));
@@ -147,25 +162,50 @@ static int add_module(struct pw_adapter *a, const struct pw_model_config *model,
     return 0;
 }
 
+/* Adds the module if the targets select it. */
+static int consider(struct pw_adapter *a, const char *name, int64_t n_out, int64_t n_in)
+{
+    char word[256];
+    bool selected = strcmp(a->config.targets, "all-linear") == 0;
+    for (const char *at = a->config.targets; !selected && next_target(&at, word);)
+        selected = pw_adapter_selects(word, name);
+    return selected ? add_module(a, name, n_out, n_in) : 0;
+}
+
+/* Linears in forward order, then those of experts, expert by expert. A router is never among them. */
+static int plan_layer(struct pw_adapter *a, const struct pw_model_config *model, int i)
+{
+    char name[320], suffix[PW_EXPERT_NAME];
+    int64_t n_out, n_in;
+    for (int l = 0; l < PW_LIN_COUNT; l++) {
+        if (!pw_layer_has(model, i, (enum pw_linear)l))
+            continue;
+        snprintf(name, sizeof name, "model.layers.%d.%s", i, pw_linear_suffix((enum pw_linear)l));
+        pw_linear_shape(model, (enum pw_linear)l, &n_out, &n_in);
+        PW_PASS(consider(a, name, n_out, n_in));
+    }
+    for (int e = 0; pw_model_config_sparse(model, i) && e < PW_EXPERT_PARTS * model->experts; e++) {
+        pw_expert_suffix(model, e / PW_EXPERT_PARTS, (enum pw_expert_part)(e % PW_EXPERT_PARTS), suffix);
+        snprintf(name, sizeof name, "model.layers.%d.%s", i, suffix);
+        pw_expert_shape(model, (enum pw_expert_part)(e % PW_EXPERT_PARTS), &n_out, &n_in);
+        PW_PASS(consider(a, name, n_out, n_in));
+    }
+    return 0;
+}
+
 static int plan(struct pw_adapter *a, const struct pw_model_config *model)
 {
     const char *targets = a->config.targets;
     const bool all = strcmp(targets, "all-linear") == 0;
-    char word[256], name[320];
-    a->modules = pw_arena_array(&a->arena, (size_t)model->layers * PW_LIN_COUNT, sizeof *a->modules);
+    char word[256];
+    a->modules = pw_arena_array(&a->arena, (size_t)model->layers * (size_t)(PW_LIN_COUNT + PW_EXPERT_PARTS * model->experts), sizeof *a->modules);
     PW_CHECK(a->modules, PW_E_NOMEM, "no memory for the adapter's modules");
-    for (int i = 0; i < model->layers; i++)
-        for (int l = 0; l < PW_LIN_COUNT; l++) {
-            bool selected = all, taken = true;
-            if (!pw_linear_has(model, (enum pw_linear)l))
-                continue;
-            PW_PASS(layer_taken(a->config.layers, i, model->layers, &taken));
-            snprintf(name, sizeof name, "model.layers.%d.%s", i, pw_linear_suffix((enum pw_linear)l));
-            for (const char *at = targets; !selected && next_target(&at, word);)
-                selected = pw_adapter_selects(word, name);
-            if (selected && taken)
-                PW_PASS(add_module(a, model, name, (enum pw_linear)l));
-        }
+    for (int i = 0; i < model->layers; i++) {
+        bool taken = true;
+        PW_PASS(layer_taken(a->config.layers, i, model->layers, &taken));
+        if (taken)
+            PW_PASS(plan_layer(a, model, i));
+    }
     for (const char *at = targets; !all && next_target(&at, word);) {
         bool matched = false;
         for (size_t i = 0; i < a->n && !matched; i++)

@@ -17,7 +17,9 @@ struct pw_adapter_config {
     int r;
     double alpha, dropout;
     bool rslora;
-    const char *targets;          /* "all-linear", or comma-separated module suffixes "q_proj,v_proj" */
+    const char *targets;          /* "all-linear", or comma-separated module suffixes "q_proj,v_proj". In models with experts all-linear takes the linears of
+                                   * every expert ("mlp.experts.3.up_proj", "block_sparse_moe.experts.3.w3"), named as in the published files, and never the
+                                   * router; peft 0.21 takes that too, as it did when routers were plain linear layers */
     /* For planning alone, each may be NULL: "q_proj=8,layers.3.mlp.up_proj=4" (the first that selects a module counts, by the rule of targets) for
      * ranks and alphas of their own; layers "0-3,28-31" (from 0, both included) or "all". With layers, targets becomes the list of all modules. */
     const char *rank_pattern, *alpha_pattern, *layers;

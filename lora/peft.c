@@ -125,7 +125,7 @@ static int pattern(const struct pw_value *json, const char *key, const char *pat
 
 /* ---- reading: the tensors ---- */
 
-struct found { const char *name; const struct pw_st_tensor *a, *b; int layer, linear; };
+struct found { const char *name; const struct pw_st_tensor *a, *b; int layer, linear; };   /* linear: PW_LIN_COUNT + .. of experts, INT32_MAX of what is none */
 
 static int forward_order(const void *x, const void *y)
 {
@@ -142,7 +142,7 @@ static void locate(struct found *f)
 {
     int used = 0;
     f->layer = INT32_MAX;
-    f->linear = PW_LIN_COUNT;
+    f->linear = INT32_MAX;
     if (sscanf(f->name, "model.layers.%9d.%n", &f->layer, &used) != 1 || used == 0) {
         f->layer = INT32_MAX;
         return;
@@ -150,6 +150,11 @@ static void locate(struct found *f)
     for (int l = 0; l < PW_LIN_COUNT; l++)
         if (strcmp(f->name + used, pw_linear_suffix((enum pw_linear)l)) == 0)
             f->linear = l;
+    int expert;
+    enum pw_expert_part part;
+    size_t length;
+    if (pw_expert_of(f->name + used, &expert, &part, &length) && !f->name[used + (int)length])
+        f->linear = PW_LIN_COUNT + PW_EXPERT_PARTS * expert + (int)part;
 }
 
 /* Groups the tensors of the file into modules, A and B, in forward order. */
@@ -194,7 +199,7 @@ static int check_modules(const struct pw_adapter *a, const struct found *list, s
     for (size_t i = 0; i < n; i++) {
         const struct pw_adapter_module *m = pw_adapter_find(&expected, list[i].name);
         PW_CHECK_OUT(m, PW_E_FORMAT, "%s: unknown tensor %s%s%s: %s", path, prefix, list[i].name, tail_a,
-                     list[i].linear < PW_LIN_COUNT && list[i].layer < model->layers ? "target_modules does not name it"
+                     list[i].linear < INT32_MAX && list[i].layer < model->layers ? "target_modules does not name it"
                                                                                     : "the model has no such linear layer; is the adapter for another base?");
         PW_CHECK_OUT(list[i].a->shape[1] == m->n_in, PW_E_FORMAT,
                      "%s: %s%s%s: shape does not fit the model, the adapter is for another base (expected (%" PRId64 ", %" PRId64 "), got (%" PRId64 ", %" PRId64 "))",
@@ -320,14 +325,19 @@ int pw_peft_load(struct pw_adapter *a, const char *dir, const struct pw_model_co
 /* Last part of the module's name if `all-linear`, else the targets as they were given; each once, in the order of the modules. */
 static void write_targets(const struct pw_adapter *a, struct pw_json *w)
 {
+    const char *seen[PW_LIN_COUNT + PW_EXPERT_PARTS];
+    size_t n_seen = 0;
     pw_json_open(w, "target_modules", '[');
     if (strcmp(a->config.targets, "all-linear") == 0)
-        for (int l = 0; l < PW_LIN_COUNT; l++) {
-            bool there = false;
-            for (size_t i = 0; i < a->n && !there; i++)
-                there = pw_adapter_selects(pw_linear_suffix((enum pw_linear)l), a->modules[i].name);
-            if (there)
-                pw_json_str(w, NULL, strrchr(pw_linear_suffix((enum pw_linear)l), '.') + 1);
+        for (size_t i = 0; i < a->n; i++) {
+            const char *last = strrchr(a->modules[i].name, '.') + 1;
+            size_t k = 0;
+            while (k < n_seen && strcmp(seen[k], last) != 0)
+                k++;
+            if (k < n_seen || n_seen == sizeof seen / sizeof *seen)
+                continue;
+            seen[n_seen++] = last;
+            pw_json_str(w, NULL, last);
         }
     else
         for (const char *at = a->config.targets; *at;) {

@@ -43,7 +43,29 @@ enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum 
         if (!strcmp(name + used + n, ".bias"))
             return PW_ROLE_DENSE;
     }
+    int expert;
+    enum pw_expert_part part;
+    size_t length;
+    if (!pw_model_config_sparse(c, layer))
+        return PW_ROLE_UNKNOWN;
+    const size_t router = strlen(pw_router_suffix(c));
+    if (strncmp(name + used, pw_router_suffix(c), router) == 0 && !strcmp(name + used + router, ".weight"))
+        return PW_ROLE_DENSE;
+    if (pw_expert_of(name + used, &expert, &part, &length) && !strcmp(name + used + length, ".weight"))
+        return PW_ROLE_LINEAR;
     return PW_ROLE_UNKNOWN;
+}
+
+/* The shape of a tensor of PW_ROLE_LINEAR. */
+static void linear_shape(const struct pw_model_config *c, const char *name, enum pw_linear l, int64_t *n_out, int64_t *n_in)
+{
+    int layer, used = 0, expert;
+    enum pw_expert_part part;
+    size_t length;
+    if (l < PW_LIN_COUNT)
+        pw_linear_shape(c, l, n_out, n_in);
+    else if (sscanf(name, "model.layers.%9d.%n", &layer, &used) == 1 && pw_expert_of(name + used, &expert, &part, &length))
+        pw_expert_shape(c, part, n_out, n_in);
 }
 
 int pw_source_open(struct pw_source *s, struct pw_checkpoint *c, const struct pw_stored *t, bool interleaved)
@@ -55,8 +77,8 @@ int pw_source_open(struct pw_source *s, struct pw_checkpoint *c, const struct pw
     if (interleaved != m->rope_interleaved && (l == PW_LIN_Q || l == PW_LIN_K))
         s->heads = l == PW_LIN_Q ? m->heads : m->kv_heads;
     if (role == PW_ROLE_LINEAR) {
-        int64_t n_out, n_in;
-        pw_linear_shape(m, l, &n_out, &n_in);
+        int64_t n_out = 0, n_in = 0;
+        linear_shape(m, t->name, l, &n_out, &n_in);
         return pw_checkpoint_weight(c, t->name, n_out, n_in, &s->w);
     }
     PW_CHECK(t->ndim == 1 || t->ndim == 2, PW_E_FORMAT, "%s: expected one or two dimensions, got %d", t->name, t->ndim);

@@ -8,7 +8,7 @@
 #include "kernels/op.h"
 
 enum pw_role { PW_ROLE_LINEAR, PW_ROLE_DENSE, PW_ROLE_COMPANION, PW_ROLE_UNKNOWN }; /* block linears; all else; parts of a quantised one */
-enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum pw_linear *linear); /* linear: also of a bias */
+enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum pw_linear *linear); /* linear: also of a bias; PW_LIN_COUNT: of an expert, or none */
 
 struct pw_source {
     const char *name;

@@ -47,12 +47,18 @@ static void gradients(struct pw_model_config c, double dropout)
         struct pw_layer *layer = &w.m->layers[i];
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             struct pw_weight *linear = &layer->linear[l];
-            if (!pw_linear_has(&c, l))
+            if (!pw_layer_has(&c, i, l))
                 continue;
             snprintf(name, sizeof name, "layer %d %s", i, pw_linear_suffix(l));
             check_gradient(&w, name, pw_tensor2((void *)(uintptr_t)linear->data, PW_F64, linear->n_out, linear->n_in), w.grads[i].dw[l], &largest);
             check_gradient(&w, name, w.lora[i][l].a, w.grads[i].da[l], &adapter);
             check_gradient(&w, name, w.lora[i][l].b, w.grads[i].db[l], &adapter);
+        }
+        for (int e = 0; layer->moe && e < PW_EXPERT_PARTS * c.experts; e++) {
+            const int p = e % PW_EXPERT_PARTS, expert = e / PW_EXPERT_PARTS;
+            snprintf(name, sizeof name, "layer %d expert %d %s", i, expert, pw_expert_part_name(&c, p));
+            check_gradient(&w, name, w.expert_lora[i][p][expert].a, w.expert_grads[i][p][expert].da, &adapter);
+            check_gradient(&w, name, w.expert_lora[i][p][expert].b, w.expert_grads[i][p][expert].db, &adapter);
         }
         for (int n = 0; n < PW_NORM_COUNT; n++)
             if (layer->norm[n].data)
@@ -133,6 +139,26 @@ START_TEST(gradient_of_gemma_with_norms_of_heads)
 }
 END_TEST
 
+/* Experts in both layers, and in the second alone; the share of those chosen, and of all. The largest differences of a choice are far above the steps of
+ * the differences, so that none flips. */
+static struct pw_model_config experts_config(bool mixed)
+{
+    struct pw_model_config c = whole_config(mixed);
+    snprintf(c.family, sizeof c.family, "%s", mixed ? "qwen3_moe" : "mixtral");
+    c.experts = WHOLE_EXPERTS;
+    c.experts_chosen = mixed ? 3 : 2;
+    c.expert_ffn = mixed ? 9 : c.ffn;
+    c.experts_renormalise = !mixed;
+    c.qk_norm = mixed;
+    c.dense[0] = mixed;
+    return c;
+}
+
+static struct pw_model_config some_config(int i) { return i < VARIED ? varied_config(i) : experts_config(i > VARIED); }
+
+START_TEST(gradient_of_experts) { gradients(experts_config(false), 0); } END_TEST
+START_TEST(gradient_of_experts_in_one_layer) { gradients(experts_config(true), 0.3); } END_TEST
+
 static bool same(struct pw_tensor a, struct pw_tensor b)
 {
     return (!a.data && !b.data) || memcmp(a.data, b.data, pw_bytes(a)) == 0;
@@ -141,7 +167,7 @@ static bool same(struct pw_tensor a, struct pw_tensor b)
 START_TEST(recomputed_backward_equals_saved)
 {
     struct whole w, again;
-    const struct pw_model_config c = varied_config(_i);
+    const struct pw_model_config c = some_config(_i);
     whole_open(&w, "cpu", &c, PW_F32, 3, packed, 3);
     whole_open(&again, "cpu", &c, PW_F32, 3, packed, 3);
     w.batch.train = again.batch.train = true;
@@ -156,6 +182,10 @@ START_TEST(recomputed_backward_equals_saved)
                       same(w.grads[i].db[l], again.grads[i].db[l]));
         for (int n = 0; n < PW_NORM_COUNT; n++)
             ck_assert(same(w.grads[i].dnorm[n], again.grads[i].dnorm[n]));
+        for (int e = 0; w.m->layers[i].moe && e < PW_EXPERT_PARTS * c.experts; e++) {
+            const struct pw_linear_grads *g = &w.expert_grads[i][e % PW_EXPERT_PARTS][e / PW_EXPERT_PARTS], *h = &again.expert_grads[i][e % PW_EXPERT_PARTS][e / PW_EXPERT_PARTS];
+            ck_assert(same(g->da, h->da) && same(g->db, h->db));
+        }
     }
     whole_close(&w);
     whole_close(&again);
@@ -167,7 +197,7 @@ START_TEST(packed_equals_separate)
 {
     static const int first[] = {7, 0};
     struct whole w, alone;
-    const struct pw_model_config c = whole_config(false);
+    const struct pw_model_config c = _i == 0 ? whole_config(false) : experts_config(_i == 2);
     whole_open(&w, "cpu", &c, PW_F32, 2, packed, 8);
     whole_open(&alone, "cpu", &c, PW_F32, 2, first, 8);
     whole_forward(&w, true);
@@ -220,7 +250,7 @@ END_TEST
 
 START_TEST(sizes_are_what_is_taken)
 {
-    const struct pw_model_config c = varied_config(_i);
+    const struct pw_model_config c = some_config(_i);
     const struct pw_block_shape shape = {.config = &c, .tokens = 9, .ranks = {3, 0, 3, 0, 5, 5, 1}, .backward = true, .type = PW_F32};
     struct pw_dev *dev;
     struct pw_pool pool;
@@ -366,12 +396,14 @@ int main(void)
     tcase_add_test(t, gradient_with_dropout_and_window);
     tcase_add_test(t, gradient_with_norms_of_heads);
     tcase_add_test(t, gradient_of_phi);
+    tcase_add_test(t, gradient_of_experts);
+    tcase_add_test(t, gradient_of_experts_in_one_layer);
     tcase_add_test(t, gradient_of_gemma);
     tcase_add_test(t, gradient_of_gemma_with_norms_of_heads);
-    tcase_add_loop_test(t, recomputed_backward_equals_saved, 0, VARIED);
-    tcase_add_test(t, packed_equals_separate);
+    tcase_add_loop_test(t, recomputed_backward_equals_saved, 0, VARIED + 2);
+    tcase_add_loop_test(t, packed_equals_separate, 0, 3);
     tcase_add_test(t, cpu_is_near_ref);
-    tcase_add_loop_test(t, sizes_are_what_is_taken, 0, VARIED);
+    tcase_add_loop_test(t, sizes_are_what_is_taken, 0, VARIED + 2);
     tcase_add_test(t, rope_frequencies);
     tcase_add_test(t, rope_rows);
     tcase_add_test(t, module_names);

@@ -14,7 +14,8 @@
 #include "train/pass.h"
 
 static const char *const families[] = {"qwen3", "gemma2", "gemma3", "gemma3-new", "phi3", "phi3-window", "phi3-su", "mistral", "qwen2-window",
-                                       "llama31", "llama-yarn", "llama-yarn-factor", "llama-linear", "llama-dynamic"};
+                                       "llama31", "llama-yarn", "llama-yarn-factor", "llama-linear", "llama-dynamic", "mixtral", "qwen3-moe",
+                                       "qwen3-moe-joined"};
 enum { FAMILIES = sizeof families / sizeof families[0], LONGEST = 64 };
 
 /* The issue's bound on log-probabilities. Gradients: two f32 programs of some 30 operations in a row, the sums of at most 64 products each, so
@@ -174,7 +175,7 @@ static double norm_apart(struct pw_tensor got, const float *want)
         apart += ((double)x[i] - (double)want[i]) * ((double)x[i] - (double)want[i]);
         norm += (double)want[i] * (double)want[i];
     }
-    return sqrt(apart / norm);
+    return apart == 0 ? 0 : sqrt(apart / norm);   /* an expert without tokens has none */
 }
 
 /* The rows that are learnt from as one packed pass: each row its own sequence, its first `learnt` tokens not trained. */
@@ -214,10 +215,18 @@ static void place_grads(struct family *f, struct pw_pass *p, const struct pw_ada
                     p->grads[i].da[l] = da[k];
                     p->grads[i].db[l] = db[k];
                 }
+        for (int i = 0; i < f->m->config.layers; i++)
+            for (int e = 0; f->m->layers[i].moe && e < PW_EXPERT_PARTS * f->m->config.experts; e++) {
+                const int part = e % PW_EXPERT_PARTS, expert = e / PW_EXPERT_PARTS;
+                if (f->m->layers[i].moe->part[part][expert].lora == lora) {
+                    p->grads[i].experts[part][expert].da = da[k];
+                    p->grads[i].experts[part][expert].db = db[k];
+                }
+            }
     }
 }
 
-enum { MODULES = 32 };
+enum { MODULES = 64 };
 
 START_TEST(adapter_gradients)
 {

@@ -52,28 +52,51 @@ static struct pw_tensor piece(struct whole *w, enum pw_dtype type, int64_t a, in
     return b > 0 ? pw_tensor2(data, type, a, b) : pw_tensor1(data, type, a);
 }
 
+static void open_lora(struct whole *w, struct pw_weight *linear, struct pw_lora *lora, enum pw_dtype type, int rank, uint64_t seed)
+{
+    lora->r = rank;
+    lora->scale = 0.7;
+    lora->a = piece(w, type, rank, linear->n_in);
+    lora->b = piece(w, type, linear->n_out, rank);
+    whole_random(lora->a, 0.3, seed);
+    whole_random(lora->b, 0.3, seed + 1);
+    linear->lora = lora;
+}
+
+static void open_experts(struct whole *w, int i, enum pw_dtype type, int rank, uint64_t seed)
+{
+    struct pw_moe *moe = w->m->layers[i].moe;
+    for (int p = 0; moe && p < PW_EXPERT_PARTS; p++) {
+        w->grads[i].experts[p] = w->expert_grads[i][p];
+        for (int e = 0; e < w->m->config.experts; e++) {
+            struct pw_linear_grads *g = &w->expert_grads[i][p][e];
+            *g = (struct pw_linear_grads){pw_none(), pw_none(), pw_none(), pw_none(), pw_none()};
+            if (rank == 0)
+                continue;
+            open_lora(w, &moe->part[p][e], &w->expert_lora[i][p][e], type, rank, seed + 3000 + (uint64_t)(2 * ((i * PW_EXPERT_PARTS + p) * WHOLE_EXPERTS + e)));
+            g->da = piece(w, type, rank, moe->part[p][e].n_in);
+            g->db = piece(w, type, moe->part[p][e].n_out, rank);
+        }
+    }
+}
+
 static void open_layer(struct whole *w, int i, enum pw_dtype type, int rank, uint64_t seed)
 {
     struct pw_block_grads *g = &w->grads[i];
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         struct pw_weight *linear = &w->m->layers[i].linear[l];
         g->dw[l] = g->da[l] = g->db[l] = pw_none();
-        if (!pw_linear_has(&w->m->config, l))
+        if (!pw_layer_has(&w->m->config, i, l))
             continue;
         g->dw[l] = piece(w, type, linear->n_out, linear->n_in);
         if (rank > 0) {
             struct pw_lora *lora = &w->lora[i][l];
-            lora->r = rank;
-            lora->scale = 0.7;
-            lora->a = piece(w, type, rank, linear->n_in);
-            lora->b = piece(w, type, linear->n_out, rank);
-            whole_random(lora->a, 0.3, seed + (uint64_t)(i * 16 + l) * 2 + 1000);
-            whole_random(lora->b, 0.3, seed + (uint64_t)(i * 16 + l) * 2 + 1001);
+            open_lora(w, linear, lora, type, rank, seed + (uint64_t)(i * 16 + l) * 2 + 1000);
             g->da[l] = piece(w, type, rank, linear->n_in);
             g->db[l] = piece(w, type, linear->n_out, rank);
-            linear->lora = lora;
         }
     }
+    open_experts(w, i, type, rank, seed);
     for (int n = 0; n < PW_NORM_COUNT; n++) {
         struct pw_tensor norm = w->m->layers[i].norm[n];
         g->dnorm[n] = pw_none();
@@ -187,6 +210,10 @@ void whole_backward(struct whole *w, bool recompute)
         }
         for (int n = 0; n < PW_NORM_COUNT; n++)
             clear(w, w->grads[i].dnorm[n]);
+        for (int e = 0; w->m->layers[i].moe && e < PW_EXPERT_PARTS * c->experts; e++) {
+            clear(w, w->expert_grads[i][e % PW_EXPERT_PARTS][e / PW_EXPERT_PARTS].da);
+            clear(w, w->expert_grads[i][e % PW_EXPERT_PARTS][e / PW_EXPERT_PARTS].db);
+        }
     }
     clear(w, w->dembed);
     clear(w, w->dhead);

@@ -4,7 +4,7 @@
 
 #include "infer/block.h"
 
-enum { WHOLE_LAYERS = 2, WHOLE_TOKENS = 12 };
+enum { WHOLE_LAYERS = 2, WHOLE_TOKENS = 12, WHOLE_EXPERTS = 4 };
 struct whole {
     struct pw_dev *dev;
     struct pw_model *m;
@@ -13,6 +13,8 @@ struct whole {
     struct pw_work work;
     struct pw_lora lora[WHOLE_LAYERS][PW_LIN_COUNT];
     struct pw_block_grads grads[WHOLE_LAYERS];
+    struct pw_lora expert_lora[WHOLE_LAYERS][PW_EXPERT_PARTS][WHOLE_EXPERTS];
+    struct pw_linear_grads expert_grads[WHOLE_LAYERS][PW_EXPERT_PARTS][WHOLE_EXPERTS];   /* of adapters alone */
     struct pw_tensor dembed, dhead, dnorm_final;             /* dhead = dembed when tied */
     struct pw_tensor x, inputs[WHOLE_LAYERS], h, inv, dx, dh, loss, dloss;
     int64_t tokens;

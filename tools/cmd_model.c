@@ -122,13 +122,21 @@ static int model_info(struct pw_cmd *c)
     pw_json_i64(&w, "kv_heads", m->kv_heads);
     pw_json_i64(&w, "head_dim", m->head_dim);
     pw_json_i64(&w, "ffn", m->ffn);
+    if (m->experts) {
+        pw_json_i64(&w, "experts", m->experts);
+        pw_json_i64(&w, "experts_chosen", m->experts_chosen);
+        pw_json_i64(&w, "expert_ffn", m->expert_ffn);
+    }
     pw_json_i64(&w, "vocab", m->vocab);
     pw_json_i64(&w, "context", m->context);
     pw_json_bool(&w, "tied", m->tied);
     pw_format_bytes(bytes, pw_checkpoint_bytes(k));
-    pw_buf_printf(&text, "family       %s (%s), %s\nparameters   %" PRId64 ", %s\nshape        %d layers, hidden %d, heads %d of %d, key/value heads %d, ffn %d\n"
+    char experts[64] = "";
+    if (m->experts)
+        snprintf(experts, sizeof experts, ", %d of %d experts, ffn %d", m->experts_chosen, m->experts, m->expert_ffn);
+    pw_buf_printf(&text, "family       %s (%s), %s\nparameters   %" PRId64 ", %s\nshape        %d layers, hidden %d, heads %d of %d, key/value heads %d, ffn %d%s\n"
                          "vocabulary   %" PRId64 "%s\ncontext      %" PRId64 "\ntensors     ",
-                  m->family, m->architecture, pw_checkpoint_format(k), m->parameters, bytes, m->layers, m->hidden, m->heads, m->head_dim, m->kv_heads, m->ffn,
+                  m->family, m->architecture, pw_checkpoint_format(k), m->parameters, bytes, m->layers, m->hidden, m->heads, m->head_dim, m->kv_heads, m->ffn, experts,
                   m->vocab, m->tied ? ", head tied to the embedding" : "", m->context);
     const size_t n = count_types(k, types);
     pw_json_open(&w, "types", '{');

@@ -119,6 +119,10 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
             g->dnorm[n] = pw_none();
         for (int l = 0; l < PW_LIN_COUNT; l++)
             g->da[l] = g->db[l] = g->dw[l] = pw_none();
+        for (int e = 0; m->layers[i].moe && e < PW_EXPERT_PARTS; e++) {
+            g->experts[e] = pw_arena_array(arena, (size_t)m->config.experts, sizeof *g->experts[e]);
+            PW_CHECK(g->experts[e], PW_E_NOMEM, "placing a pass");
+        }
     }
     walk_saved(&k, p, m, s);
     walk_scratch(&k, p, m, s);
@@ -141,6 +145,20 @@ void pw_pass_close(struct pw_pass *p)
     if (p->m)
         pw_dev_pinned_free(p->m->dev, p->host_inputs);
     p->host_inputs = NULL;
+}
+
+/* The place of the gradient of an adapter's tensor that belongs to an expert, or NULL. */
+static struct pw_tensor *expert_place(struct pw_block_grads *g, const struct pw_moe *moe, int experts, const void *data)
+{
+    for (int p = 0; p < PW_EXPERT_PARTS; p++)
+        for (int e = 0; e < experts; e++) {
+            const struct pw_lora *lora = moe->part[p][e].lora;
+            if (lora && data == lora->a.data)
+                return &g->experts[p][e].da;
+            if (lora && data == lora->b.data)
+                return &g->experts[p][e].db;
+        }
+    return NULL;
 }
 
 /* The place of the gradient of the parameter that lies at `data`, or NULL. */
@@ -168,6 +186,9 @@ static struct pw_tensor *place_of(struct pw_pass *p, const void *data)
             if (w->lora && data == w->lora->b.data)
                 return &g->db[l];
         }
+        struct pw_tensor *of_expert = layer->moe ? expert_place(g, layer->moe, m->config.experts, data) : NULL;
+        if (of_expert)
+            return of_expert;
     }
     return NULL;
 }

@@ -347,20 +347,26 @@ int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
 {
     const struct pw_model_config *c = &run->config;
     const struct pw_recipe *r = run->opt.recipe;
-    double block = 0, tokens = (double)run->trainer.epochs.tokens;
+    double blocks = 0, tokens = (double)run->trainer.epochs.tokens;
     double trained = (double)run->train->n_trained / (double)run->train->n_tokens;
-    for (int l = 0; l < PW_LIN_COUNT; l++) {
+    for (int i = 0; i < c->layers; i++) {
         int64_t n_out, n_in;
-        if (!pw_linear_has(c, l))
-            continue;
-        pw_linear_shape(c, l, &n_out, &n_in);
-        block += 2.0 * (double)n_out * (double)n_in;
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            if (!pw_layer_has(c, i, l))
+                continue;
+            pw_linear_shape(c, l, &n_out, &n_in);
+            blocks += 2.0 * (double)n_out * (double)n_in;
+        }
+        for (int p = 0; pw_model_config_sparse(c, i) && p < PW_EXPERT_PARTS; p++) {
+            pw_expert_shape(c, p, &n_out, &n_in);
+            blocks += 2.0 * c->experts_chosen * (double)n_out * (double)n_in;
+        }
     }
     /* Forward, gradient of the input, with full training the gradient of the weights, with checkpointing the forward pass again. */
     double times = 2 + pw_run_is_full(run) + (r->checkpointing ? 1.0 - 1.0 / c->layers : 0);
     double head = 2.0 * (double)c->vocab * c->hidden * (2 + pw_run_is_full(run)) * trained;
     PW_PASS(gemm_rate(run->opt.dev, rate));
-    *seconds = tokens * (block * c->layers * times + head) / (*rate * PW_RUN_GEMM_SHARE * pw_ranks_size(run->opt.ranks));
+    *seconds = tokens * (blocks * times + head) / (*rate * PW_RUN_GEMM_SHARE * pw_ranks_size(run->opt.ranks));
     return 0;
 }
 

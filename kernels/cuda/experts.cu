@@ -44,7 +44,7 @@ struct call { struct pw_dev *dev; const char *op; const struct pw_experts *exper
 static struct cuda_drop drop_of(const struct call *k, int e)
 {
     struct pw_drop d = k->drop;
-    d.offset += (uint64_t)e;
+    d.offset += (uint64_t)e * PW_EXPERT_STREAM;
     return cuda_drop_of(d);
 }
 

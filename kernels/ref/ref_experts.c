@@ -70,7 +70,7 @@ static struct pw_tensor part(struct pw_tensor t, int64_t first, int64_t end) { r
 int ref_experts_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, struct pw_tensor starts, const struct pw_experts *experts, struct pw_drop drop)
 {
     const int32_t *at = starts.data;
-    for (int e = 0; e < experts->n; e++, drop.offset++) {
+    for (int e = 0; e < experts->n; e++, drop.offset += PW_EXPERT_STREAM) {
         const int rc = ref_linear_fwd(dev, part(y, at[e], at[e + 1]), part(xa, at[e], at[e + 1]), part(x, at[e], at[e + 1]), &experts->w[e], drop);
         if (rc < 0) return rc;
     }
@@ -81,7 +81,7 @@ int ref_experts_bwd(struct pw_dev *dev, struct pw_tensor dx, const struct pw_lin
                     const struct pw_experts *experts, struct pw_drop drop)
 {
     const int32_t *at = starts.data;
-    for (int e = 0; e < experts->n; e++, drop.offset++) {
+    for (int e = 0; e < experts->n; e++, drop.offset += PW_EXPERT_STREAM) {
         struct pw_linear_grads of = g ? g[e] : (struct pw_linear_grads){ 0 };
         of.dx = part(dx, at[e], at[e + 1]);
         const int rc = ref_linear_bwd(dev, &of, part(dy, at[e], at[e + 1]), part(x, at[e], at[e + 1]), part(xa, at[e], at[e + 1]), &experts->w[e], drop);

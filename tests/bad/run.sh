@@ -181,13 +181,13 @@ mutant test_cuda_linear kernels/cuda/head.cu 's/target >= 0 \&\& target < words/
 # ---- experts ----
 mutant test_op kernels/ref/ref_experts.c 's/dweights, t \* n + c) - (renormalise ? mean : 0)/dweights, t * n + c)/' route/
 mutant test_op kernels/cpu/cpu_experts.c 's/scale \* expf(logit\[e\] - logit\[id\[0\]\])/scale * expf(logit[e])/' route/
-mutant test_op kernels/cpu/cpu_experts.c 's/e < experts->n; e++, drop.offset++/e < experts->n; e++/' experts/
+mutant test_op kernels/cpu/cpu_experts.c 's/, drop.offset += PW_EXPERT_STREAM//' experts/
 mutant test_op_experts kernels/cpu/cpu_experts.c 's/return a > b ||/return a >= b ||/'
 mutant test_op kernels/cuda/route.cu 's/best >= 0 \&\& best < other/best >= 0 \&\& best > other/' route/
 mutant test_op kernels/cuda/route.cu 's/if (renormalise \&\& !mine) continue;/if (!mine) continue;/; s/(renormalise \&\& !mine)) continue/!mine) continue/' route/
 mutant test_op kernels/cuda/route.cu 's/w < warp ? found/w <= warp ? found/' mix/
 mutant test_op kernels/cuda/combine.cu 's/dweights\[pair\] += dot/dweights[pair] = dot/' mix/
-mutant test_op kernels/cuda/experts.cu 's/d.offset += (uint64_t)e;//' experts/
+mutant test_op kernels/cuda/experts.cu 's/(uint64_t)e \* PW_EXPERT_STREAM/(uint64_t)e/' experts/
 mutant test_op kernels/cuda/experts.cu 's/g.low_w += n \* w->lora->r;//' experts/
 mutant test_op kernels/cuda/experts.cu 's/g.alpha = (float)k->experts->w\[e\].lora->scale/g.alpha = (float)k->experts->w[0].lora->scale/' experts/
 mutant test_op kernels/cuda/tile.h 's/(row + (TA ? 0 : row0)) \* g.ldc/row * g.ldc/' experts/
@@ -233,6 +233,13 @@ mutant test_session infer/session.c 's/(int32_t)(before + j)/(int32_t)(t->length
 mutant test_session infer/session.c 's/s->kv_len\[i\] = (int32_t)(t->length + feeds\[i\].n)/s->kv_len[i] = (int32_t)feeds[i].n/'
 mutant test_session infer/rope.c 's/return freq \/ c->rope_factor;/return freq;/'
 mutant test_session infer/block.c 's/layout = k->c->rope/layout = !k->c->rope/'
+
+mutant test_block infer/experts.c 's/linear_back(\&k, PW_EXPERT_UP, dxs, dup/linear_back(\&k, PW_EXPERT_UP, dxs, dgate/'
+mutant test_block infer/experts.c 's/PW_PASS(pw_fill(k.dev, dxs, 0));//'
+mutant test_block infer/block.c 's/own > c->ffn ? own : c->ffn/c->ffn/'
+mutant test_families infer/experts.c 's/r.logits, k.c->experts_renormalise), "layer %d: router"/r.logits, true), "layer %d: router"/'
+mutant test_families data/checkpoint_experts.c 's/p == PW_EXPERT_UP ? n_out : 0/p == PW_EXPERT_GATE ? n_out : 0/'
+mutant test_families data/model_config_experts.c 's/{"w1", "w3", "w2"}/{"w3", "w1", "w2"}/'
 
 # ---- training: against PyTorch, the curves, resuming ----
 mutant test_train_golden train/trainer.c 's/r->clip > 0 \&\& report/0 \&\& report/'

@@ -21,6 +21,9 @@ def rope(kind, **more):
     return dict(rope_type=kind, rope_theta=10000.0, **more)
 
 
+# In layers with experts: what their linears are called in published files, and where they hang.
+EXPERTS = {"mixtral": ("block_sparse_moe", ("w1", "w3", "w2")), "qwen3-moe": ("mlp", ("gate_proj", "up_proj", "down_proj")),
+           "qwen3-moe-joined": ("mlp", ("gate_proj", "up_proj", "down_proj"))}
 SMALL = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, head_dim=8)
 T = transformers
 # name: class of the config, what differs from COMMON, whether config.json is written in the spelling of older files
@@ -43,6 +46,11 @@ FAMILIES = {
     "mistral": (T.MistralConfig, dict(SMALL, sliding_window=8, rope_parameters=rope("default")), True),
     "qwen2-window": (T.Qwen2Config, dict(hidden_size=32, intermediate_size=24, num_hidden_layers=2, use_sliding_window=True, sliding_window=8, max_window_layers=1, rope_parameters=rope(
         "yarn", factor=4.0, original_max_position_embeddings=16)), True),
+    "mixtral": (T.MixtralConfig, dict(SMALL, num_local_experts=4, num_experts_per_tok=2, sliding_window=None, rope_parameters=rope("default")), True),
+    "qwen3-moe": (T.Qwen3MoeConfig, dict(SMALL, num_hidden_layers=3, head_dim=10, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=12, norm_topk_prob=True,
+                                         mlp_only_layers=[1], tie_word_embeddings=True, rope_parameters=rope("default")), True),
+    "qwen3-moe-joined": (T.Qwen3MoeConfig, dict(SMALL, head_dim=8, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=20, decoder_sparse_step=2,
+                                                rope_parameters=rope("default")), False),
     "llama31": (T.LlamaConfig, dict(SMALL, tie_word_embeddings=True, rope_parameters=rope(
         "llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)), True),
     "llama-yarn": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=16, mscale=0.7, mscale_all_dim=1.3,
@@ -80,6 +88,48 @@ def older(config):
     return config
 
 
+class PerExpert(torch.nn.Module):
+    """A half made of experts with a linear for each, as published files have them and as peft can adapt them; transformers 5 joins them when it loads."""
+
+    def __init__(self, joined, names):
+        super().__init__()
+        self.gate, self.names = joined.gate, names
+        up_down = joined.experts.gate_up_proj.data, joined.experts.down_proj.data
+        self.act = joined.experts.act_fn
+        self.experts = torch.nn.ModuleList()
+        for gate_up, down in zip(*up_down):
+            expert = torch.nn.Module()
+            for name, weight in zip(names, (*gate_up.chunk(2), down)):
+                linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+                linear.weight.data = weight.clone()
+                setattr(expert, name, linear)
+            self.experts.append(expert)
+
+    def forward(self, h):
+        x = h.reshape(-1, h.shape[-1])
+        _, weights, chosen = self.gate(x)
+        out = torch.zeros_like(x)
+        for e, expert in enumerate(self.experts):
+            token, place = torch.where(chosen == e)
+            gate, up, down = (getattr(expert, n) for n in self.names)
+            out = out.index_add(0, token, down(self.act(gate(x[token])) * up(x[token])) * weights[token, place, None])
+        return out.reshape(h.shape)
+
+
+def per_expert(model, name):
+    where, names = EXPERTS[name]
+    for layer in model.model.layers:
+        if not hasattr(layer.mlp, "experts"):
+            continue
+        half = PerExpert(layer.mlp, names)
+        del layer.mlp
+        setattr(layer, where, half)
+        if where != "mlp":
+            layer.__dict__["mlp"] = half      # found there first, and no second name of the module
+    model.config.model_type = "per_expert"    # or peft would look for the joined parameters
+    return model
+
+
 def make_model(folder, name, seed):
     kind, extra, old = FAMILIES[name]
     torch.manual_seed(seed)
@@ -87,7 +137,7 @@ def make_model(folder, name, seed):
     model = transformers.AutoModelForCausalLM.from_config(config)
     for p in model.parameters():        # norms and biases too, so that leaving one out shows
         p.data = (p.data + 0.1 * torch.randn_like(p)).to(torch.bfloat16)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder, save_original_format=not name.endswith("-joined"))
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "model.safetensors").chmod(0o644)
     written = json.loads((folder / "config.json").read_text())
@@ -124,8 +174,12 @@ def greedy(model, seed, n, prompt):
     raise SystemExit("no prompt without near ties")
 
 
-def train(folder, seed, rows):
+def train(folder, name, seed, rows):
     base = load(folder)
+    if name in EXPERTS:
+        ids, want = torch.tensor([rows[0][0]]), base(torch.tensor([rows[0][0]]), use_cache=False).logits
+        base = per_expert(base, name)
+        assert (base(ids, use_cache=False).logits - want).abs().max() < 1e-5
     model = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
     g = seeded(seed + 77)
     for n, p in model.named_parameters():
@@ -164,7 +218,7 @@ def make(folder, name, seed, lengths=(5, 40, 16, 23), generate=12, prompt=9):
     rows = [(ids, len(ids) // 3) for ids in sequences[-2:]]
     tensors = {f"logprobs.{i}": logprobs(model, ids).contiguous() for i, ids in enumerate(sequences)}
     generation = greedy(model, seed, generate, prompt)
-    loss, grads = train(folder, seed, rows)
+    loss, grads = train(folder, name, seed, rows)
     tensors.update(grads)
     save_file(tensors, folder / "golden.safetensors")
     (folder / "golden.safetensors").chmod(0o644)
