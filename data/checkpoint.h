@@ -35,7 +35,7 @@ int pw_checkpoint_tensor(struct pw_checkpoint *c, const char *name, int64_t a, i
 int pw_checkpoint_weight(struct pw_checkpoint *c, const char *name, int64_t n_out, int64_t n_in, struct pw_weight *out);
 /* Layers with experts: the router, and one linear of one expert. Under names of their own, as published files and transformers have them; or as slices of
  * the tensors that hold all experts of a layer, which transformers 5 writes with save_original_format=False (dense): mlp.experts.gate_up_proj
- * (E, 2 F, D), gate above up, and mlp.experts.down_proj (E, D, F), beside mlp.gate. */
+ * (E, 2 F, D), gate above up, and mlp.experts.down_proj (E, D, F), beside mlp.gate; GGUF has one such tensor for each of the three, of any type. */
 int pw_checkpoint_router(struct pw_checkpoint *c, int layer, struct pw_weight *out);
 int pw_checkpoint_expert(struct pw_checkpoint *c, int layer, int expert, enum pw_expert_part p, struct pw_weight *out);
 int pw_checkpoint_all_used(const struct pw_checkpoint *c);

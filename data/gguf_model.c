@@ -12,6 +12,7 @@
 static const struct arch { const char *name, *family, *class; bool permuted; } archs[] = {
     {"llama", "llama", "LlamaForCausalLM", true},
     {"qwen2", "qwen2", "Qwen2ForCausalLM", false},
+    {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", false},
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs };
 
@@ -21,7 +22,9 @@ static const char *const outer[][2] = {
     {"token_embd.weight", "model.embed_tokens.weight"}, {"output.weight", "lm_head.weight"}, {"output_norm.weight", "model.norm.weight"}};
 static const char *const inner[][2] = {
     {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}, {"attn_q", "self_attn.q_proj"}, {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"}, {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"}};
+    {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"}, {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"},
+    {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"}, {"ffn_gate_inp", "mlp.gate"}, {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"}, {"ffn_down_exps", "mlp.experts.down_proj"}};
 
 /* One table read from column `from` to the other. */
 static bool rename_tensor(const char *name, int from, char out[160])
@@ -163,11 +166,33 @@ static int refuse(struct keys *k)
                                          "attention.sliding_window", "residual_scale", "embedding_scale", "attention.scale"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         PW_CHECK(!pw_gguf_find(k->g, key(k, absent[i])), PW_E_UNSUPPORTED, "%s: %s is not supported", k->g->path, k->key);
-    int64_t experts = 0, parts = 1;
+    int64_t parts = 1;
     PW_PASS(pw_gguf_get_i64(k->g, "split.count", false, 0, INT32_MAX, &parts));
     PW_CHECK(parts <= 1, PW_E_UNSUPPORTED, "%s: split.count: a model in %lld files is not supported: join them first", k->g->path, (long long)parts);
-    PW_PASS(pw_gguf_get_i64(k->g, key(k, "expert_count"), false, 0, INT32_MAX, &experts));
-    PW_CHECK(experts == 0, PW_E_UNSUPPORTED, "%s: %s: experts are not supported", k->g->path, k->key);
+    return 0;
+}
+
+/* Experts of every layer, their weights a share of those chosen, as llama.cpp computes these two architectures. An old Mixtral file calls itself llama. */
+static int experts(struct keys *k, const struct arch *a, struct pw_model_config *c)
+{
+    static const char *const absent[] = {"expert_shared_count", "expert_shared_feed_forward_length", "expert_weights_scale", "expert_gating_func", "expert_group_count"};
+    int64_t n = 0;
+    const bool moe = strcmp(a->family, "qwen3_moe") == 0;
+    PW_PASS(pw_gguf_get_i64(k->g, key(k, "expert_count"), moe, 0, 1024, &n));
+    if (n == 0)
+        return 0;
+    PW_CHECK(moe || strcmp(a->family, "llama") == 0, PW_E_UNSUPPORTED, "%s: %s: experts are not supported for %s", k->g->path, k->key, a->name);
+    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
+        PW_CHECK(!pw_gguf_find(k->g, key(k, absent[i])), PW_E_UNSUPPORTED, "%s: %s is not supported", k->g->path, k->key);
+    c->experts = (int)n;
+    PW_PASS(count(k, "expert_used_count", true, n < 32 ? n : 32, &c->experts_chosen));
+    c->expert_ffn = c->ffn;
+    PW_PASS(count(k, "expert_feed_forward_length", moe, 1 << 22, &c->expert_ffn));
+    c->experts_renormalise = true;
+    if (!moe) {
+        snprintf(c->family, sizeof c->family, "mixtral");
+        snprintf(c->architecture, sizeof c->architecture, "MixtralForCausalLM");
+    }
     return 0;
 }
 
@@ -190,7 +215,7 @@ int pw_gguf_config(struct pw_gguf *g, struct pw_model_config *c)
     for (size_t i = 0; i < N_ARCHS; i++)
         if (strcmp(archs[i].name, name) == 0)
             a = &archs[i];
-    PW_CHECK(a, PW_E_UNSUPPORTED, "%s: general.architecture: unknown architecture %.40s (known: llama, qwen2)", g->path, name);
+    PW_CHECK(a, PW_E_UNSUPPORTED, "%s: general.architecture: unknown architecture %.40s (known: llama, qwen2, qwen3moe)", g->path, name);
     struct keys k = {g, name, ""};
     *c = (struct pw_model_config){.rope_theta = 10000, .embed_scale = 1, .rope_factor = 1, .init_range = 0.02, .bos = -1, .pad = -1, .rope_interleaved = a->permuted};
     for (int i = 0; i < 8; i++)
@@ -224,6 +249,8 @@ int pw_gguf_config(struct pw_gguf *g, struct pw_model_config *c)
     c->context = context;
     PW_PASS(real(&k, "attention.layer_norm_rms_epsilon", true, &c->norm_eps));
     PW_PASS(rope(&k, c));
+    PW_PASS(experts(&k, a, c));
+    c->qk_norm = strcmp(a->family, "qwen3_moe") == 0;
     PW_PASS(token(g, "tokenizer.ggml.bos_token_id", c->vocab, &c->bos));
     PW_PASS(token(g, "tokenizer.ggml.eos_token_id", c->vocab, &c->eos[0]));
     PW_PASS(token(g, "tokenizer.ggml.padding_token_id", INT32_MAX, &c->pad));
@@ -252,7 +279,7 @@ int pw_gguf_config(struct pw_gguf *g, struct pw_model_config *c)
 static int arch_of(const struct pw_model_config *c, const struct arch **out)
 {
     const char *family = strcmp(c->family, "mistral") == 0 ? "llama" : c->family;
-    for (size_t i = 0; i < N_ARCHS; i++)
+    for (size_t i = 0; c->experts == 0 && i < N_ARCHS; i++)
         if (strcmp(archs[i].family, family) == 0) {
             *out = &archs[i];
             return 0;
@@ -345,7 +372,7 @@ int pw_checkpoint_open_gguf(struct pw_checkpoint *c, const char *file)
             s->t.name = pw_arena_strndup(&c->arena, name, strlen(name));
             PW_CHECK(s->t.name, PW_E_NOMEM, "%s: no memory", file);
         }
-        if (t->ndim == 2 && t->bytes > most) {  /* the file goes by the type of its largest matrix that is not the embedding */
+        if (t->ndim >= 2 && t->bytes > most) {  /* the file goes by the type of its largest matrix that is not the embedding */
             if (strcmp(t->name, "token_embd.weight") != 0 && strcmp(t->name, "output.weight") != 0) {
                 most = t->bytes;
                 type = t->stored;

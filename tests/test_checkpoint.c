@@ -28,6 +28,37 @@ static int parse(const char *text, struct pw_model_config *c)
     return pw_model_config_parse(c, json, "config.json");
 }
 
+#define MIXTRAL "{\"model_type\":\"mixtral\"," SIZES ",\"num_local_experts\":8,\"num_experts_per_tok\":2"
+#define QWEN3MOE "{\"model_type\":\"qwen3_moe\"," SIZES ",\"num_experts\":16,\"num_experts_per_tok\":3,\"moe_intermediate_size\":20"
+
+START_TEST(experts)
+{
+    struct pw_model_config c;
+    char name[PW_EXPERT_NAME];
+    int expert;
+    enum pw_expert_part part;
+    size_t length;
+    ck_ok(parse(MIXTRAL "}", &c));
+    ck_assert(c.experts == 8 && c.experts_chosen == 2 && c.expert_ffn == c.ffn && c.experts_renormalise && pw_model_config_sparse(&c, 0) && pw_model_config_sparse(&c, 1));
+    ck_assert(pw_layer_has(&c, 0, PW_LIN_Q) && !pw_layer_has(&c, 0, PW_LIN_GATE) && !pw_layer_has(&c, 1, PW_LIN_DOWN));
+    pw_expert_suffix(&c, 7, PW_EXPERT_UP, name);
+    ck_assert_str_eq(name, "block_sparse_moe.experts.7.w3");
+    /* by hand: head and embedding, two layers of attention, norms, router and experts, the final norm */
+    ck_assert_int_eq(c.parameters, 2 * 6400 + 2 * (4 * 64 * 64 + 2 * 64 + 8 * 64 + 8 * 3 * 64 * 96) + 64);
+    ck_ok(parse(QWEN3MOE ",\"mlp_only_layers\":[0],\"norm_topk_prob\":true}", &c));
+    ck_assert(c.experts == 16 && c.expert_ffn == 20 && c.experts_renormalise && c.qk_norm && !pw_model_config_sparse(&c, 0) && pw_model_config_sparse(&c, 1));
+    ck_assert(pw_layer_has(&c, 0, PW_LIN_GATE) && !pw_layer_has(&c, 1, PW_LIN_GATE));
+    ck_assert_str_eq(pw_router_suffix(&c), "mlp.gate");
+    ck_ok(parse(QWEN3MOE ",\"decoder_sparse_step\":2,\"use_sliding_window\":false,\"sliding_window\":4096}", &c));
+    ck_assert(!c.experts_renormalise && !pw_model_config_sparse(&c, 0) && pw_model_config_sparse(&c, 1) && c.window == 0);
+    ck_assert(pw_expert_of("mlp.experts.12.down_proj.weight", &expert, &part, &length) && expert == 12 && part == PW_EXPERT_DOWN && length == strlen("mlp.experts.12.down_proj"));
+    ck_assert(pw_expert_of("block_sparse_moe.experts.0.w1", &expert, &part, &length) && expert == 0 && part == PW_EXPERT_GATE);
+    static const char *const none[] = {"mlp.experts.gate_up_proj", "mlp.experts.01.up_proj", "mlp.experts.99999.up_proj", "mlp.experts.1.up_project", "mlp.experts.1", "mlp.gate", "mlp.experts.-1.up_proj"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        ck_assert_msg(!pw_expert_of(none[i], &expert, &part, &length), "%s", none[i]);
+}
+END_TEST
+
 START_TEST(families)
 {
     struct pw_model_config c;
@@ -104,6 +135,16 @@ static const struct { const char *text; int code; const char *message; } bad_con
     {QWEN3 ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", PW_E_UNSUPPORTED, "layer_types[1] is sliding_attention, but no sliding_window"},
     {QWEN3 ",\"layer_types\":[\"full_attention\",\"linear_attention\"]}", PW_E_UNSUPPORTED, "layer_types[1] is not supported"},
     {QWEN3 ",\"mlp_bias\":true}", PW_E_UNSUPPORTED, "mlp_bias is not supported for qwen3"},
+    {MIXTRAL ",\"output_router_logits\":true}", PW_E_UNSUPPORTED, "output_router_logits is not supported: the router is never trained"},
+    {MIXTRAL ",\"router_jitter_noise\":0.1}", PW_E_UNSUPPORTED, "router_jitter_noise is not supported"},
+    {"{\"model_type\":\"mixtral\"," SIZES ",\"num_experts_per_tok\":2}", PW_E_FORMAT, "num_local_experts is missing"},
+    {"{\"model_type\":\"mixtral\"," SIZES ",\"num_local_experts\":2,\"num_experts_per_tok\":3}", PW_E_FORMAT, "num_experts_per_tok is out of range (expected 1 to 2, got 3)"},
+    {"{\"model_type\":\"mixtral\"," SIZES ",\"num_local_experts\":4096,\"num_experts_per_tok\":3}", PW_E_FORMAT, "num_local_experts is out of range (expected 1 to 1024, got 4096)"},
+    {"{\"model_type\":\"qwen3_moe\"," SIZES ",\"num_experts\":4,\"num_experts_per_tok\":2}", PW_E_FORMAT, "moe_intermediate_size is missing"},
+    {QWEN3MOE ",\"mlp_only_layers\":[2]}", PW_E_FORMAT, "mlp_only_layers[0]: expected a layer from 0 to 1"},
+    {QWEN3MOE ",\"mlp_only_layers\":7}", PW_E_FORMAT, "mlp_only_layers: expected a list of layers"},
+    {QWEN3MOE ",\"decoder_sparse_step\":0}", PW_E_FORMAT, "decoder_sparse_step is out of range"},
+    {QWEN3MOE ",\"use_sliding_window\":true}", PW_E_UNSUPPORTED, "use_sliding_window"},
     {GEMMA2 ",\"use_bidirectional_attention\":true}", PW_E_UNSUPPORTED, "use_bidirectional_attention"},
     {GEMMA2 ",\"hidden_activation\":\"gelu\"}", PW_E_UNSUPPORTED, "hidden_activation gelu"},
     {GEMMA2 ",\"attn_logit_softcapping\":-1}", PW_E_FORMAT, "attn_logit_softcapping must be above 0"},
@@ -122,6 +163,8 @@ static const char *const written[] = {
     LLAMA ",\"num_key_value_heads\":2,\"eos_token_id\":[2,3],\"bos_token_id\":1,\"rms_norm_eps\":1e-5,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":4.0}}",
     "{\"model_type\":\"qwen2\"," SIZES ",\"use_sliding_window\":true,\"sliding_window\":7,\"max_window_layers\":1}",
     QWEN3 ",\"attention_bias\":true}",
+    MIXTRAL ",\"sliding_window\":9}",
+    QWEN3MOE ",\"decoder_sparse_step\":2,\"norm_topk_prob\":true,\"attention_bias\":true}",
     GEMMA2 ",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":3.5,\"query_pre_attn_scalar\":144}",
     GEMMA3 ",\"num_key_value_heads\":1,\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"yarn\",\"factor\":2,\"rope_theta\":77},\"sliding_attention\":{\"rope_theta\":55}}}",
     PHI3 ",\"original_max_position_embeddings\":32,\"partial_rotary_factor\":0.75,\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,2,3,4,5,6.5],\"long_factor\":[1,1,1,1,1,1]}}",
@@ -378,6 +421,7 @@ int main(void)
     TCase *t = tcase_create("all");
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, families);
+    tcase_add_test(t, experts);
     tcase_add_loop_test(t, refused_configs, 0, sizeof bad_configs / sizeof *bad_configs);
     tcase_add_loop_test(t, config_written_reads_back, 0, (int)(sizeof written / sizeof *written));
     tcase_add_test(t, tied_heads);

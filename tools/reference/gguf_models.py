@@ -23,7 +23,7 @@ from gguf_blocks import llama_quantise
 FOLDER = "tests/fixtures/gguf"
 
 
-def config(w, arch, layers, hidden, ffn, heads, kv_heads, context, vocab, theta):
+def config(w, arch, layers, hidden, ffn, heads, kv_heads, context, vocab, theta, experts=0, chosen=0, head_dim=0):
     w.add_block_count(layers)
     w.add_context_length(context)
     w.add_embedding_length(hidden)
@@ -32,7 +32,15 @@ def config(w, arch, layers, hidden, ffn, heads, kv_heads, context, vocab, theta)
     w.add_head_count_kv(kv_heads)
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_freq_base(theta)
-    w.add_rope_dimension_count(hidden // heads)
+    w.add_rope_dimension_count(head_dim or hidden // heads)
+    if head_dim:
+        w.add_key_length(head_dim)
+        w.add_value_length(head_dim)
+    if experts:
+        w.add_expert_count(experts)
+        w.add_expert_used_count(chosen)
+    if arch == "qwen3moe":
+        w.add_expert_feed_forward_length(ffn)
     w.add_vocab_size(vocab)
     w.add_tokenizer_model("none")
 
@@ -59,11 +67,32 @@ def tensors(rng, layers, hidden, ffn, kv, vocab, tied, biases, types):
     return out
 
 
+def with_experts(rng, layers, hidden, ffn, q, kv, vocab, experts, norms, types):
+    def matrix(*shape):
+        return rng.normal(0, 1.2 / np.sqrt(shape[-1]), shape).astype(np.float32)
+
+    def norm(n):
+        return (1 + rng.normal(0, 0.1, n)).astype(np.float32)
+
+    out = [("token_embd.weight", matrix(vocab, hidden) * 4, T.F32), ("output_norm.weight", norm(hidden), None), ("output.weight", matrix(vocab, hidden) * 3, types())]
+    for i in range(layers):
+        b = "blk.%d." % i
+        out += [(b + "attn_norm.weight", norm(hidden), None), (b + "ffn_norm.weight", norm(hidden), None), (b + "ffn_gate_inp.weight", matrix(experts, hidden), None)]
+        if norms:
+            out += [(b + "attn_q_norm.weight", norm(norms), None), (b + "attn_k_norm.weight", norm(norms), None)]
+        for name, *shape in [("attn_q", q, hidden), ("attn_k", kv, hidden), ("attn_v", kv, hidden), ("attn_output", hidden, q), ("ffn_gate_exps", experts, ffn, hidden),
+                             ("ffn_up_exps", experts, ffn, hidden), ("ffn_down_exps", experts, hidden, ffn)]:
+            out.append((b + name + ".weight", matrix(*shape), types()))
+    return out
+
+
 def stored(x, q):
     if q is None or q == T.F32:
         return x, None
     if q == T.F16:
         return x.astype(np.float16), None
+    if x.ndim == 3:
+        return np.stack([llama_quantise(m, q) for m in x]), q
     return llama_quantise(x, q), q
 
 
@@ -120,6 +149,12 @@ def main():
     turn2 = iter([T.Q8_0, T.F16, T.Q8_0, T.F32, T.Q8_0, T.Q8_0, T.F16, T.Q4_0])
     keys = dict(layers=1, hidden=64, ffn=96, heads=4, kv_heads=2, context=64, vocab=70, theta=10000.0)
     make("qwen2", "qwen2", keys, tensors(rng, 1, 64, 96, 32, 70, True, True, lambda: next(turn2)), rng.integers(0, 70, 40))
+    turn3 = iter([T.Q8_0, T.Q8_0, T.F16, T.Q4_0, T.Q8_0, T.Q8_0, T.Q4_0, T.Q5_0])
+    keys = dict(layers=1, hidden=64, ffn=96, heads=4, kv_heads=2, context=64, vocab=70, theta=10000.0, experts=4, chosen=2)
+    make("mixtral", "llama", keys, with_experts(rng, 1, 64, 96, 64, 32, 70, 4, 0, lambda: next(turn3)), rng.integers(0, 70, 40))
+    turn4 = iter([T.Q8_0, T.Q8_0, T.Q8_0, T.Q4_1, T.F16, T.Q4_0, T.Q8_0, T.F32])
+    keys = dict(layers=1, hidden=64, ffn=32, heads=4, kv_heads=2, context=64, vocab=70, theta=10000.0, experts=6, chosen=3, head_dim=32)
+    make("qwen3moe", "qwen3moe", keys, with_experts(rng, 1, 64, 32, 128, 64, 70, 6, 32, lambda: next(turn4)), rng.integers(0, 70, 40))
 
 
 if __name__ == "__main__":
