@@ -236,7 +236,7 @@ mutant test_session infer/block.c 's/layout = k->c->rope/layout = !k->c->rope/'
 
 mutant test_block infer/experts.c 's/linear_back(\&k, PW_EXPERT_UP, dxs, dup/linear_back(\&k, PW_EXPERT_UP, dxs, dgate/'
 mutant test_block infer/experts.c 's/PW_PASS(pw_fill(k.dev, dxs, 0));//'
-mutant test_block infer/block.c 's/own > c->ffn ? own : c->ffn/c->ffn/'
+mutant test_block infer/block.c 's/pw_expert_rows(c, k->tokens) \* c->expert_ffn/k->tokens * c->expert_ffn/'
 mutant test_families infer/experts.c 's/r.logits, k.c->experts_renormalise), "layer %d: router"/r.logits, true), "layer %d: router"/'
 mutant test_families data/checkpoint_experts.c 's/p == PW_EXPERT_UP ? n_out : 0/p == PW_EXPERT_GATE ? n_out : 0/'
 mutant test_families data/model_config_experts.c 's/{"w1", "w3", "w2"}/{"w3", "w1", "w2"}/'
