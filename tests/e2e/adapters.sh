@@ -50,6 +50,29 @@ refused 2 'does not say what its base is' pw lora export "$ROOT/tests/fixtures/g
 refused 1 'is for another base' pw lora export run/adapter --to gguf -o x.gguf --model "$ROOT/tests/fixtures/train_golden/model"
 checks=$((checks + 1)); [ ! -e x ] && [ ! -e x.gguf ] || fail "a refused export left something"
 
+# ---- Ollama ----
+cp -r "$BASE" chatty; cat > chatty/chat_template.jinja <<'END'
+{% if messages[0].role != 'system' %}<|start|>system
+Be kind.<|end|>
+{% endif %}{% for m in messages %}<|start|>{{ m.role }}
+{{ m.content }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|start|>assistant
+{% endif %}
+END
+printf '{"do_sample":true,"temperature":0.6,"top_p":0.9}' > chatty/generation_config.json
+json pw lora export run/adapter --to ollama -o o --model chatty --json -q --type q8_0; has out '"has_template":true'
+has o/Modelfile 'FROM ./base.gguf'; has o/Modelfile 'ADAPTER ./adapter.gguf'; has o/Modelfile '{{ else if eq .Role "user" }}<|start|>user'; has o/Modelfile 'SYSTEM """Be kind."""'
+has o/Modelfile 'PARAMETER stop "<|end|>"'; has o/Modelfile 'PARAMETER temperature 0.6'
+json pw lora verify "$BASE+run/adapter" o/base.gguf+o/adapter.gguf --json -q
+printf "{{ strftime_now('%%Y') }}{%% for m in messages %%}{{ m.content }}{%% endfor %%}" > chatty/chat_template.jinja
+rc 0 pw lora export run/adapter --to ollama -o o2 --model chatty --ctx 200; has err 'no TEMPLATE is written'; has err 'the date'; has o2/Modelfile 'PARAMETER num_ctx 200'
+checks=$((checks + 1)); ! grep -q TEMPLATE o2/Modelfile || fail 'a TEMPLATE was guessed'
+rc 0 pw lora export run/adapter --to ollama -o o3 --model base.gguf -q; has o3/Modelfile "FROM $PWD/base.gguf"; gone_base=$(ls o3); checks=$((checks + 1)); [ "$gone_base" = "$(printf 'Modelfile\nadapter.gguf')" ] || fail "o3 holds $gone_base"
+rc 0 pw lora export run/adapter --to ollama -o o4 --from llama3.2 -q; has o4/Modelfile 'FROM llama3.2'
+refused 2 'stays as it is' pw lora export run/adapter --to ollama -o o5 --model base.gguf --type q8_0 -q
+refused 2 'belongs to --to ollama' pw lora export run/adapter --to gguf -o o5 --from x
+checks=$((checks + 1)); [ ! -e o5 ] || fail "a refused export left a folder"
+
 # ---- merge: compared before it appears ----
 json pw lora merge "$BASE" --adapter run/adapter -o merged --json -q; has out '"format":"hf","type":"f32"'; has out '"first_difference":null'
 json pw lora verify "$BASE+run/adapter" merged --json -q --tolerance 1e-3
