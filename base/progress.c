@@ -97,6 +97,14 @@ void pw_progress_end(struct pw_progress *p, const char *note)
     p->last_drawn = 0;
 }
 
+void pw_progress_stop(struct pw_progress *p)
+{
+    if (!p || !p->on) return;
+    if (p->tty && p->width > 0) fputc('\n', stderr);
+    p->width = 0;
+    p->last_drawn = 0;
+}
+
 void pw_progress_say(struct pw_progress *p, const char *fmt, ...)
 {
     if (!p || !p->on) return;

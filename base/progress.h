@@ -14,6 +14,7 @@ void pw_progress_start(struct pw_progress *p, const char *what, bool quiet);
 /* done of total (total 0 = unknown); note: free text such as "loss 2.31, 812 tokens/s" or NULL. Time left is computed here. */
 void pw_progress_at(struct pw_progress *p, int64_t done, int64_t total, const char *note);
 void pw_progress_end(struct pw_progress *p, const char *note);
+void pw_progress_stop(struct pw_progress *p);  /* leaves the line as it is: the work failed */
 /* One line of information on stderr, not in the way of the progress line. Silent when quiet (p->on false) or p NULL. */
 void pw_progress_say(struct pw_progress *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

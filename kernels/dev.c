@@ -132,8 +132,16 @@ int pw_dev_reserve(struct pw_dev *d, size_t bytes)
 }
 
 int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes) { return bytes ? d->backend->put(d, device, host, bytes) : 0; }
-int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return bytes ? d->backend->get(d, host, device, bytes) : 0; }
-int pw_dev_sync(struct pw_dev *d) { return d->backend->sync(d); }
+/* A card says of queued work that it failed, not of which. */
+static int of_queue(const struct pw_dev *d, int rc)
+{
+    if (rc != PW_E_FAIL || strcmp(d->kind, "cuda") != 0) return rc;
+    (void)pw_error_while(rc, "work that was queued before");
+    pw_error_hint("with CUDA_LAUNCH_BLOCKING=1 in the environment the op that fails says so itself");
+    return rc;
+}
+int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return bytes ? of_queue(d, d->backend->get(d, host, device, bytes)) : 0; }
+int pw_dev_sync(struct pw_dev *d) { return of_queue(d, d->backend->sync(d)); }
 int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes) { return d->backend->memory(d, free_bytes, total_bytes); }
 
 int pw_dev_send(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes) { return d->backend->send(d, lane, host, device, bytes); }

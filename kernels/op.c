@@ -206,6 +206,18 @@ static int good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int6
 
 /* ---- simple ops ---- */
 
+/* A failure of the device itself: over what. */
+static int over(int rc, struct pw_tensor x)
+{
+    char shape[96];
+    int at = 0;
+    if (rc >= 0)
+        return rc;
+    for (int i = 0; i < x.ndim; i++)
+        at += snprintf(shape + at, sizeof shape - (size_t)at, "%s%lld", i ? ", " : "", (long long)x.shape[i]);
+    return pw_error_while(rc, "computing over %s (%s)", pw_dtype_name(x.dtype), at ? shape : "");
+}
+
 int pw_fill(struct pw_dev *dev, struct pw_tensor x, double value)
 {
     PW_CHECK(x.data && is_float(x.dtype) && pw_contiguous(x), PW_E_FAIL, "fill: x: expected a contiguous float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
@@ -256,7 +268,7 @@ int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor tabl
     PW_PASS(ids_in(dev, "embed_fwd", "ids", ids, 0, table.shape[0]));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(table), NAMED(ids) };
     APART("embed_fwd", outs, ins);
-    return dev->ops->embed_fwd(dev, out, table, ids);
+    return over(dev->ops->embed_fwd(dev, out, table, ids), out);
 }
 
 int pw_embed_bwd(struct pw_dev *dev, struct pw_tensor dtable, struct pw_tensor dout, struct pw_tensor ids)
@@ -268,7 +280,7 @@ int pw_embed_bwd(struct pw_dev *dev, struct pw_tensor dtable, struct pw_tensor d
     PW_PASS(ids_in(dev, "embed_bwd", "ids", ids, 0, dtable.shape[0]));
     struct named outs[] = { NAMED(dtable) }, ins[] = { NAMED(dout), NAMED(ids) };
     APART("embed_bwd", outs, ins);
-    return dev->ops->embed_bwd(dev, dtable, dout, ids);
+    return over(dev->ops->embed_bwd(dev, dtable, dout, ids), dout);
 }
 
 int pw_rmsnorm_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor inv_rms, struct pw_tensor x, struct pw_tensor w, double eps, double w_offset)
@@ -283,7 +295,7 @@ int pw_rmsnorm_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor in
     PW_PASS(same_or_apart(op, "out", out, "x", x));
     struct named outs[] = { NAMED(out), NAMED(inv_rms) }, ins[] = { NAMED(w) };
     APART(op, outs, ins);
-    return dev->ops->rmsnorm_fwd(dev, out, inv_rms, x, w, eps, w_offset);
+    return over(dev->ops->rmsnorm_fwd(dev, out, inv_rms, x, w, eps, w_offset), x);
 }
 
 int pw_rmsnorm_bwd(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor dw, struct pw_tensor dout, struct pw_tensor x, struct pw_tensor w, struct pw_tensor inv_rms, double w_offset)
@@ -298,7 +310,7 @@ int pw_rmsnorm_bwd(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor dw,
     if (dw.data) PW_PASS(want1(op, "dw", dw, wide_of(dx.dtype), dx.shape[1]));
     struct named outs[] = { NAMED(dx), NAMED(dw) }, ins[] = { NAMED(dout), NAMED(x), NAMED(w), NAMED(inv_rms) };
     APART(op, outs, ins);
-    return dev->ops->rmsnorm_bwd(dev, dx, dw, dout, x, w, inv_rms, w_offset);
+    return over(dev->ops->rmsnorm_bwd(dev, dx, dw, dout, x, w, inv_rms, w_offset), dout);
 }
 
 int pw_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struct pw_tensor cosines, struct pw_tensor sines, enum pw_rope_layout layout, int direction)
@@ -342,7 +354,7 @@ int pw_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, 
     if (lse.data) PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v) };
     APART(op, outs, ins);
-    return dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn);
+    return over(dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn), q);
 }
 
 int pw_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, struct pw_tensor dv, struct pw_tensor dout, struct pw_tensor out, struct pw_tensor lse,
@@ -358,7 +370,7 @@ int pw_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, st
     PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(dq), NAMED(dk), NAMED(dv) }, ins[] = { NAMED(dout), NAMED(out), NAMED(lse), NAMED(q), NAMED(k), NAMED(v) };
     APART(op, outs, ins);
-    return dev->ops->attn_bwd(dev, dq, dk, dv, dout, out, lse, q, k, v, seqs, attn);
+    return over(dev->ops->attn_bwd(dev, dq, dk, dv, dout, out, lse, q, k, v, seqs, attn), dout);
 }
 
 /* ---- feed-forward and linear ---- */
@@ -371,7 +383,7 @@ int pw_glu_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor gate, 
     PW_CHECK(act == PW_ACT_SILU || act == PW_ACT_GELU_TANH, PW_E_FAIL, "glu_fwd: unknown activation %d", (int)act);
     PW_PASS(same_or_apart("glu_fwd", "out", out, "gate", gate));
     PW_PASS(same_or_apart("glu_fwd", "out", out, "up", up));
-    return dev->ops->glu_fwd(dev, out, gate, up, act);
+    return over(dev->ops->glu_fwd(dev, out, gate, up, act), gate);
 }
 
 int pw_glu_bwd(struct pw_dev *dev, struct pw_tensor dgate, struct pw_tensor dup, struct pw_tensor dout, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
@@ -385,7 +397,7 @@ int pw_glu_bwd(struct pw_dev *dev, struct pw_tensor dgate, struct pw_tensor dup,
     PW_CHECK(act == PW_ACT_SILU || act == PW_ACT_GELU_TANH, PW_E_FAIL, "%s: unknown activation %d", op, (int)act);
     struct named outs[] = { NAMED(dgate), NAMED(dup) }, ins[] = { NAMED(dout), NAMED(gate), NAMED(up) };
     APART(op, outs, ins);
-    return dev->ops->glu_bwd(dev, dgate, dup, dout, gate, up, act);
+    return over(dev->ops->glu_bwd(dev, dgate, dup, dout, gate, up, act), dout);
 }
 
 static struct pw_tensor weight_view(const struct pw_weight *w)
@@ -406,7 +418,7 @@ int pw_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, s
     struct named outs[] = { NAMED(y), NAMED(xa) }, ins[] = { NAMED(x), { "w", weight_view(w) } };
     APART(op, outs, ins);
     PW_PASS(enough(dev, op, pw_scratch_linear(dev, x.shape[0], w, false)));
-    return dev->ops->linear_fwd(dev, y, xa, x, w, drop);
+    return over(dev->ops->linear_fwd(dev, y, xa, x, w, drop), x);
 }
 
 int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor xa, const struct pw_weight *w, struct pw_drop drop)
@@ -440,7 +452,7 @@ int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw
     struct named ins[] = { NAMED(dy), NAMED(x), NAMED(xa), { "w", weight_view(w) } };
     APART(op, outs, ins);
     PW_PASS(enough(dev, op, pw_scratch_linear(dev, tokens, w, true)));
-    return dev->ops->linear_bwd(dev, g, dy, x, xa, w, drop);
+    return over(dev->ops->linear_bwd(dev, g, dy, x, xa, w, drop), dy);
 }
 
 int pw_row_norm(struct pw_dev *dev, struct pw_tensor norm, const struct pw_weight *w)
@@ -517,7 +529,7 @@ int pw_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor arg
     struct named ins[] = { NAMED(h), { "w", weight_view(w) }, NAMED(targets), NAMED(dloss) };
     APART(op, outs, ins);
     PW_PASS(enough(dev, op, pw_scratch_head(dev, tokens, w, dh.data || dw.data)));
-    return dev->ops->head_loss(dev, loss, argmax, dh, dw, h, w, targets, dloss, softcap);
+    return over(dev->ops->head_loss(dev, loss, argmax, dh, dw, h, w, targets, dloss, softcap), h);
 }
 
 /* ---- experts ---- */
@@ -617,7 +629,7 @@ int pw_experts_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
         APART(op, outs, weight);
     }
     PW_PASS(enough(dev, op, pw_scratch_experts(dev, x.shape[0], experts, false)));
-    return dev->ops->experts_fwd(dev, y, xa, x, starts, experts, drop);
+    return over(dev->ops->experts_fwd(dev, y, xa, x, starts, experts, drop), x);
 }
 
 int pw_experts_bwd(struct pw_dev *dev, struct pw_tensor dx, const struct pw_linear_grads *g, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor xa, struct pw_tensor starts,
@@ -645,7 +657,7 @@ int pw_experts_bwd(struct pw_dev *dev, struct pw_tensor dx, const struct pw_line
     struct named outs[] = { NAMED(dx) }, ins[] = { NAMED(dy), NAMED(x), NAMED(xa), NAMED(starts) };
     APART(op, outs, ins);
     PW_PASS(enough(dev, op, pw_scratch_experts(dev, rows, experts, true)));
-    return dev->ops->experts_bwd(dev, dx, g, dy, x, xa, starts, experts, drop);
+    return over(dev->ops->experts_bwd(dev, dx, g, dy, x, xa, starts, experts, drop), dy);
 }
 
 static int good_combine(const struct pw_dev *dev, const char *op, struct pw_tensor of_tokens, const char *name, struct pw_tensor of_rows, const char *rows_name, struct pw_tensor places,
@@ -750,7 +762,7 @@ int pw_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct 
     PW_CHECK(h->eps >= 0 && isfinite(h->lr) && isfinite(h->weight_decay) && isfinite(h->grad_scale), PW_E_FAIL, "adamw: lr, eps, weight_decay or grad_scale is not a number in range");
     struct named outs[] = { NAMED(p), NAMED(m), NAMED(v) }, ins[] = { NAMED(g) };
     APART("adamw", outs, ins);
-    return dev->ops->adamw(dev, p, m, v, g, h);
+    return over(dev->ops->adamw(dev, p, m, v, g, h), p);
 }
 
 static int good_step(const char *op, const struct pw_adamw *h)
@@ -776,7 +788,7 @@ int pw_adamw8(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct
     PW_PASS(good_step("adamw8", h));
     struct named outs[] = { NAMED(p), NAMED(m), NAMED(v), NAMED(m_scale), NAMED(v_scale) }, ins[] = { NAMED(g), NAMED(maps) };
     APART("adamw8", outs, ins);
-    return dev->ops->adamw8(dev, p, m, m_scale, v, v_scale, g, maps, h);
+    return over(dev->ops->adamw8(dev, p, m, m_scale, v, v_scale, g, maps, h), p);
 }
 
 int pw_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor g, const struct pw_adamw *h)
@@ -787,7 +799,7 @@ int pw_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct p
     PW_PASS(good_step("lion", h));
     struct named outs[] = { NAMED(p), NAMED(m) }, ins[] = { NAMED(g) };
     APART("lion", outs, ins);
-    return dev->ops->lion(dev, p, m, g, h);
+    return over(dev->ops->lion(dev, p, m, g, h), p);
 }
 
 int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)

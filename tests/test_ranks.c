@@ -463,7 +463,7 @@ START_TEST(stopped_killed_resumed)
     j.resume = true;
     on_ranks(2, train_job, &j, status);
     ck_assert(WIFSIGNALED(status[1]));
-    ck_assert_msg(shm->said[0].rc == PW_E_FAIL && strstr(shm->said[0].text, " is gone: the run ends, state of step 7 saved in ") &&
+    ck_assert_msg(shm->said[0].rc == PW_E_FAIL && strstr(shm->said[0].text, " is gone: the run ends; state of step 7 saved in ") &&
                   strstr(shm->said[0].text, "| --resume goes on"), "rank 0: %s", shm->said[0].text);
     j.kill_at = 0;
     j.train = "lr: 3e-3, steps: 12, batch_size: 2, accumulate: 3, eval_every: 5, save_every: 3";

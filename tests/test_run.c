@@ -1,5 +1,6 @@
 /* A run as a whole on the tiny model of tests/fixtures/train_golden: killed at any moment and resumed it ends with the same bytes; opening
  * fails cleanly whichever allocation fails; what cannot be trained is refused before anything is written. */
+#include <math.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -8,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "kernels/backend.h"
 #include "tests/support.h"
 #include "train/run.h"
 #include "train/runlog.h"
@@ -218,6 +220,125 @@ START_TEST(samples)
 }
 END_TEST
 
+/* ---- a device that fails ---- */
+
+enum fault { LAUNCH, STICKY, UPDATE, NAN_GRADIENT, NAN_LOSS };
+static struct { enum fault fault; int calls, at; const struct pw_ops *own; struct pw_backend backend; } broken;
+
+static int broken_glu_bwd(struct pw_dev *dev, struct pw_tensor dgate, struct pw_tensor dup, struct pw_tensor dout, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
+{
+    PW_PASS(broken.own->glu_bwd(dev, dgate, dup, dout, gate, up, act));
+    if ((broken.fault != LAUNCH && broken.fault != NAN_GRADIENT) || ++broken.calls != broken.at)
+        return 0;
+    if (broken.fault == LAUNCH)
+        return pw_error(PW_E_FAIL, "glu_bwd: launch on device %s failed: as the test wants it", dev->kind);
+    return broken.fault == NAN_GRADIENT ? pw_fill(dev, dgate, NAN) : 0;
+}
+
+static int broken_glu_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
+{
+    PW_PASS(broken.own->glu_fwd(dev, out, gate, up, act));
+    return broken.fault == NAN_LOSS && ++broken.calls == broken.at ? pw_fill(dev, out, NAN) : 0;
+}
+
+static int broken_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor v, struct pw_tensor g, const struct pw_adamw *h)
+{
+    if (broken.fault == UPDATE && h->step == 3 && ++broken.calls == broken.at)
+        return pw_error(PW_E_FAIL, "adamw: launch on device %s failed: as the test wants it", dev->kind);
+    return broken.own->adamw(dev, p, m, v, g, h);
+}
+
+/* From the given call on nothing can be read any more. */
+static int broken_get(struct pw_dev *dev, void *host, const void *device, size_t bytes)
+{
+    if (broken.fault == STICKY && ++broken.calls >= broken.at)
+        return pw_error(PW_E_FAIL, "device %s: copy from the device: as the test wants it", dev->kind);
+    return broken.backend.get(dev, host, device, bytes);
+}
+
+static int train_broken(const struct pw_recipe *r, const char *kind, enum fault fault, int at)
+{
+    const struct pw_dev_options options = {.kind = kind, .threads = 1};
+    struct pw_dev *dev = NULL;
+    struct pw_run run = {0};
+    struct pw_run_result result;
+    int rc = 0;
+    PW_PASS_OUT(pw_dev_open(&dev, &options));
+    broken.fault = fault, broken.calls = 0, broken.at = at, broken.own = dev->ops, broken.backend = *dev->backend;
+    struct pw_ops ops = *dev->ops;
+    struct pw_backend backend = *dev->backend;
+    ops.glu_bwd = broken_glu_bwd, ops.glu_fwd = broken_glu_fwd, ops.adamw = broken_adamw;
+    backend.get = broken_get;
+    dev->ops = &ops;
+    dev->backend = &backend;
+    const struct pw_run_options opt = {.recipe = r, .dev = dev};
+    PW_PASS_OUT(pw_run_open(&run, &opt));
+    PW_PASS_OUT(pw_run_train(&run, &result));
+out:
+    pw_run_close(&run);
+    if (dev) {
+        dev->ops = broken.own;
+        dev->backend = &broken.backend;
+        pw_dev_close(dev);
+    }
+    return rc;
+}
+
+/* What is said, the newest state that is left, and that going on from it ends in the same bytes as a run without a fault. Blocks of the model: 2, passes of a
+ * step: 2, so that a step has 4 backward passes of a block, and 8 gated products (backward makes them again). */
+static void faults_on(const char *kind)
+{
+    static const char data[] = "train: " FIXTURES "/rows.jsonl, max_length: 40", train[] = "steps: 6, batch_size: 2, accumulate: 2, save_every: 2, warmup: 0, spike: 0, checkpointing: false";
+    static const struct { enum fault fault; int at, code, saved; const char *says[4]; } cases[] = {
+        {LAUNCH, 4 * 3 + 2, PW_E_FAIL, 3, {"step 4, pass 1", "layer 0", "glu_bwd: launch on device ", "state of step 3 saved in "}},
+        {LAUNCH, 4 * 3 + 2, PW_E_FAIL, 3, {"computing over ", " (", "backward", "as the test wants it"}},
+        {UPDATE, 5, PW_E_FAIL, 2, {"the update of step 3", "updating model.layers.", "adamw: launch on device ", "; step 3 was half done and is not saved"}},
+        {NAN_GRADIENT, 4 * 4 + 1, PW_E_NUMERIC, 4, {"step 5: the gradient of model.layers.0.self_attn.q_proj.lora_A is not finite (expected a number, got NaN)", "rows ", "", "state of step 4 saved in "}},
+        {NAN_LOSS, 8 * 3 + 1, PW_E_NUMERIC, 3, {"step 4: the loss is not finite (expected a number, got NaN) though all that is trained is, rows ", "", "", "state of step 3 saved in "}},
+    };
+    const char *whole = test_path(test_tmpdir(), "whole");
+    struct pw_recipe r, w;
+    make_recipe(&w, data, train, whole);
+    ck_assert_int_ge(train_broken(&w, kind, LAUNCH, 0), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *output = test_path(test_tmpdir(), "run");
+        char state[64];
+        make_recipe(&r, data, train, output);
+        const int rc = train_broken(&r, kind, cases[i].fault, cases[i].at);
+        for (int k = 0; k < 4; k++)
+            ck_assert_msg(rc == cases[i].code && strstr(pw_error_text(), cases[i].says[k]), "case %zu: %d: %s (expected \"%s\")", i, rc, pw_error_text(), cases[i].says[k]);
+        snprintf(state, sizeof state, "checkpoints/step-%d.h5", cases[i].saved);
+        ck_assert_msg(pw_file_exists(test_path(output, state)), "case %zu: no %s", i, state);
+        snprintf(state, sizeof state, "checkpoints/step-%d.h5", cases[i].saved + 1);
+        ck_assert(!pw_file_exists(test_path(output, state)));
+        if (strcmp(kind, "cpu") == 0) {
+            ck_ok(train_once(&r, true));
+            same_file(whole, output, "adapter/adapter_model.safetensors");
+        }
+        pw_recipe_free(&r);
+    }
+    pw_recipe_free(&w);
+}
+
+START_TEST(faults) { faults_on("cpu"); }
+END_TEST
+START_TEST(faults_of_kernels) { faults_on("simt"); }
+END_TEST
+
+/* Nothing can be read after the fault: the states from before are left as they are. */
+START_TEST(sticky)
+{
+    struct pw_recipe r;
+    const char *output = test_path(test_tmpdir(), "run");
+    make_recipe(&r, "train: " FIXTURES "/rows.jsonl, max_length: 40", "steps: 6, batch_size: 2, accumulate: 1, save_every: 2, warmup: 0", output);
+    ck_fails(train_broken(&r, "cpu", STICKY, 8), PW_E_FAIL, "device cpu: copy from the device");
+    ck_assert_msg(!strstr(pw_error_text(), "saved") && strstr(pw_error_hint_text(), "--resume goes on from the newest"), "%s, %s", pw_error_text(), pw_error_hint_text());
+    ck_assert_msg(pw_file_exists(test_path(output, "checkpoints/step-2.h5")) && !pw_file_exists(test_path(output, "checkpoints/step-3.h5")), "%s", pw_error_text());
+    ck_ok(train_once(&r, true));
+    pw_recipe_free(&r);
+}
+END_TEST
+
 START_TEST(pretraining)
 {
     const char *dir = test_tmpdir(), *output = test_path(dir, "run"), *path = test_path(dir, "rows.jsonl");
@@ -251,6 +372,9 @@ int main(void)
     tcase_add_test(c, patience);
     tcase_add_test(c, samples);
     tcase_add_test(c, pretraining);
+    tcase_add_test(c, faults);
+    tcase_add_test(c, faults_of_kernels);
+    tcase_add_test(c, sticky);
     suite_add_tcase(s, c);
     return test_run(s);
 }

@@ -239,7 +239,10 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
         PW_PASS_OUT(say_plan(c, &run));
     pw_progress_start(c->progress, "train", c->common->quiet || !first);
     rc = pw_run_train(&run, &result);
-    pw_progress_end(c->progress, NULL);
+    if (rc == 0)
+        pw_progress_end(c->progress, NULL);
+    else
+        pw_progress_stop(c->progress);
     if (rc == 0 && first)
         rc = print_result(c, &result);
 out:

@@ -429,6 +429,8 @@ static int evaluate(struct training *k)
     k->result->has_eval = true;
     if (t->step == 0)
         k->result->first_eval_loss = loss;
+    const bool best = t->step > 0 && (!k->state.has_best || loss < k->state.best_loss);
+    pw_progress_say(k->progress, "step %lld: held out %.4f%s", (long long)t->step, loss, best ? ", the best so far" : "");
     if (t->step > 0 && (!k->state.has_best || loss < k->state.best_loss)) {
         k->state.has_best = true;
         k->state.best_loss = loss;
@@ -473,7 +475,7 @@ static int one_step(struct training *k)
 {
     struct pw_trainer *t = k->t;
     struct pw_step_report s;
-    char note[96];
+    char note[128];
     double from = pw_seconds();
     PW_PASS(pw_trainer_step(t, &s));
     double took = pw_seconds() - from;
@@ -486,7 +488,10 @@ static int one_step(struct training *k)
         PW_PASS(pw_runlog_step(&k->log, &line));
     k->result->loss = s.loss;
     k->result->has_loss = true;
-    snprintf(note, sizeof note, "loss %.4f, lr %.2e, %.0f tokens/s", s.loss, s.lr, line.tokens_per_s);
+    char right[32] = "";
+    if (s.has_rewards)
+        snprintf(right, sizeof right, ", right %.0f%%", 100 * s.reward_accuracy);
+    snprintf(note, sizeof note, "loss %.4f%s, lr %.2e, %.0f tokens/s", s.loss, right, s.lr, line.tokens_per_s);
     pw_progress_at(k->progress, t->step, t->epochs.steps, note);
     if (due(t->step, k->r->eval_every))
         PW_PASS(evaluate(k));
@@ -499,33 +504,35 @@ static int one_step(struct training *k)
     return 0;
 }
 
-/* What is left to do when a step failed: an interrupted run is saved; one that met NaN keeps its last good state. */
+/* The state of the last whole step, if it can still be read; says so in `said`. Not after a failure of the disk, which would fail again. */
+static void save_what_is_whole(struct training *k, int rc, char said[4200])
+{
+    double square = 0;
+    said[0] = 0;
+    if (k->t->torn) {
+        snprintf(said, 4200, "; step %lld was half done and is not saved", (long long)k->t->step + 1);
+        return;
+    }
+    if (rc == PW_E_IO || k->t->step == 0 || pw_trainer_square(k->t, &square) < 0 || !isfinite(square) || save_state(k) < 0 || !k->writes)
+        return;
+    snprintf(said, 4200, "; state of step %lld saved in %s", (long long)k->saved_step, k->states);
+}
+
+/* What is left to do when a step failed: the last whole step is saved, if that can be. */
 static int after_failure(struct training *k, int rc)
 {
-    char what[1024], hint[256];
-    double square = 0;
+    char what[2048], hint[512], said[4200];
     if (rc == PW_E_INTERRUPTED) {
         PW_PASS(save_state(k));
         rc = pw_error(PW_E_INTERRUPTED, "interrupted after step %lld of %lld, state saved in %s", (long long)k->t->step, (long long)k->t->epochs.steps, k->states);
         pw_error_hint("--resume goes on");
         return rc;
     }
-    if (rc != PW_E_NUMERIC && !pw_ranks_lost(k->ranks))
-        return rc;
     snprintf(what, sizeof what, "%s", pw_error_text());
     snprintf(hint, sizeof hint, "%s", pw_error_hint_text());
-    if (pw_trainer_square(k->t, &square) == 0 && isfinite(square) && k->t->step > 0)
-        (void)save_state(k);
-    if (rc != PW_E_NUMERIC) {          /* a rank is gone: what this one has is whole */
-        if (k->writes && k->saved_step >= 0)
-            rc = pw_error(rc, "%s: the run ends, state of step %lld saved in %s", what, (long long)k->saved_step, k->states);
-        else
-            rc = pw_error(rc, "%s: the run ends in step %lld", what, (long long)k->t->step + 1);
-        pw_error_hint("--resume goes on");
-        return rc;
-    }
-    rc = pw_error(PW_E_NUMERIC, "%s", what);
-    pw_error_hint("%s", hint);
+    save_what_is_whole(k, rc, said);
+    rc = pw_error(rc, "%s%s%s", what, pw_ranks_lost(k->ranks) ? ": the run ends" : "", said);
+    pw_error_hint("%s", hint[0] ? hint : "--resume goes on from the newest saved state");
     return rc;
 }
 

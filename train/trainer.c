@@ -235,13 +235,32 @@ static void lines_of(const struct pw_trainer *t, int64_t first, int64_t last, ch
     }
 }
 
-/* An error that names the step and the rows (lines of their files) of passes [first, last) of this epoch. */
-static int not_a_number(const struct pw_trainer *t, const char *what, double x, int64_t first, int64_t last)
+/* The first tensor whose gradient, or whose values, are not finite; NULL: none, or they cannot be read. */
+static const char *first_bad(struct pw_trainer *t, bool gradients)
+{
+    struct pw_dev *dev = t->set.model->dev;
+    for (size_t i = 0; i < t->optim.n; i++) {
+        const struct pw_slot *s = &t->optim.slots[i];
+        double sum = 0;
+        if (pw_fill(dev, t->optim.norm2, 0) < 0 || pw_sumsq(dev, t->optim.norm2, gradients ? s->grad : s->value) < 0 ||
+            pw_dev_get(dev, &sum, t->optim.norm2.data, sizeof sum) < 0)
+            return NULL;
+        if (!isfinite(sum))
+            return s->name;
+    }
+    return NULL;
+}
+
+/* An error that names the step, the tensor, and the rows (lines of their files) of passes [first, last) of this epoch. */
+static int not_a_number(struct pw_trainer *t, bool gradient, double x, int64_t first, int64_t last)
 {
     char lines[200];
     lines_of(t, first, last, lines);
-    int rc = pw_error(PW_E_NUMERIC, "step %lld: the %s is not finite (expected a number, got %s), rows %s", (long long)t->step + 1, what,
-                      isnan(x) ? "NaN" : "infinity", lines);
+    const char *bad = first_bad(t, gradient), *got = isnan(x) ? "NaN" : "infinity";
+    const long long step = (long long)t->step + 1;
+    int rc = gradient ? pw_error(PW_E_NUMERIC, "step %lld: the gradient of %s is not finite (expected a number, got %s), rows %s", step, bad ? bad : "all tensors together", got, lines)
+             : bad    ? pw_error(PW_E_NUMERIC, "step %lld: the loss is not finite (expected a number, got %s), nor is %s, rows %s", step, got, bad, lines)
+                      : pw_error(PW_E_NUMERIC, "step %lld: the loss is not finite (expected a number, got %s) though all that is trained is, rows %s", step, got, lines);
     pw_error_hint("a smaller train.lr or train.clip, or a look at these rows; the last good state is kept");
     return rc;
 }
@@ -340,7 +359,7 @@ static int run_passes(struct pw_trainer *t, int64_t last, double number, double 
             loss = sums->loss;
         }
         if (!isfinite(loss))
-            return not_a_number(t, "loss", loss, i, i + 1);
+            return not_a_number(t, false, loss, i, i + 1);
         t->losses[i - t->at] = loss;
     }
     return 0;
@@ -386,12 +405,14 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
     if (report->trained_tokens > 0) {       /* a step of cut rows that trains nothing changes nothing */
         PW_PASS(pw_optim_norm(dev, &t->optim, &report->grad_norm));
         if (!isfinite(report->grad_norm))
-            return not_a_number(t, "gradient", report->grad_norm, t->at, last);
+            return not_a_number(t, true, report->grad_norm, t->at, last);
         const struct pw_adamw h = {
             .lr = report->lr, .beta1 = r->betas[0], .beta2 = r->betas[1], .eps = r->eps, .weight_decay = r->weight_decay, .step = t->step + 1,
             .grad_scale = r->clip > 0 && report->grad_norm > r->clip ? r->clip / report->grad_norm : 1,
         };
-        PW_PASS(pw_optim_step(dev, &t->optim, &h));
+        t->torn = true;
+        PW_TRY(pw_optim_step(dev, &t->optim, &h), "the update of step %lld", (long long)t->step + 1);
+        t->torn = false;
     }
     t->step++;
     t->recent[t->step % PW_TRAINER_RECENT] = report->loss;

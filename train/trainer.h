@@ -48,6 +48,7 @@ struct pw_trainer {
     /* position */
     int64_t step, epoch, at;            /* optimiser steps done; epoch and pass where the next one begins */
     int64_t tokens, trained_tokens;
+    bool torn;                          /* an update began and did not end: values are of no step */
     double recent[PW_TRAINER_RECENT];   /* losses of the last steps, that of step i (from 1) at i % PW_TRAINER_RECENT; NaN: not known */
 };
 struct pw_step_report {
@@ -62,7 +63,8 @@ int pw_trainer_start(struct pw_trainer *t);
 /* Preferences with full training: reads the reference, by the weights as they are; before the first step and before a state is restored. */
 int pw_trainer_reference(struct pw_trainer *t);
 /* One optimiser step, of all ranks together: they fail together too. PW_E_INTERRUPTED: `stop` said so; nothing was changed. PW_E_NUMERIC: loss or gradient is not finite, or
- * the loss is far above those of the last steps (train.spike); nothing was changed, the error names step and rows. */
+ * the loss is far above those of the last steps (train.spike); nothing was changed, the error names step, rows and tensor. After another failure the
+ * values are those of the last whole step, unless `torn`. */
 int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report);
 bool pw_trainer_done(const struct pw_trainer *t);
 int pw_trainer_evaluate(struct pw_trainer *t, double *loss);               /* mean over the trained tokens, or the pairs, of the held-out rows */
