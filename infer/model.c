@@ -726,6 +726,19 @@ static int check_experts(const struct pw_model *m, int layer)
     return 0;
 }
 
+int pw_model_norms(struct pw_model *m)
+{
+    for (int i = 0; i < m->config.layers; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            const struct pw_weight *w = &m->layers[i].linear[l];
+            if (!pw_weight_is_dora(w))
+                continue;
+            PW_PASS(pw_dev_reserve(m->dev, pw_scratch_linear(m->dev, 1, w, false)));
+            PW_TRY(pw_row_norm(m->dev, w->lora->norm, w), "layer %d: %s: the norms of its adapter", i, pw_linear_suffix((enum pw_linear)l));
+        }
+    return 0;
+}
+
 int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
 {
     int rc = 0;
@@ -742,6 +755,7 @@ int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
     }
     for (int i = 0; i < m->config.layers; i++)
         PW_PASS_OUT(check_experts(m, i));
+    PW_PASS_OUT(pw_model_norms(m));
 out:
     if (rc < 0)
         detach(m);

@@ -54,6 +54,8 @@ void pw_model_free(struct pw_model *m);
  * does not have, or of another shape, is an error that names it. */
 int pw_model_attach(struct pw_model *m, const struct pw_adapter *a);
 double pw_model_embed_scale(const struct pw_model *m); /* what embeddings are multiplied by: the config's scale in the type of activations */
+/* The norms of attached DoRA adapters, anew: attaching makes them too, so call it when values of one that is attached have changed. */
+int pw_model_norms(struct pw_model *m);
 struct pw_weight *pw_model_linear(struct pw_model *m, const char *module); /* "model.layers.3.mlp.up_proj"; NULL = no such */
 /* A fresh model from a config alone (weights normal(0, init_range), norms 1), trainable, for training from scratch. */
 int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed);

@@ -42,7 +42,6 @@ typedef const struct pw_backend *pw_plugin_fn(const char *version, size_t row_by
 size_t pw_dora_scratch(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
 int pw_dora_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop);
 int pw_dora_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor xa, const struct pw_weight *w, struct pw_drop drop);
-static inline bool pw_weight_is_dora(const struct pw_weight *w) { return w->lora && w->lora->magnitude.data; }
 
 /* What the host backends share: kernels/dev.c. */
 int pw_host_take(struct pw_dev *d, void **out, size_t bytes);

@@ -155,7 +155,7 @@ static int good_weight(const struct pw_dev *dev, const char *op, const struct pw
         PW_CHECK(w->lora->r >= 1, PW_E_FAIL, "%s: w: adapter of rank %d", op, w->lora->r);
         PW_PASS(want2(op, "lora.a", w->lora->a, wide_of(type), w->lora->r, w->n_in));
         PW_PASS(want2(op, "lora.b", w->lora->b, wide_of(type), w->n_out, w->lora->r));
-        if (w->lora->magnitude.data) {
+        if (pw_weight_is_dora(w)) {
             PW_PASS(want1(op, "lora.magnitude", w->lora->magnitude, wide_of(type), w->n_out));
             PW_PASS(want1(op, "lora.norm", w->lora->norm, wide_of(type), w->n_out));
         }
@@ -167,7 +167,7 @@ static int good_weight(const struct pw_dev *dev, const char *op, const struct pw
 static int good_drop(const char *op, struct pw_drop drop, const struct pw_lora *lora)
 {
     PW_CHECK(drop.p >= 0 && drop.p < 1, PW_E_FAIL, "%s: dropout: expected 0 <= p < 1, got %g", op, drop.p);
-    PW_CHECK(!(drop.p > 0) || !lora || !lora->magnitude.data || lora->drops, PW_E_FAIL, "%s: dropout: expected an adapter that says it drops, got one with a magnitude that does not", op);
+    PW_CHECK(!(drop.p > 0) || !lora || lora->magnitude.ndim == 0 || lora->drops, PW_E_FAIL, "%s: dropout: expected an adapter that says it drops, got one with a magnitude that does not", op);
     return 0;
 }
 
@@ -438,7 +438,7 @@ int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw
     }
     if (g->dbias.data) PW_PASS(want1(op, "dbias", g->dbias, wide_of(type), w->n_out));
     if (g->da.data || g->db.data) PW_CHECK(w->lora, PW_E_FAIL, "%s: da, db: the weight has no adapter", op);
-    const bool magnitude = w->lora && w->lora->magnitude.data;
+    const bool magnitude = pw_weight_is_dora(w);
     PW_CHECK(!magnitude || !g->dw.data, PW_E_FAIL, "%s: dw: a weight whose adapter has a magnitude has no gradient", op);
     if (g->dm.data) {
         PW_CHECK(magnitude, PW_E_FAIL, "%s: dm: the adapter has no magnitude", op);
@@ -601,7 +601,7 @@ static int good_experts(const struct pw_dev *dev, const char *op, const struct p
                  w->n_out, w->n_in, pw_qtype_name(w->type));
         PW_CHECK(!w->lora == !first->lora && (!w->lora || w->lora->r == first->lora->r), PW_E_FAIL, "%s: expert %d: expected an adapter of rank %d as expert 0, got rank %d", op, i,
                  first->lora ? first->lora->r : 0, w->lora ? w->lora->r : 0);
-        PW_CHECK(!w->lora || !w->lora->magnitude.data, PW_E_UNSUPPORTED, "%s: expert %d: adapters with a magnitude are not supported on experts", op, i);
+        PW_CHECK(!pw_weight_is_dora(w), PW_E_UNSUPPORTED, "%s: expert %d: adapters with a magnitude are not supported on experts", op, i);
     }
     PW_PASS(want1(op, "starts", starts, PW_I32, (int64_t)experts->n + 1));
     if (!dev->host) return 0;

@@ -26,8 +26,8 @@ struct pw_lora {             /* y += scale * (dropout(x) A^T) B^T */
     int r;
     double scale;            /* alpha / r, or alpha / sqrt(r) */
     struct pw_tensor a, b;   /* (R, n_in), (n_out, R): f32 (f64 on ref) */
-    /* DoRA (Liu et al. 2024): every row of W + scale B A gets the length m of its own. Data NULL: none. The lengths it has, which count as
-     * constants in gradients, are kept beside it: op row_norm makes them, anew whenever A, B or W changed. */
+    /* DoRA (Liu et al. 2024): every row of W + scale B A gets the length m of its own. The lengths it has, which count as
+     * constants in gradients, are kept beside it: op row_norm makes them, anew whenever A, B or W changed. Without dimensions: none. */
     struct pw_tensor magnitude, norm; /* (n_out), (n_out), as a */
     bool drops;              /* with a magnitude: scratch has room for dropout too */
 };
@@ -47,6 +47,8 @@ struct pw_weight {
     const struct pw_lora *lora;   /* or NULL */
 };
 
+/* By the shape of the magnitude: plans know it before there is memory. */
+static inline bool pw_weight_is_dora(const struct pw_weight *w) { return w->lora && w->lora->magnitude.ndim > 0; }
 const char *pw_qtype_name(enum pw_qtype t);        /* "nf4" */
 int64_t pw_weight_blocks(const struct pw_weight *w);
 size_t pw_weight_data_bytes(const struct pw_weight *w); /* of data alone */

@@ -23,7 +23,7 @@ double pw_adapter_scale(const struct pw_adapter_config *c) { return c->rslora ? 
 
 static int check_config(const struct pw_adapter_config *c)
 {
-    PW_CHECK(strcmp(c->kind, "lora") == 0, PW_E_UNSUPPORTED, "adapter.kind: %s is not supported (known: lora)", c->kind);
+    PW_CHECK(strcmp(c->kind, "lora") == 0 || strcmp(c->kind, "dora") == 0, PW_E_UNSUPPORTED, "adapter.kind: %s is not supported (known: lora, dora)", c->kind);
     PW_CHECK(c->r >= 1 && c->r <= 65536, PW_E_USAGE, "adapter.r is out of range (expected 1 to 65536, got %d)", c->r);
     PW_CHECK(isfinite(c->alpha) && c->alpha != 0, PW_E_USAGE, "adapter.alpha must be a number other than 0 (got %g)", c->alpha);
     PW_CHECK(c->dropout >= 0 && c->dropout < 1, PW_E_USAGE, "adapter.dropout is out of range (expected 0 to below 1, got %g)", c->dropout);
@@ -158,6 +158,10 @@ static int add_module(struct pw_adapter *a, const char *name, int64_t n_out, int
     m->lora.scale = pw_adapter_scale(&own);
     m->lora.a = pw_tensor2(NULL, PW_F32, m->lora.r, m->n_in);
     m->lora.b = pw_tensor2(NULL, PW_F32, m->n_out, m->lora.r);
+    if (strcmp(a->config.kind, "dora") == 0) {
+        m->lora.magnitude = m->lora.norm = pw_tensor1(NULL, PW_F32, m->n_out);
+        m->lora.drops = a->config.dropout > 0;
+    }
     a->n++;
     return 0;
 }
@@ -252,7 +256,12 @@ static bool rotated(const struct pw_adapter_module *m)
 
 void pw_adapter_reorder(const struct pw_adapter *a, const struct pw_adapter_module *m, bool interleave, float *to, const float *from)
 {
-    const int64_t d = a->paired, r = m->lora.r;
+    pw_adapter_reorder_rows(a, m, interleave, to, from, m->lora.r);
+}
+
+void pw_adapter_reorder_rows(const struct pw_adapter *a, const struct pw_adapter_module *m, bool interleave, float *to, const float *from, int64_t width)
+{
+    const int64_t d = a->paired, r = width;
     const bool moves = d > 0 && rotated(m);
     for (int64_t i = 0; i < m->n_out; i++) {
         const int64_t k = moves ? i % d : 0, pair = interleave ? k % 2 * (d / 2) + k / 2 : k < d / 2 ? 2 * k : 2 * (k - d / 2) + 1;
@@ -264,11 +273,24 @@ void pw_adapter_reorder(const struct pw_adapter *a, const struct pw_adapter_modu
 
 static size_t rounded(struct pw_tensor t) { return ((size_t)pw_count(t) * sizeof(float) + 63) & ~(size_t)63; }
 
+bool pw_adapter_is_dora(const struct pw_adapter *a) { return strcmp(a->config.kind, "dora") == 0; }
+
+/* The tensors of a module in the order of their places: A, B, and of DoRA the magnitude and its norms. */
+static int tensors_of(struct pw_lora *l, struct pw_tensor *list[4])
+{
+    list[0] = &l->a, list[1] = &l->b, list[2] = &l->magnitude, list[3] = &l->norm;
+    return l->magnitude.ndim > 0 ? 4 : 2;
+}
+
 size_t pw_adapter_bytes(const struct pw_adapter *a)
 {
     size_t sum = 0;
     for (size_t i = 0; i < a->n; i++)
-        sum += rounded(a->modules[i].lora.a) + rounded(a->modules[i].lora.b);
+    {
+        struct pw_tensor *list[4];
+        for (int k = tensors_of(&a->modules[i].lora, list); k-- > 0;)
+            sum += rounded(*list[k]);
+    }
     return sum;
 }
 
@@ -276,7 +298,7 @@ int64_t pw_adapter_parameters(const struct pw_adapter *a)
 {
     int64_t sum = 0;
     for (size_t i = 0; i < a->n; i++)
-        sum += pw_count(a->modules[i].lora.a) + pw_count(a->modules[i].lora.b);
+        sum += pw_count(a->modules[i].lora.a) + pw_count(a->modules[i].lora.b) + (a->modules[i].lora.magnitude.ndim > 0 ? a->modules[i].n_out : 0);
     return sum;
 }
 
@@ -286,11 +308,12 @@ int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes)
     PW_CHECK(bytes >= want, PW_E_FAIL, "placing the adapter: too little memory (expected %zu bytes, got %zu)", want, bytes);
     char *at = memory;
     for (size_t i = 0; i < a->n; i++) {
-        struct pw_lora *l = &a->modules[i].lora;
-        l->a.data = at;
-        at += rounded(l->a);
-        l->b.data = at;
-        at += rounded(l->b);
+        struct pw_tensor *list[4];
+        const int n = tensors_of(&a->modules[i].lora, list);
+        for (int k = 0; k < n; k++) {
+            list[k]->data = at;
+            at += rounded(*list[k]);
+        }
     }
     return 0;
 }
@@ -311,8 +334,10 @@ void pw_adapter_init(struct pw_adapter *a, uint64_t seed)
 static int copy_tensors(struct pw_adapter *to, const struct pw_adapter *from, struct pw_dev *dev, int (*move)(struct pw_dev *, void *, const void *, size_t))
 {
     for (size_t i = 0; i < to->n; i++) {
-        PW_PASS(move(dev, to->modules[i].lora.a.data, from->modules[i].lora.a.data, pw_bytes(from->modules[i].lora.a)));
-        PW_PASS(move(dev, to->modules[i].lora.b.data, from->modules[i].lora.b.data, pw_bytes(from->modules[i].lora.b)));
+        struct pw_tensor *there[4], *here[4];
+        tensors_of(&to->modules[i].lora, there);
+        for (int k = tensors_of(&from->modules[i].lora, here); k-- > 0;)
+            PW_PASS(move(dev, there[k]->data, here[k]->data, pw_bytes(*here[k])));
     }
     return 0;
 }

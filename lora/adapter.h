@@ -13,7 +13,7 @@
 #include "kernels/weight.h"
 
 struct pw_adapter_config {
-    char kind[8];                 /* "lora" */
+    char kind[8];                 /* "lora"; "dora": with a magnitude for each output, see kernels/weight.h */
     int r;
     double alpha, dropout;
     bool rslora;
@@ -30,7 +30,7 @@ struct pw_adapter_config {
 struct pw_adapter_module {
     const char *name;             /* "model.layers.0.self_attn.q_proj" */
     int64_t n_in, n_out;
-    struct pw_lora lora;          /* a (R, n_in), b (n_out, R), f32 */
+    struct pw_lora lora;          /* a (R, n_in), b (n_out, R), f32; DoRA: magnitude, norm (n_out); the norms are made where it is attached */
 };
 struct pw_adapter {
     struct pw_adapter_config config;
@@ -44,10 +44,12 @@ struct pw_adapter {
 /* Lists the modules that `config->targets` selects in a model of this shape, in forward order (layer by layer: q k v o gate up down);
  * a target that matches nothing is an error naming the nearest. Tensors have shape but no data yet. */
 int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config, const struct pw_model_config *model);
-size_t pw_adapter_bytes(const struct pw_adapter *a);                 /* of all A and B in f32 */
+bool pw_adapter_is_dora(const struct pw_adapter *a);
+size_t pw_adapter_bytes(const struct pw_adapter *a);                 /* of all tensors in f32, norms too */
 int64_t pw_adapter_parameters(const struct pw_adapter *a);
 int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes); /* lays all tensors out in one region, in module order */
-/* A = uniform(-1/sqrt(n_in), 1/sqrt(n_in)) (Kaiming with a = sqrt 5, as PEFT), B = 0. One Philox stream per module. Host memory. */
+/* A = uniform(-1/sqrt(n_in), 1/sqrt(n_in)) (Kaiming with a = sqrt 5, as PEFT), B = 0. One Philox stream per module. Host memory. Magnitudes are
+ * the lengths of the base's rows, which it does not know: whoever attaches it sets them. */
 void pw_adapter_init(struct pw_adapter *a, uint64_t seed);
 /* Moves the tensors from host memory to the device, into memory that the adapter owns from then on; nothing happens on host devices. */
 int pw_adapter_put(struct pw_adapter *a, struct pw_dev *dev);
@@ -56,6 +58,8 @@ int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw
 double pw_adapter_scale(const struct pw_adapter_config *c);
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module);
 void pw_adapter_free(struct pw_adapter *a);
+/* The same for an array of (n_out, width). */
+void pw_adapter_reorder_rows(const struct pw_adapter *a, const struct pw_adapter_module *m, bool interleave, float *to, const float *from, int64_t width);
 /* Rows of B (n_out, R) of q or k: from the order of Hugging Face to interleaved pairs, or back. Nothing for other modules, or paired = 0. */
 void pw_adapter_reorder(const struct pw_adapter *a, const struct pw_adapter_module *m, bool interleave, float *to, const float *from);
 bool pw_adapter_selects(const char *target, const char *module);     /* PEFT's rule: the module is the target or ends with "." target */

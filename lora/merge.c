@@ -1,5 +1,5 @@
 /* Merging an adapter into its base: scale * B A is added in f32 to the dequantised rows, tensor by tensor, and the change is measured.
- * Owns the arithmetic and the measure. Refuses to know how the folder is written (quant/). */
+ * DoRA then brings each row to its magnitude. Owns the arithmetic and the measure. Refuses to know how the folder is written (quant/). */
 #include "lora/merge.h"
 
 #include <math.h>
@@ -42,9 +42,18 @@ static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor row
             for (int64_t x = 0; x < n_in; x++)
                 sum[x] += b * A[k * n_in + x];
         }
+        float ratio = 1;    /* of DoRA: the length that the row is to have to the one it has */
+        if (a->lora.magnitude.ndim > 0) {
+            double squares = 0;
+            for (int64_t x = 0; x < n_in; x++) {
+                const double v = (double)(w[x] + (float)a->lora.scale * sum[x]);
+                squares += v * v;
+            }
+            ratio = (float)((double)((const float *)a->lora.magnitude.data)[first + i] / sqrt(squares));
+        }
         for (int64_t x = 0; x < n_in; x++) {
             const float before = w[x];
-            w[x] = before + (float)a->lora.scale * sum[x];
+            w[x] = ratio * (before + (float)a->lora.scale * sum[x]);
             const double d = fabs((double)w[x] - before);
             if (!(d <= change)) {
                 change = d;

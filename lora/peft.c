@@ -12,13 +12,13 @@
 #include "base/file.h"
 #include "data/safetensors.h"
 
-static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight";
+static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight", tail_m[] = ".lora_magnitude_vector";
 
 /* ---- reading: the config ---- */
 
 /* Keys that are read below, and keys that say nothing about the arithmetic. Any other key must be null, false or empty. */
 static const char *const read_keys[] = {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "peft_type", "bias", "init_lora_weights",
-                                        "base_model_name_or_path", "rank_pattern", "alpha_pattern"};
+                                        "base_model_name_or_path", "rank_pattern", "alpha_pattern", "use_dora", "layers_to_transform", "layers_pattern", "exclude_modules"};
 static const char *const inert_keys[] = {"revision", "peft_version", "task_type", "inference_mode", "auto_mapping", "megatron_core", "qalora_group_size",
                                          "loftq_config"};
 
@@ -80,6 +80,23 @@ static int read_targets(struct pw_adapter *a, const struct pw_value *json, const
     return 0;
 }
 
+/* Keys that take modules away from target_modules. Which are left is what the file has tensors of. */
+static bool narrowed(const struct pw_value *json)
+{
+    const struct pw_value *layers = pw_get(json, "layers_to_transform"), *without = pw_get(json, "exclude_modules");
+    return (layers && layers->kind != PW_NULL) || (without && !empty(without));
+}
+
+static int check_narrowing(const struct pw_value *json, const char *path)
+{
+    const struct pw_value *layers = pw_get(json, "layers_to_transform"), *without = pw_get(json, "exclude_modules");
+    PW_CHECK(!layers || layers->kind == PW_NULL || layers->kind == PW_INT || layers->kind == PW_LIST, PW_E_FORMAT, "%s: layers_to_transform: expected a number or a list of numbers", path);
+    for (size_t i = 0; layers && layers->kind == PW_LIST && i < layers->len; i++)
+        PW_CHECK(layers->items[i].kind == PW_INT, PW_E_FORMAT, "%s: layers_to_transform[%zu]: expected a number", path, i);
+    PW_CHECK(!without || without->kind == PW_NULL || without->kind == PW_STRING || without->kind == PW_LIST, PW_E_FORMAT, "%s: exclude_modules: expected a list of names", path);
+    return 0;
+}
+
 static int read_config(struct pw_adapter *a, const struct pw_value *json, const char *path, bool *exact)
 {
     struct pw_adapter_config *c = &a->config;
@@ -96,8 +113,11 @@ static int read_config(struct pw_adapter *a, const struct pw_value *json, const 
     PW_CHECK(r >= 1 && r <= 65536, PW_E_FORMAT, "%s: r is out of range (expected 1 to 65536, got %" PRId64 ")", path, r);
     PW_CHECK(isfinite(c->alpha) && c->alpha != 0, PW_E_FORMAT, "%s: lora_alpha must be a number other than 0", path);
     PW_CHECK(c->dropout >= 0 && c->dropout < 1, PW_E_FORMAT, "%s: lora_dropout is out of range (got %g)", path, c->dropout);
+    PW_PASS(check_narrowing(json, path));
     c->r = (int)r;
-    snprintf(c->kind, sizeof c->kind, "lora");
+    bool dora = false;
+    PW_PASS(pw_get_bool(json, "use_dora", path, &dora));
+    snprintf(c->kind, sizeof c->kind, dora ? "dora" : "lora");
     snprintf(c->base_name, sizeof c->base_name, "%s", base);
     return read_targets(a, json, path, exact);
 }
@@ -125,7 +145,7 @@ static int pattern(const struct pw_value *json, const char *key, const char *pat
 
 /* ---- reading: the tensors ---- */
 
-struct found { const char *name; const struct pw_st_tensor *a, *b; int layer, linear; };   /* linear: PW_LIN_COUNT + .. of experts, INT32_MAX of what is none */
+struct found { const char *name; const struct pw_st_tensor *a, *b, *m; int layer, linear; };   /* linear: PW_LIN_COUNT + .. of experts, INT32_MAX of what is none */
 
 static int forward_order(const void *x, const void *y)
 {
@@ -157,6 +177,12 @@ static void locate(struct found *f)
         f->linear = PW_LIN_COUNT + PW_EXPERT_PARTS * expert + (int)part;
 }
 
+static bool ends(const char *text, const char *tail)
+{
+    const size_t n = strlen(text), t = strlen(tail);
+    return n >= t && strcmp(text + n - t, tail) == 0;
+}
+
 /* Groups the tensors of the file into modules, A and B, in forward order. */
 static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const char *path, struct found **out, size_t *n)
 {
@@ -165,24 +191,43 @@ static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const c
     *n = 0;
     for (size_t i = 0; i < s->n; i++) {
         const struct pw_st_tensor *t = &s->tensors[i];
-        const size_t len = strlen(t->name), p = strlen(prefix), q = strlen(tail_a);
-        bool ours = len > p + q && strncmp(t->name, prefix, p) == 0, is_a = ours && strcmp(t->name + len - q, tail_a) == 0;
-        PW_CHECK(is_a || (ours && strcmp(t->name + len - q, tail_b) == 0), PW_E_FORMAT,
-                 "%s: unknown tensor %s (expected %sMODULE%s or %s)", path, t->name, prefix, tail_a, tail_b);
-        PW_CHECK(t->ndim == 2 && t->shape[0] > 0 && t->shape[1] > 0, PW_E_FORMAT, "%s: %s: expected two dimensions, got %d", path, t->name, t->ndim);
+        const size_t len = strlen(t->name), p = strlen(prefix);
+        const bool dora = pw_adapter_is_dora(a), is_m = dora && ends(t->name, tail_m), is_a = ends(t->name, tail_a);
+        const size_t q = strlen(is_m ? tail_m : tail_a);
+        PW_CHECK(len > p + q && strncmp(t->name, prefix, p) == 0 && (is_m || is_a || ends(t->name, tail_b)), PW_E_FORMAT,
+                 "%s: unknown tensor %s (expected %sMODULE%s or %s%s%s)", path, t->name, prefix, tail_a, tail_b, dora ? " or " : "", dora ? tail_m : "");
+        PW_CHECK(is_m || (t->ndim == 2 && t->shape[0] > 0 && t->shape[1] > 0), PW_E_FORMAT, "%s: %s: expected two dimensions, got %d", path, t->name, t->ndim);
+        PW_CHECK(!is_m || (t->ndim == 1 && t->shape[0] > 0), PW_E_FORMAT, "%s: %s: expected one dimension, got %d", path, t->name, t->ndim);
         char *name = pw_arena_strndup(&a->arena, t->name + p, len - p - q);
         PW_CHECK(name, PW_E_NOMEM, "%s: no memory", path);
         /* Tensors are sorted by name, so the A and the B of a module are neighbours. */
         if (*n == 0 || strcmp(list[*n - 1].name, name) != 0)
             list[(*n)++] = (struct found){.name = name};
-        *(is_a ? &list[*n - 1].a : &list[*n - 1].b) = t;
+        *(is_m ? &list[*n - 1].m : is_a ? &list[*n - 1].a : &list[*n - 1].b) = t;
         locate(&list[*n - 1]);
     }
     for (size_t i = 0; i < *n; i++)
         PW_CHECK(list[i].a && list[i].b, PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, list[i].name, list[i].a ? tail_b : tail_a);
+    for (size_t i = 0; pw_adapter_is_dora(a) && i < *n; i++) {
+        PW_CHECK(list[i].m, PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, list[i].name, tail_m);
+        PW_CHECK(list[i].m->shape[0] == list[i].b->shape[0], PW_E_FORMAT, "%s: %s%s%s: expected as many elements as %s has rows (%" PRId64 "), got %" PRId64, path, prefix,
+                 list[i].name, tail_m, tail_b, list[i].b->shape[0], list[i].m->shape[0]);
+    }
     PW_CHECK(*n > 0, PW_E_FORMAT, "%s: there is no tensor in it", path);
     qsort(list, *n, sizeof *list, forward_order);
     *out = list;
+    return 0;
+}
+
+/* targets becomes the modules that are there, by their full names. */
+static int list_targets(struct pw_adapter *a, const struct found *list, size_t n)
+{
+    struct pw_buf words = {0};
+    for (size_t i = 0; i < n; i++)
+        pw_buf_printf(&words, "%s%s", i ? "," : "", list[i].name);
+    a->config.targets = pw_buf_status(&words) == 0 ? pw_arena_strndup(&a->arena, words.data, words.len) : NULL;
+    pw_buf_free(&words);
+    PW_CHECK(a->config.targets, PW_E_NOMEM, "no memory for the adapter");
     return 0;
 }
 
@@ -239,6 +284,20 @@ static int widen(float *out, const struct pw_st_tensor *t, const char *path)
     return 0;
 }
 
+/* to (n_out, width) in the order of the base's rows */
+static int fill_rows(const struct pw_adapter *a, const struct pw_adapter_module *m, struct pw_tensor to, int64_t width, const struct pw_st_tensor *t, const char *path)
+{
+    if (!a->paired)
+        return widen(to.data, t, path);
+    float *stored = pw_alloc(pw_bytes(to));
+    PW_CHECK(stored, PW_E_NOMEM, "%s: no memory for %s", path, t->name);
+    const int rc = widen(stored, t, path);
+    if (rc == 0)
+        pw_adapter_reorder_rows(a, m, true, to.data, stored, width);
+    pw_free(stored);
+    return rc;
+}
+
 static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const struct found *f, const struct pw_value *json, const char *config_path,
                        const char *path)
 {
@@ -257,15 +316,14 @@ static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const 
     m->lora.b = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->b->bytes / pw_st_dtype_bytes(f->b->dtype))), PW_F32, m->n_out, own.r);
     PW_CHECK(m->lora.a.data && m->lora.b.data, PW_E_NOMEM, "%s: no memory for %s", path, f->name);
     PW_PASS(widen(m->lora.a.data, f->a, path));
-    if (!a->paired)
-        return widen(m->lora.b.data, f->b, path);
-    float *stored = pw_alloc(pw_bytes(m->lora.b));
-    PW_CHECK(stored, PW_E_NOMEM, "%s: no memory for %s", path, f->name);
-    const int rc = widen(stored, f->b, path);
-    if (rc == 0)
-        pw_adapter_reorder(a, m, true, m->lora.b.data, stored);
-    pw_free(stored);
-    return rc;
+    PW_PASS(fill_rows(a, m, m->lora.b, own.r, f->b, path));
+    if (!f->m)
+        return 0;
+    m->lora.magnitude = pw_tensor1(pw_arena_alloc(&a->arena, sizeof(float) * (size_t)m->n_out), PW_F32, m->n_out);
+    m->lora.norm = pw_tensor1(pw_arena_alloc(&a->arena, sizeof(float) * (size_t)m->n_out), PW_F32, m->n_out);
+    PW_CHECK(m->lora.magnitude.data && m->lora.norm.data, PW_E_NOMEM, "%s: no memory for %s", path, f->name);
+    memset(m->lora.norm.data, 0, pw_bytes(m->lora.norm));
+    return fill_rows(a, m, m->lora.magnitude, 1, f->m, path);
 }
 
 static int read_base(struct pw_adapter_config *c, const struct pw_value *metadata, const char *path)
@@ -297,6 +355,10 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
     PW_PASS(pw_safetensors_open(s, path));
     PW_PASS(read_base(&a->config, s->metadata, path));
     PW_PASS(collect(a, s, path, &list, &n));
+    if (narrowed(json)) {
+        exact = false;
+        PW_PASS(list_targets(a, list, n));
+    }
     if (model)
         PW_PASS(check_modules(a, list, n, model, exact, path));
     if (model && model->rope_interleaved)
@@ -405,7 +467,7 @@ static int write_config(const struct pw_adapter *a, const char *path)
     pw_json_null(&w, "revision");
     write_targets(a, &w);
     pw_json_str(&w, "task_type", "CAUSAL_LM");
-    pw_json_bool(&w, "use_dora", false);
+    pw_json_bool(&w, "use_dora", pw_adapter_is_dora(a));
     pw_json_bool(&w, "use_rslora", c->rslora);
     pw_json_close(&w, '}');
     pw_buf_char(&w.out, '\n');
@@ -423,8 +485,8 @@ static int by_name(const void *a, const void *b)
 
 static struct pw_st_write entry(struct pw_arena *arena, const char *module, const char *tail, struct pw_tensor t)
 {
-    return (struct pw_st_write){.name = pw_arena_printf(arena, "%s%s%s", prefix, module, tail), .dtype = "F32", .ndim = 2,
-                                .shape = {t.shape[0], t.shape[1]}, .data = t.data, .bytes = (size_t)pw_count(t) * sizeof(float)};
+    return (struct pw_st_write){.name = pw_arena_printf(arena, "%s%s%s", prefix, module, tail), .dtype = "F32", .ndim = t.ndim,
+                                .shape = {t.shape[0], t.ndim > 1 ? t.shape[1] : 0}, .data = t.data, .bytes = (size_t)pw_count(t) * sizeof(float)};
 }
 
 int pw_peft_write(const struct pw_adapter *a, const char *dir)
@@ -434,21 +496,24 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
     size_t n = 0;
     pw_arena_init(&arena);
     char *config_path = pw_path_join(&arena, dir, "adapter_config.json"), *path = pw_path_join(&arena, dir, "adapter_model.safetensors");
-    struct pw_st_write *list = pw_arena_array(&arena, 2 * a->n + 1, sizeof *list);
+    struct pw_st_write *list = pw_arena_array(&arena, 3 * a->n + 1, sizeof *list);
     PW_CHECK_OUT(config_path && path && list, PW_E_NOMEM, "no memory to write the adapter");
     for (size_t i = 0; i < a->n; i++) {
         const struct pw_adapter_module *m = &a->modules[i];
         PW_CHECK_OUT(m->lora.a.dtype == PW_F32 && m->lora.b.dtype == PW_F32 && m->lora.a.data && m->lora.b.data, PW_E_FAIL,
                      "writing the adapter: %s: expected f32 tensors in memory", m->name);
-        list[n++] = entry(&arena, m->name, tail_a, m->lora.a);
-        struct pw_tensor b = m->lora.b;
-        if (a->paired) {
-            b.data = pw_arena_alloc(&arena, pw_bytes(b));
-            PW_CHECK_OUT(b.data, PW_E_NOMEM, "no memory to write the adapter");
-            pw_adapter_reorder(a, m, false, b.data, m->lora.b.data);
+        const struct pw_tensor parts[3] = {m->lora.a, m->lora.b, m->lora.magnitude};
+        const char *const tails[3] = {tail_a, tail_b, tail_m};
+        for (int k = 0; k < (m->lora.magnitude.ndim > 0 ? 3 : 2); k++) {
+            struct pw_tensor t = parts[k];
+            if (a->paired && k > 0) {
+                t.data = pw_arena_alloc(&arena, pw_bytes(t));
+                PW_CHECK_OUT(t.data, PW_E_NOMEM, "no memory to write the adapter");
+                pw_adapter_reorder_rows(a, m, false, t.data, parts[k].data, k == 1 ? m->lora.r : 1);
+            }
+            list[n] = entry(&arena, m->name, tails[k], t);
+            PW_CHECK_OUT(list[n++].name, PW_E_NOMEM, "no memory to write the adapter");
         }
-        list[n++] = entry(&arena, m->name, tail_b, b);
-        PW_CHECK_OUT(list[n - 1].name && list[n - 2].name, PW_E_NOMEM, "no memory to write the adapter");
     }
     qsort(list, n, sizeof *list, by_name);
     const char *metadata[7] = {"format", "pt"};

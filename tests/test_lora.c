@@ -53,8 +53,8 @@ START_TEST(plan_selects)
     k.r = 0;
     ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_USAGE, "adapter.r");
     k = base_config;
-    strcpy(k.kind, "dora");
-    ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_UNSUPPORTED, "dora");
+    strcpy(k.kind, "loha");
+    ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_UNSUPPORTED, "loha");
 }
 END_TEST
 
@@ -198,7 +198,12 @@ END_TEST
 static const struct { const char *config; int code; const char *text; } configs[] = {
     {"{" GOOD "}", 0, ""},
     {"{" GOOD ",\"use_dora\":false,\"new_key_of_2030\":null,\"eva_config\":{},\"bias\":\"none\",\"init_lora_weights\":\"gaussian\"}", 0, ""},
-    {"{" GOOD ",\"use_dora\":true}", PW_E_UNSUPPORTED, "use_dora is not supported"},
+    {"{" GOOD ",\"use_dora\":true}", PW_E_FORMAT, "q_proj.lora_magnitude_vector is missing"},
+    {"{" GOOD ",\"layers_to_transform\":[0,1,2]}", 0, ""},
+    {"{" GOOD ",\"layers_to_transform\":1,\"layers_pattern\":\"layers\"}", 0, ""},
+    {"{" GOOD ",\"layers_to_transform\":[\"0\"]}", PW_E_FORMAT, "layers_to_transform[0]"},
+    {"{" GOOD ",\"exclude_modules\":[\"lm_head\"]}", 0, ""},
+    {"{" GOOD ",\"exclude_modules\":7}", PW_E_FORMAT, "exclude_modules"},
     {"{" GOOD ",\"modules_to_save\":[\"lm_head\"]}", PW_E_UNSUPPORTED, "modules_to_save"},
     {"{" GOOD ",\"fan_in_fan_out\":true}", PW_E_UNSUPPORTED, "fan_in_fan_out"},
     {"{" GOOD ",\"new_key_of_2030\":3}", PW_E_UNSUPPORTED, "new_key_of_2030"},

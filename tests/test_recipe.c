@@ -121,7 +121,7 @@ START_TEST(embedded)
 {
     static const char *const names[] = {
         "mistral-7b-qlora", "llama-3.1-8b-qlora", "llama-3.2-1b-qlora", "llama-3.2-3b-qlora", "qwen2.5-7b-qlora", "qwen3-8b-qlora", "mixtral-8x7b-qlora",
-        "gemma-2-9b-qlora", "phi-3.5-mini-qlora", "lora", "full", "pretrain", "dpo", "orpo", "kto", "simpo", "guanaco", "tiny-lora", "tiny-full.yaml"};
+        "gemma-2-9b-qlora", "phi-3.5-mini-qlora", "lora", "dora", "full", "pretrain", "dpo", "orpo", "kto", "simpo", "guanaco", "tiny-lora", "tiny-full.yaml"};
     size_t embedded_ones = 0;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct pw_recipe r;

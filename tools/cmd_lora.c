@@ -11,7 +11,7 @@ struct lora_options { const char *out; struct pw_strings set; };
 #define AT(field) offsetof(struct lora_options, field)
 static const struct pw_option init_options[] = {
     {"out", 'o', PW_OPT_STRING, AT(out), "DIR", NULL, NULL, 0, 0, "the adapter folder to write"},
-    {"set", 0, PW_OPT_LIST, AT(set), "adapter.K=V", NULL, NULL, 0, 0, "r, alpha, dropout, targets, rslora; as in a recipe"},
+    {"set", 0, PW_OPT_LIST, AT(set), "adapter.K=V", NULL, NULL, 0, 0, "kind, r, alpha, dropout, targets, rslora; as in a recipe"},
     PW_OPTIONS_END,
 };
 static int set_key(struct pw_adapter_config *k, const char *set)
@@ -97,6 +97,28 @@ static int finish(struct pw_cmd *c, struct pw_json *w, int rc)
     return rc;
 }
 
+/* The lengths of the base's rows, as the base will be where the adapter is used: they depend on --type. */
+static int set_magnitudes(struct pw_cmd *c, struct pw_adapter *a)
+{
+    const struct pw_common *o = c->common;
+    const struct pw_model_options mo = {.tokenizer = o->tokenizer, .quantise = o->type, .double_quant = o->double_quant, .memory = o->memory};
+    const struct pw_dev_options host = {.kind = "cpu", .threads = o->threads};
+    struct pw_dev *dev = NULL;
+    struct pw_model *m = NULL;
+    int rc = 0;
+    PW_PASS_OUT(pw_dev_open(&dev, &host));
+    PW_TRY_OUT(pw_model_load(&m, dev, c->args.items[0], &mo), "loading the model %s", c->args.items[0]);
+    PW_PASS_OUT(pw_model_attach(m, a));
+    for (size_t i = 0; i < a->n; i++)
+        memcpy(a->modules[i].lora.magnitude.data, a->modules[i].lora.norm.data, pw_bytes(a->modules[i].lora.norm));
+    if (m->config.rope_interleaved)
+        a->paired = m->config.head_dim;
+out:
+    pw_model_free(m);
+    pw_dev_close(dev);
+    return rc;
+}
+
 static int lora_init(struct pw_cmd *c)
 {
     const struct lora_options *o = c->options;
@@ -122,6 +144,8 @@ static int lora_init(struct pw_cmd *c)
     PW_CHECK_OUT(memory, PW_E_NOMEM, "no memory for an adapter of %zu bytes", bytes);
     PW_PASS_OUT(pw_adapter_place(&a, memory, bytes));
     pw_adapter_init(&a, (uint64_t)c->common->seed);
+    if (pw_adapter_is_dora(&a))
+        PW_PASS_OUT(set_magnitudes(c, &a));
     PW_PASS_OUT(pw_outdir_open(&out, o->out, c->common->force));
     PW_PASS_OUT(pw_peft_write(&a, out.temp));
     PW_PASS_OUT(pw_outdir_commit(&out));

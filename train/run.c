@@ -198,10 +198,11 @@ int pw_run_trainer(struct pw_run *run)
 static int plan_adapter(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
-    struct pw_adapter_config c = {.kind = "lora", .r = (int)r->r, .alpha = r->alpha, .dropout = r->dropout, .rslora = r->rslora, .targets = r->targets,
+    struct pw_adapter_config c = {.r = (int)r->r, .alpha = r->alpha, .dropout = r->dropout, .rslora = r->rslora, .targets = r->targets,
                                   .rank_pattern = r->rank_pattern, .alpha_pattern = r->alpha_pattern, .layers = r->layers};
     if (pw_run_is_full(run))
         return 0;
+    snprintf(c.kind, sizeof c.kind, "%s", r->kind);
     snprintf(c.base_name, sizeof c.base_name, "%s", r->model);
     PW_PASS(pw_adapter_plan(&run->adapter, &c, &run->config));
     run->has_adapter = true;

@@ -279,6 +279,8 @@ static int init_from(struct pw_run *run, const char *dir)
     struct pw_adapter from = {0};
     int rc = 0;
     PW_TRY(pw_adapter_load(&from, dir, &run->config), "adapter.init_from");
+    PW_CHECK_OUT(strcmp(from.config.kind, run->adapter.config.kind) == 0, PW_E_FAIL, "adapter.init_from: %s is of another kind (expected %s, got %s)", dir,
+                 run->adapter.config.kind, from.config.kind);
     for (size_t i = 0; i < run->adapter.n; i++) {
         struct pw_adapter_module *m = &run->adapter.modules[i];
         const struct pw_adapter_module *f = pw_adapter_find(&from, m->name);
@@ -288,6 +290,8 @@ static int init_from(struct pw_run *run, const char *dir)
                      f->lora.r, f->lora.scale);
         PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.a.data, f->lora.a.data, pw_bytes(m->lora.a)));
         PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.b.data, f->lora.b.data, pw_bytes(m->lora.b)));
+        if (pw_adapter_is_dora(&run->adapter))
+            PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.magnitude.data, f->lora.magnitude.data, pw_bytes(m->lora.magnitude)));
     }
     PW_CHECK_OUT(from.n == run->adapter.n, PW_E_FAIL, "adapter.init_from: %s has %zu modules (expected %zu)", dir, from.n, run->adapter.n);
 out:
@@ -296,7 +300,7 @@ out:
 }
 
 /* Initial values are drawn on the host and brought to where the adapter lives. */
-static int fresh_adapter(struct pw_run *run, uint64_t seed)
+static int fresh_pairs(struct pw_run *run, uint64_t seed)
 {
     struct pw_dev *dev = run->opt.dev;
     struct pw_adapter host = {0};
@@ -317,6 +321,16 @@ static int fresh_adapter(struct pw_run *run, uint64_t seed)
     return rc;
 }
 
+/* The magnitudes of a fresh DoRA are the lengths that the base's rows have: it changes nothing yet. */
+static int fresh_adapter(struct pw_run *run, uint64_t seed)
+{
+    PW_PASS(fresh_pairs(run, seed));
+    PW_PASS(pw_model_norms(run->model));
+    for (size_t i = 0; pw_adapter_is_dora(&run->adapter) && i < run->adapter.n; i++)
+        PW_PASS(pw_copy(run->opt.dev, run->adapter.modules[i].lora.magnitude, run->adapter.modules[i].lora.norm));
+    return 0;
+}
+
 static int take_memory(struct training *k)
 {
     struct pw_run *run = k->run;
@@ -329,9 +343,11 @@ static int take_memory(struct training *k)
         PW_PASS(fresh_adapter(run, (uint64_t)k->r->seed));
         if (k->r->init_from && k->writes)
             PW_PASS(init_from(run, k->r->init_from));
+        PW_PASS(pw_model_norms(run->model));
     }
     if (k->writes && k->resumed)
         PW_PASS(pw_state_restore(k->resume_from, &run->trainer.optim, run->opt.dev));
+    PW_PASS(pw_model_norms(run->model));
     if (k->resumed || run->has_adapter)
         PW_PASS(pw_state_share(k->ranks, &run->trainer.optim, run->opt.dev, k->resumed));
     if (!k->resumed)

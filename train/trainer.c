@@ -34,19 +34,40 @@ static bool named(const char *words, const char *name)
     return false;
 }
 
+/* Trained tensors of a module. */
+static size_t each_of(const struct pw_adapter *a) { return pw_adapter_is_dora(a) ? 3 : 2; }
+
+static void place_slots(struct pw_trainer *t)
+{
+    const struct pw_adapter *a = t->set.adapter;
+    const size_t each = each_of(a);
+    for (size_t i = 0; i < a->n; i++) {
+        struct pw_slot *s = &t->slots[each * i];
+        s[0].value = a->modules[i].lora.a;
+        s[1].value = a->modules[i].lora.b;
+        if (each > 2)
+            s[2].value = a->modules[i].lora.magnitude;
+    }
+}
+
 static int slots_of_adapter(struct pw_trainer *t)
 {
     struct pw_adapter *a = t->set.adapter;
-    t->slots = pw_arena_array(&t->arena, 2 * a->n, sizeof *t->slots);
-    PW_CHECK(t->slots, PW_E_NOMEM, "out of memory for %zu trained tensors", 2 * a->n);
+    const size_t each = each_of(a);
+    t->slots = pw_arena_array(&t->arena, each * a->n, sizeof *t->slots);
+    PW_CHECK(t->slots, PW_E_NOMEM, "out of memory for %zu trained tensors", each * a->n);
     for (size_t i = 0; i < a->n; i++) {
         const struct pw_adapter_module *m = &a->modules[i];
-        struct pw_slot *s = &t->slots[2 * i];
+        struct pw_slot *s = &t->slots[each * i];
+        if (each > 2) {
+            s[2] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_magnitude_vector", m->name), .value = m->lora.magnitude};
+            PW_CHECK(s[2].name, PW_E_NOMEM, "out of memory for names");
+        }
         s[0] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_A", m->name), .value = m->lora.a};
         s[1] = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.lora_B", m->name), .value = m->lora.b, .rate = t->set.recipe->lora_plus};
         PW_CHECK(s[0].name && s[1].name, PW_E_NOMEM, "out of memory for names");
     }
-    t->n_slots = 2 * a->n;
+    t->n_slots = each * a->n;
     return 0;
 }
 
@@ -107,7 +128,7 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     PW_PASS(set->adapter ? slots_of_adapter(t) : slots_of_model(t));
     t->kind = kind_of(r->optimizer);
     for (size_t i = 0; i < t->n_slots; i++) {
-        t->slots[i].decay = t->slots[i].value.ndim >= 2 && !named(r->no_decay, t->slots[i].name);
+        t->slots[i].decay = (set->adapter || t->slots[i].value.ndim >= 2) && !named(r->no_decay, t->slots[i].name);
         t->parameters += pw_count(t->slots[i].value);
     }
     return 0;
@@ -155,10 +176,7 @@ int pw_trainer_start(struct pw_trainer *t)
         void *memory = pw_pool_take(&t->pool, adapter);
         PW_CHECK(memory, PW_E_NOMEM, "placing the adapter");
         PW_PASS(pw_adapter_place(t->set.adapter, memory, adapter));
-        for (size_t i = 0; i < t->set.adapter->n; i++) {
-            t->slots[2 * i].value = t->set.adapter->modules[i].lora.a;
-            t->slots[2 * i + 1].value = t->set.adapter->modules[i].lora.b;
-        }
+        place_slots(t);
         PW_PASS(pw_model_attach(m, t->set.adapter));
     }
     PW_PASS(pw_optim_place(&t->optim, &t->pool, t->kind, t->slots, t->n_slots, t->set.optim_host));
@@ -413,6 +431,7 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
         t->torn = true;
         PW_TRY(pw_optim_step(dev, &t->optim, &h), "the update of step %lld", (long long)t->step + 1);
         t->torn = false;
+        PW_PASS(pw_model_norms(t->set.model));
     }
     t->step++;
     t->recent[t->step % PW_TRAINER_RECENT] = report->loss;

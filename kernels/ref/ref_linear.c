@@ -28,10 +28,9 @@ double ref_weight(const struct pw_weight *w, int64_t i)
 }
 
 /* m / norm of output n, and 1 where the adapter has no magnitude */
-static double ratio_of(const struct pw_weight *w, int64_t n) { return w->lora && w->lora->magnitude.data ? ref_get(w->lora->magnitude, n) / ref_get(w->lora->norm, n) : 1; }
+static double ratio_of(const struct pw_weight *w, int64_t n) { return pw_weight_is_dora(w) ? ref_get(w->lora->magnitude, n) / ref_get(w->lora->norm, n) : 1; }
 /* What the base multiplies an input by that dropout multiplies by `keep`. */
 static double share_of(bool magnitude, double ratio, double keep) { return magnitude ? 1 - keep + ratio * keep : 1; }
-static bool has_magnitude(const struct pw_weight *w) { return w->lora && w->lora->magnitude.data; }
 
 int ref_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop)
 {
@@ -48,7 +47,7 @@ int ref_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
         for (int64_t t = 0; t < tokens; t++) {
             double sum = w->bias ? (double)w->bias[n] : 0, low = 0;
             for (int64_t k = 0; k < n_in; k++)
-                sum += share_of(has_magnitude(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
+                sum += share_of(pw_weight_is_dora(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
             for (int r = 0; r < rank; r++) low += ref_get(xa, t * rank + r) * ref_get(w->lora->b, n * rank + r);
             ref_put(y, t * n_out + n, sum + (rank ? ratio_of(w, n) * w->lora->scale * low : 0));
         }
@@ -64,7 +63,7 @@ int ref_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
         for (int64_t k = 0; k < n_in; k++) {
             double sum = 0;
             for (int64_t n = 0; n < n_out; n++)
-                sum += share_of(has_magnitude(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(dy, t * n_out + n) * ref_weight(w, n * n_in + k);
+                sum += share_of(pw_weight_is_dora(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(dy, t * n_out + n) * ref_weight(w, n * n_in + k);
             ref_add(g->dx, t * n_in + k, sum);
         }
     for (int64_t n = 0; n < n_out; n++) {

@@ -1,0 +1,244 @@
+/* DoRA, initialisations and trained modules against peft and PyTorch: 20 steps of training, dense and NF4, logits of adapters that peft wrote, and what
+ * becomes of them when they are written again, merged, or trained in two parts (tools/reference/adapter_fixtures.py made the fixtures). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "infer/session.h"
+#include "lora/merge.h"
+#include "lora/peft.h"
+#include "tests/golden.h"
+#include "tests/support.h"
+#include "train/run.h"
+
+#define MODEL "tests/fixtures/train_golden/model"
+#define ROWS "tests/fixtures/train_golden/rows.jsonl"
+#define FIXTURES "tests/fixtures/adapter_golden"
+
+/* ---- training ---- */
+
+static void golden(const char *name, const char *quant, const char *adapter, const char *device, double bound)
+{
+    struct pw_arena a;
+    struct pw_value *all = NULL;
+    const char *schedule = NULL;
+    char text[2048], theirs[128], before[128];
+    pw_arena_init(&a);
+    ck_ok(pw_json_load(&a, FIXTURES "/golden.json", &all));
+    const struct pw_value *one = pw_get(all, name), *o = pw_get(one, "recipe");
+    ck_assert_ptr_nonnull(o);
+    ck_ok(pw_get_str(o, "schedule", "golden.json", &schedule));
+    snprintf(theirs, sizeof theirs, FIXTURES "/final-%s", name);
+    snprintf(before, sizeof before, FIXTURES "/init-%s", name);
+    snprintf(text, sizeof text,
+             "model: %s\nquant: %s\nadapter: {r: 4, alpha: 8, dropout: 0.0, targets: all-linear, init_from: %s, %s}\n"
+             "data: {train: %s, format: completion, max_length: 40, packing: false, shuffle: false}\n"
+             "train: {steps: %d, batch_size: 2, accumulate: 2, lr: %.17g, warmup: %.17g, schedule: %s, weight_decay: %.17g, clip: %.17g, save_every: 0, eval_every: 0}\n"
+             "output: %s\n",
+             MODEL, quant, before, adapter, ROWS, GOLDEN_STEPS, golden_number(o, "lr"), golden_number(o, "warmup"), schedule, golden_number(o, "weight_decay"),
+             golden_number(o, "clip"), test_path(test_tmpdir(), "run"));
+    golden_run(text, one, device, theirs, before, bound);
+    pw_arena_free(&a);
+}
+#define NF4 "{type: nf4, double_quant: true}"
+START_TEST(dora) { golden("dora", "none", "kind: dora", "cpu", 1e-5); }
+END_TEST
+START_TEST(dora_by_definition) { golden("dora", "none", "kind: dora", "ref", 1e-5); }
+END_TEST
+START_TEST(dora_nf4) { golden("dora-nf4", NF4, "kind: dora", "cpu", 1e-5); }
+END_TEST
+
+/* ---- logits ---- */
+
+enum { MOST = 64, VOCAB = 64 };
+
+/* Logits of the model at `path` with the adapter (NULL: none) on ids. */
+static void logits_of(const char *path, const char *adapter, const char *device, const int32_t *ids, int n, float *out)
+{
+    struct pw_dev *dev = NULL;
+    struct pw_model *m = NULL;
+    struct pw_adapter a = {0};
+    struct pw_session *s = NULL;
+    const struct pw_dev_options options = {.kind = device, .threads = 1};
+    const struct pw_model_options mo = {0};
+    ck_ok(pw_dev_open(&dev, &options));
+    ck_ok(pw_model_load(&m, dev, path, &mo));
+    if (adapter) {
+        ck_ok(pw_peft_load(&a, adapter, &m->config));
+        ck_ok(pw_adapter_put(&a, dev));
+        ck_ok(pw_model_attach(m, &a));
+    }
+    ck_ok(pw_session_open(&s, m, MOST, MOST, 1));
+    const int seq = pw_session_add(s, MOST, -1);
+    const struct pw_feed feed = {seq, ids, n};
+    int32_t rows[MOST];
+    for (int i = 0; i < n; i++)
+        rows[i] = i;
+    ck_ok(pw_session_feed(s, &feed, 1));
+    ck_ok(pw_session_logits(s, rows, n, out));
+    pw_session_close(s);
+    ck_ok(pw_model_attach(m, NULL));
+    pw_adapter_free(&a);
+    pw_model_free(m);
+    pw_dev_close(dev);
+}
+
+static double furthest(const float *x, const float *y, int n)
+{
+    double most = 0;
+    for (int i = 0; i < n; i++)
+        most = fabs((double)x[i] - y[i]) > most || isnan(x[i]) ? fabs((double)x[i] - y[i]) : most;
+    return most;
+}
+
+struct expected { int32_t ids[MOST]; int n; float logits[MOST * VOCAB]; };
+static void read_expected(struct expected *e, const char *name)
+{
+    struct pw_arena a;
+    struct pw_value *all = NULL;
+    pw_arena_init(&a);
+    ck_ok(pw_json_load(&a, FIXTURES "/logits.json", &all));
+    const struct pw_value *ids = pw_get(all, "ids"), *rows = pw_get(all, name);
+    ck_assert_ptr_nonnull(rows);
+    e->n = (int)ids->len;
+    ck_assert_int_le(e->n, MOST);
+    for (int i = 0; i < e->n; i++) {
+        e->ids[i] = (int32_t)ids->items[i].i;
+        ck_assert_uint_eq(rows->items[i].len, VOCAB);
+        for (int v = 0; v < VOCAB; v++) {
+            const struct pw_value *x = &rows->items[i].items[v];
+            e->logits[i * VOCAB + v] = (float)(x->kind == PW_INT ? (double)x->i : x->d);
+        }
+    }
+    pw_arena_free(&a);
+}
+
+/* What peft wrote gives peft's logits, and so does the same adapter read and written by us; merged, it is the model that peft would merge. */
+static void reads(const char *name, double moves)
+{
+    struct expected e;
+    static float got[MOST * VOCAB], plain[MOST * VOCAB];
+    struct pw_adapter a;
+    char path[128];
+    read_expected(&e, name);
+    snprintf(path, sizeof path, FIXTURES "/final-%s", name);
+    logits_of(MODEL, NULL, "cpu", e.ids, e.n, plain);
+    ck_assert_msg(furthest(plain, e.logits, e.n * VOCAB) > moves, "the adapter hardly matters");
+    logits_of(MODEL, path, "cpu", e.ids, e.n, got);
+    const double read = furthest(got, e.logits, e.n * VOCAB);
+    ck_assert_msg(read <= 1e-4, "%s: logits off by %g", path, read);
+    ck_ok(pw_peft_load(&a, path, NULL));
+    const char *again = test_path(test_tmpdir(), "again");
+    ck_ok(pw_dir_make(again));
+    ck_ok(pw_peft_write(&a, again));
+    pw_adapter_free(&a);
+    logits_of(MODEL, again, "cpu", e.ids, e.n, plain);
+    ck_assert_int_eq(memcmp(plain, got, sizeof(float) * (size_t)(e.n * VOCAB)), 0);
+    printf("%s: largest difference of a logit %.3g\n", path, read);
+}
+
+static void merges(const char *name)
+{
+    struct expected e;
+    static float got[MOST * VOCAB];
+    struct pw_adapter a;
+    struct pw_checkpoint *c = NULL;
+    struct pw_dev *dev = NULL;
+    const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
+    struct pw_merge_result result;
+    char path[128];
+    read_expected(&e, name);
+    snprintf(path, sizeof path, FIXTURES "/final-%s", name);
+    ck_ok(pw_dev_open(&dev, &options));
+    ck_ok(pw_checkpoint_open(&c, MODEL, NULL));
+    ck_ok(pw_peft_load(&a, path, pw_checkpoint_config(c)));
+    const char *out = test_path(test_tmpdir(), "merged");
+    ck_ok(pw_lora_merge(dev, c, &a, PW_F32, out, true, &result, NULL));
+    ck_assert_uint_eq(result.modules, a.n);
+    pw_adapter_free(&a);
+    pw_checkpoint_close(c);
+    pw_dev_close(dev);
+    logits_of(out, NULL, "cpu", e.ids, e.n, got);
+    const double off = furthest(got, e.logits, e.n * VOCAB);
+    ck_assert_msg(off <= 1e-4, "%s merged: logits off by %g", path, off);
+    printf("%s merged: largest difference of a logit %.3g\n", path, off);
+}
+START_TEST(reads_dora) { reads("dora", 0.1); }
+END_TEST
+START_TEST(merges_dora) { merges("dora"); }
+END_TEST
+
+/* bf16 on simt: a logit of size 4 within some hundredths. */
+START_TEST(dora_on_simt)
+{
+    struct expected e;
+    static float got[MOST * VOCAB];
+    read_expected(&e, "dora");
+    logits_of(MODEL, FIXTURES "/final-dora", "simt", e.ids, e.n, got);
+    const double off = furthest(got, e.logits, e.n * VOCAB);
+    ck_assert_msg(off <= 0.1, "logits off by %g", off);
+    printf("simt: largest difference of a logit %.3g\n", off);
+}
+END_TEST
+
+/* ---- in two parts ---- */
+
+static void train_some(const char *output, const char *adapter, bool resume, bool (*stop)(void *), void *ctx, int expected)
+{
+    char text[2048];
+    struct pw_recipe recipe;
+    struct pw_run run;
+    struct pw_run_result result;
+    struct pw_dev *dev = NULL;
+    const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
+    snprintf(text, sizeof text,
+             "model: %s\nquant: " NF4 "\nadapter: {r: 4, alpha: 8, dropout: 0.2, %s}\ndata: {train: %s, format: completion, max_length: 40}\n"
+             "train: {steps: 8, batch_size: 2, accumulate: 2, lr: 3e-3, save_every: 1, eval_every: 0}\noutput: %s\n", MODEL, adapter, ROWS, output);
+    ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "parts", NULL, 0));
+    ck_ok(pw_dev_open(&dev, &options));
+    const struct pw_run_options opt = {.recipe = &recipe, .dev = dev, .resume = resume, .stop = stop, .stop_ctx = ctx};
+    ck_ok(pw_run_open(&run, &opt));
+    ck_assert_int_eq(pw_run_train(&run, &result), expected);
+    pw_run_close(&run);
+    pw_dev_close(dev);
+    pw_recipe_free(&recipe);
+}
+/* Asked between passes: after this many it says stop. */
+static bool enough(void *left) { return --*(int *)left < 0; }
+
+/* With dropout, on a 4-bit base: stopped in the middle and resumed, the same bytes as in one go. */
+static void two_parts(const char *adapter)
+{
+    struct pw_buf whole = {0}, parts = {0};
+    const char *one = test_path(test_tmpdir(), "one"), *two = test_path(test_tmpdir(), "two");
+    int left = 9;
+    train_some(one, adapter, false, NULL, NULL, 0);
+    train_some(two, adapter, false, enough, &left, PW_E_INTERRUPTED);
+    train_some(two, adapter, true, NULL, NULL, 0);
+    ck_ok(pw_file_read(test_path(one, "adapter/adapter_model.safetensors"), 0, &whole));
+    ck_ok(pw_file_read(test_path(two, "adapter/adapter_model.safetensors"), 0, &parts));
+    ck_assert_uint_eq(whole.len, parts.len);
+    ck_assert_int_eq(memcmp(whole.data, parts.data, whole.len), 0);
+    pw_buf_free(&whole);
+    pw_buf_free(&parts);
+}
+START_TEST(dora_in_two_parts) { two_parts("kind: dora"); }
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("adapter_golden");
+    TCase *c = tcase_create("against peft");
+    tcase_set_timeout(c, 120);
+    tcase_add_test(c, dora);
+    tcase_add_test(c, dora_by_definition);
+    tcase_add_test(c, dora_nf4);
+    tcase_add_test(c, reads_dora);
+    tcase_add_test(c, merges_dora);
+    tcase_add_test(c, dora_on_simt);
+    tcase_add_test(c, dora_in_two_parts);
+    suite_add_tcase(s, c);
+    return test_run(s);
+}

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Reference training runs of DoRA, PiSSA and trained modules beside LoRA, by PyTorch, transformers and peft in f32, over the model and rows of train_fixtures.py.
+
+    adapter_fixtures.py make TRAIN OUT    TRAIN: a folder made by train_fixtures.py. Writes OUT/golden.json (losses and gradient norms of 20 steps), and
+                                          OUT/init-NAME and OUT/final-NAME, adapters before and after, for each NAME
+
+Names: dora and dora-nf4 (base quantised to NF4 with double quantisation, then dequantised); saved, plain LoRA with modules_to_save: norms, the embedding and
+the head. OUT/logits.json: logits of final-NAME on the first row, for reading files that peft wrote. Not part of make check, which reads the committed results.
+"""
+import json
+import pathlib
+import shutil
+import sys
+
+import peft
+import tokenizers
+import torch
+import transformers
+
+import train_fixtures as tf
+
+NORMS = ["embed_tokens", "lm_head", "norm", "input_layernorm"]
+RUNS = {"dora": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.01, clip=1.0),
+        "dora-nf4": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5),
+        "saved": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0)}
+
+
+def config_of(name):
+    more = dict(use_dora=True) if name.startswith("dora") else dict(modules_to_save=NORMS)
+    return peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+                           task_type="CAUSAL_LM", **more)
+
+
+def load(folder, name):
+    base = transformers.LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="eager")
+    if name.endswith("nf4"):
+        tf.quantise(base)
+    return base
+
+
+def start(train, out, name):
+    torch.manual_seed(23)
+    model = peft.get_peft_model(load(train, name), config_of(name))
+    for n, p in model.named_parameters():
+        if "lora_A" in n or "lora_B" in n:
+            p.data = 0.1 * torch.randn_like(p)
+        elif "magnitude" in n:
+            p.data *= 1 + 0.1 * torch.randn_like(p)      # not what the rows have
+        elif p.requires_grad:
+            p.data += 0.02 * torch.randn_like(p)
+    tf.save(model, out / f"init-{name}")
+
+
+def run(train, out, name, o, data):
+    model = peft.PeftModel.from_pretrained(load(train, name), out / f"init-{name}", is_trainable=True)
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=o["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=o["weight_decay"], foreach=False)
+    passes = [data[i:i + tf.BATCH] for i in range(0, len(data), tf.BATCH)]
+    steps = [passes[i:i + tf.ACCUMULATE] for i in range(0, len(passes), tf.ACCUMULATE)]
+    log = []
+    model.train()
+    for i in range(tf.STEPS):
+        step = steps[i % len(steps)]
+        number = sum(sum(learnt) for p in step for _, learnt in p)
+        total = 0.0
+        optimizer.zero_grad()
+        for rows in step:
+            for ids, learnt in rows:
+                logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+                targets = torch.tensor([t if l else -100 for t, l in zip(ids[1:], learnt[1:])])
+                if (targets >= 0).any():
+                    loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum") / number
+                    loss.backward()
+                    total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(params, o["clip"]).item()
+        for g in optimizer.param_groups:
+            g["lr"] = tf.rate(o, i)
+        optimizer.step()
+        log.append({"step": i + 1, "loss": total, "grad_norm": norm, "lr": tf.rate(o, i), "trained_tokens": number,
+                    "tokens": sum(len(ids) for p in step for ids, _ in p)})
+    tf.save(model, out / f"final-{name}")
+    model.eval()
+    with torch.no_grad():
+        return log, model(input_ids=torch.tensor([data[0][0]])).logits[0].tolist()
+
+
+def make(train, out):
+    train, out = pathlib.Path(train), pathlib.Path(out)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    t = tokenizers.Tokenizer.from_file(str(train / "model" / "tokenizer.json"))
+    rows = [json.loads(line) for line in (train / "rows.jsonl").read_text().splitlines()]
+    data = [tf.encode(t, r) for r in rows]
+    golden, logits = {}, {"ids": data[0][0]}
+    for name, o in RUNS.items():
+        start(train, out, name)
+        log, logits[name] = run(train, out, name, o, data)
+        golden[name] = {"recipe": o, "log": log}
+        print(name, [round(s["loss"], 4) for s in log])
+    (out / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+    (out / "logits.json").write_text(json.dumps(logits) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) == 4 and sys.argv[1] == "make":
+        make(sys.argv[2], sys.argv[3])
+    else:
+        sys.exit(__doc__)
