@@ -703,6 +703,8 @@ struct pw_weight *pw_model_linear(struct pw_model *m, const char *module)
     return strcmp(end + 1, name) == 0 ? &m->layers[layer].moe->part[p][expert] : NULL;
 }
 
+struct pw_model_own { struct pw_tensor embed, norm_final; struct pw_weight head; struct pw_layer *layers; };
+
 static void detach(struct pw_model *m)
 {
     for (int i = 0; i < m->config.layers; i++) {
@@ -711,6 +713,13 @@ static void detach(struct pw_model *m)
         for (int at = 0; (w = next_weight(m, i, &at, &where));)
             w->lora = NULL;
     }
+    if (!m->own)
+        return;
+    m->embed = m->own->embed;
+    m->norm_final = m->own->norm_final;
+    m->head = m->own->head;
+    for (int i = 0; i < m->config.layers; i++)
+        memcpy(m->layers[i].norm, m->own->layers[i].norm, sizeof m->layers[i].norm);
 }
 
 /* The experts of a layer are multiplied in one go: all have an adapter of one rank, or none has. */
@@ -726,6 +735,68 @@ static int check_experts(const struct pw_model *m, int layer)
     return 0;
 }
 
+static int remember(struct pw_model *m)
+{
+    if (m->own)
+        return 0;
+    struct pw_model_own *own = pw_arena_array(&m->arena, 1, sizeof *own);
+    struct pw_layer *layers = pw_arena_array(&m->arena, (size_t)m->config.layers, sizeof *layers);
+    PW_CHECK(own && layers, PW_E_NOMEM, "no memory to attach an adapter");
+    *own = (struct pw_model_own){.embed = m->embed, .norm_final = m->norm_final, .head = m->head, .layers = layers};
+    for (int i = 0; i < m->config.layers; i++)
+        layers[i] = m->layers[i];
+    m->own = own;
+    return 0;
+}
+
+/* The norm of that name among these; NULL: no such. */
+static struct pw_tensor *norm_of(const struct pw_model *m, struct pw_layer *layers, struct pw_tensor *final, const char *module)
+{
+    char name[320];
+    if (strcmp(module, "model.norm") == 0)
+        return final;
+    for (int i = 0; i < m->config.layers; i++)
+        for (int n = 0; n < PW_NORM_COUNT; n++) {
+            const char *suffix = pw_norm_suffix(&m->config, (enum pw_norm)n);
+            if (!suffix)
+                continue;
+            snprintf(name, sizeof name, "model.layers.%d.%s", i, suffix);
+            if (strcmp(module, name) == 0)
+                return &layers[i].norm[n];
+        }
+    return NULL;
+}
+
+/* A module that was trained whole takes its place. */
+static int stand_in(struct pw_model *m, const struct pw_adapter_saved *s)
+{
+    const bool embed = strcmp(s->name, "model.embed_tokens") == 0, head = strcmp(s->name, "lm_head") == 0;
+    struct pw_tensor *norm = embed || head ? NULL : norm_of(m, m->layers, &m->norm_final, s->name);
+    const int64_t rows = norm ? norm->shape[0] : m->config.vocab, width = norm ? 1 : m->config.hidden;
+    PW_CHECK(embed || head || norm, PW_E_FORMAT, "attaching an adapter: %s: the model has no such norm, embedding or head", s->name);
+    PW_CHECK(!m->config.tied || norm, PW_E_UNSUPPORTED, "attaching an adapter: %s: the model's output layer is its embedding", s->name);
+    PW_CHECK(s->value.ndim == (norm ? 1 : 2) && s->value.shape[0] == rows && (norm || s->value.shape[1] == width), PW_E_FORMAT,
+             "attaching an adapter: %s: expected (%lld, %lld), got (%lld, %lld)", s->name, (long long)rows, (long long)width, (long long)s->value.shape[0],
+             (long long)(s->value.ndim > 1 ? s->value.shape[1] : 1));
+    if (norm)
+        *norm = s->value;
+    else if (embed)
+        m->embed = s->value;
+    else
+        m->head = pw_weight_dense(s->value);
+    return 0;
+}
+
+int pw_model_base_value(struct pw_model *m, const char *module, struct pw_tensor out)
+{
+    PW_PASS(remember(m));
+    if (strcmp(module, "lm_head") == 0)
+        return pw_decode(m->dev, out, &m->own->head, 0);
+    const struct pw_tensor *from = strcmp(module, "model.embed_tokens") == 0 ? &m->own->embed : norm_of(m, m->own->layers, &m->own->norm_final, module);
+    PW_CHECK(from, PW_E_FORMAT, "%s: the model has no such norm, embedding or head", module);
+    return pw_copy(m->dev, out, *from);
+}
+
 int pw_model_norms(struct pw_model *m)
 {
     for (int i = 0; i < m->config.layers; i++)
@@ -739,24 +810,41 @@ int pw_model_norms(struct pw_model *m)
     return 0;
 }
 
-int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
+static int attach(struct pw_model *m, const struct pw_adapter *a, bool shapes)
 {
-    int rc = 0;
     detach(m);
     for (size_t i = 0; a && i < a->n; i++) {
         const struct pw_adapter_module *module = &a->modules[i];
         struct pw_weight *w = pw_model_linear(m, module->name);
-        PW_CHECK_OUT(w, PW_E_FORMAT, "attaching an adapter: %s: the model has no such linear layer", module->name);
-        PW_CHECK_OUT(w->n_in == module->n_in && w->n_out == module->n_out, PW_E_FORMAT,
-                     "attaching an adapter: %s: expected (%lld, %lld), got (%lld, %lld)", module->name, (long long)w->n_out, (long long)w->n_in,
-                     (long long)module->n_out, (long long)module->n_in);
-        PW_CHECK_OUT(module->lora.a.data && module->lora.b.data, PW_E_FAIL, "attaching an adapter: %s: it has no tensors", module->name);
+        PW_CHECK(w, PW_E_FORMAT, "attaching an adapter: %s: the model has no such linear layer", module->name);
+        PW_CHECK(w->n_in == module->n_in && w->n_out == module->n_out, PW_E_FORMAT,
+                 "attaching an adapter: %s: expected (%lld, %lld), got (%lld, %lld)", module->name, (long long)w->n_out, (long long)w->n_in,
+                 (long long)module->n_out, (long long)module->n_in);
+        PW_CHECK(shapes || (module->lora.a.data && module->lora.b.data), PW_E_FAIL, "attaching an adapter: %s: it has no tensors", module->name);
         w->lora = &module->lora;
     }
+    if (a && a->n_saved > 0)
+        PW_PASS(remember(m));
+    for (size_t i = 0; a && i < a->n_saved; i++) {
+        PW_CHECK(shapes || a->saved[i].value.data, PW_E_FAIL, "attaching an adapter: %s: it has no tensor", a->saved[i].name);
+        PW_PASS(stand_in(m, &a->saved[i]));
+    }
     for (int i = 0; i < m->config.layers; i++)
-        PW_PASS_OUT(check_experts(m, i));
-    PW_PASS_OUT(pw_model_norms(m));
-out:
+        PW_PASS(check_experts(m, i));
+    return shapes ? 0 : pw_model_norms(m);
+}
+
+int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
+{
+    const int rc = attach(m, a, false);
+    if (rc < 0)
+        detach(m);
+    return rc;
+}
+
+int pw_model_attach_shapes(struct pw_model *m, const struct pw_adapter *a)
+{
+    const int rc = attach(m, a, true);
     if (rc < 0)
         detach(m);
     return rc;

@@ -32,6 +32,7 @@ struct pw_model {
     bool trainable;                                    /* weights are dense and may be written */
     struct pw_pool pool;                               /* widened norms, tables, quantised weights */
     void *embed_pinned;                                /* the embedding with embed_host */
+    struct pw_model_own *own;                          /* what modules that an adapter trained whole stand in for; NULL: none yet */
     struct pw_arena arena;
     size_t weight_bytes;                               /* of all weights as they are in memory */
     uint64_t memory;                                   /* most bytes that the process may come to; 0: no limit. See memory_limit.h */
@@ -50,10 +51,14 @@ struct pw_model_options {
 };
 int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, const struct pw_model_options *opt);
 void pw_model_free(struct pw_model *m);
-/* Hangs the adapter's low-rank pairs on the linears (NULL takes them off). The adapter must outlive its use. A module that the model
+/* Hangs the adapter's low-rank pairs on the linears, and puts what it trained whole in the place of the base's (NULL takes all off). The adapter must outlive its use. A module that the model
  * does not have, or of another shape, is an error that names it. */
 int pw_model_attach(struct pw_model *m, const struct pw_adapter *a);
 double pw_model_embed_scale(const struct pw_model *m); /* what embeddings are multiplied by: the config's scale in the type of activations */
+/* Only the shapes, for plans: tensors need no memory yet, and nothing can be computed until the adapter is attached. */
+int pw_model_attach_shapes(struct pw_model *m, const struct pw_adapter *a);
+/* out = the base's own weight of a norm, the embedding or the head ("model.norm", "lm_head"), in f32, whatever is attached. */
+int pw_model_base_value(struct pw_model *m, const char *module, struct pw_tensor out);
 /* The norms of attached DoRA adapters, anew: attaching makes them too, so call it when values of one that is attached have changed. */
 int pw_model_norms(struct pw_model *m);
 struct pw_weight *pw_model_linear(struct pw_model *m, const char *module); /* "model.layers.3.mlp.up_proj"; NULL = no such */

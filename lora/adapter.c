@@ -230,6 +230,80 @@ static int plan(struct pw_adapter *a, const struct pw_model_config *model)
     return 0;
 }
 
+/* ---- modules that are trained whole ---- */
+
+bool pw_adapter_saves(const char *words, const char *module)
+{
+    char word[256];
+    for (const char *at = words ? words : ""; next_target(&at, word);) {
+        const size_t n = strlen(module), w = strlen(word);
+        if (n >= w && strcmp(module + n - w, word) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int add_saved(struct pw_adapter *a, const char *name, struct pw_tensor value)
+{
+    if (!pw_adapter_saves(a->config.modules_to_save, name))
+        return 0;
+    a->saved[a->n_saved] = (struct pw_adapter_saved){.name = pw_arena_strndup(&a->arena, name, strlen(name)), .value = value};
+    PW_CHECK(a->saved[a->n_saved++].name, PW_E_NOMEM, "no memory for the adapter's modules");
+    return 0;
+}
+
+/* Each word must name something, and no linear layer of a block. */
+static int check_saved(const struct pw_adapter *a, const struct pw_model_config *model)
+{
+    static const char *const known[] = {"embed_tokens", "lm_head", "norm", "input_layernorm", "post_attention_layernorm"};
+    char word[256], name[320];
+    for (const char *at = a->config.modules_to_save; next_target(&at, word);) {
+        bool matched = false;
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            snprintf(name, sizeof name, "model.layers.0.%s", pw_linear_suffix((enum pw_linear)l));
+            PW_CHECK(!pw_adapter_saves(word, name), PW_E_USAGE, "adapter.modules_to_save: %s is a linear layer (expected norms, embed_tokens or lm_head)", word);
+        }
+        for (size_t i = 0; i < a->n_saved && !matched; i++)
+            matched = pw_adapter_saves(word, a->saved[i].name);
+        if (!matched) {
+            const char *near = pw_nearest(word, known, sizeof known / sizeof *known);
+            const int rc = pw_error(PW_E_USAGE, "adapter.modules_to_save: %s names no norm, embedding or head of the model", word);
+            pw_error_hint(near ? "did you mean %s?" : "known: embed_tokens, lm_head, and the names of norms", near);
+            return rc;
+        }
+    }
+    if (!model->tied || !(pw_adapter_find_saved(a, "lm_head") || pw_adapter_find_saved(a, "model.embed_tokens")))
+        return 0;
+    const int rc = pw_error(PW_E_UNSUPPORTED, "adapter.modules_to_save: the model's output layer is its embedding; training one of them would part them");
+    pw_error_hint("leave embed_tokens and lm_head out");
+    return rc;
+}
+
+static int plan_saved(struct pw_adapter *a, const struct pw_model_config *model)
+{
+    const char *words = a->config.modules_to_save;
+    char name[320];
+    if (!words || !words[0] || strcmp(words, "none") == 0) {
+        a->config.modules_to_save = NULL;
+        return 0;
+    }
+    a->config.modules_to_save = pw_arena_strndup(&a->arena, words, strlen(words));
+    a->saved = pw_arena_array(&a->arena, (size_t)model->layers * PW_NORM_COUNT + 3, sizeof *a->saved);
+    PW_CHECK(a->saved && a->config.modules_to_save, PW_E_NOMEM, "no memory for the adapter's modules");
+    PW_PASS(add_saved(a, "model.embed_tokens", pw_tensor2(NULL, PW_F32, model->vocab, model->hidden)));
+    for (int i = 0; i < model->layers; i++)
+        for (int n = 0; n < PW_NORM_COUNT; n++) {
+            const char *suffix = pw_norm_suffix(model, (enum pw_norm)n);
+            if (!suffix)
+                continue;
+            snprintf(name, sizeof name, "model.layers.%d.%s", i, suffix);
+            PW_PASS(add_saved(a, name, pw_tensor1(NULL, PW_F32, pw_norm_width(model, (enum pw_norm)n))));
+        }
+    PW_PASS(add_saved(a, "model.norm", pw_tensor1(NULL, PW_F32, model->hidden)));
+    PW_PASS(add_saved(a, "lm_head", pw_tensor2(NULL, PW_F32, model->vocab, model->hidden)));
+    return check_saved(a, model);
+}
+
 int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config, const struct pw_model_config *model)
 {
     *a = (struct pw_adapter){.config = *config};
@@ -242,6 +316,8 @@ int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config
     if (rc == 0 && model->rope_interleaved)
         a->paired = model->head_dim;
     a->config.rank_pattern = a->config.alpha_pattern = a->config.layers = NULL;     /* the modules have it now */
+    if (rc == 0)
+        rc = plan_saved(a, model);
     if (rc < 0)
         pw_adapter_free(a);
     return rc;
@@ -291,6 +367,8 @@ size_t pw_adapter_bytes(const struct pw_adapter *a)
         for (int k = tensors_of(&a->modules[i].lora, list); k-- > 0;)
             sum += rounded(*list[k]);
     }
+    for (size_t i = 0; i < a->n_saved; i++)
+        sum += rounded(a->saved[i].value);
     return sum;
 }
 
@@ -299,6 +377,8 @@ int64_t pw_adapter_parameters(const struct pw_adapter *a)
     int64_t sum = 0;
     for (size_t i = 0; i < a->n; i++)
         sum += pw_count(a->modules[i].lora.a) + pw_count(a->modules[i].lora.b) + (a->modules[i].lora.magnitude.ndim > 0 ? a->modules[i].n_out : 0);
+    for (size_t i = 0; i < a->n_saved; i++)
+        sum += pw_count(a->saved[i].value);
     return sum;
 }
 
@@ -314,6 +394,10 @@ int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes)
             list[k]->data = at;
             at += rounded(*list[k]);
         }
+    }
+    for (size_t i = 0; i < a->n_saved; i++) {
+        a->saved[i].value.data = at;
+        at += rounded(a->saved[i].value);
     }
     return 0;
 }
@@ -339,6 +423,8 @@ static int copy_tensors(struct pw_adapter *to, const struct pw_adapter *from, st
         for (int k = tensors_of(&from->modules[i].lora, here); k-- > 0;)
             PW_PASS(move(dev, there[k]->data, here[k]->data, pw_bytes(*here[k])));
     }
+    for (size_t i = 0; i < to->n_saved; i++)
+        PW_PASS(move(dev, to->saved[i].value.data, from->saved[i].value.data, pw_bytes(from->saved[i].value)));
     return 0;
 }
 
@@ -354,6 +440,16 @@ static int copy_modules(struct pw_adapter *out, const struct pw_adapter *a)
     }
     if (a->config.targets && !(out->config.targets = pw_arena_strndup(&out->arena, a->config.targets, strlen(a->config.targets))))
         return pw_error(PW_E_NOMEM, "no memory for the adapter");
+    if (a->config.modules_to_save && !(out->config.modules_to_save = pw_arena_strndup(&out->arena, a->config.modules_to_save, strlen(a->config.modules_to_save))))
+        return pw_error(PW_E_NOMEM, "no memory for the adapter");
+    out->saved = pw_arena_array(&out->arena, a->n_saved + 1, sizeof *out->saved);
+    PW_CHECK(out->saved, PW_E_NOMEM, "no memory for the adapter's modules");
+    for (; out->n_saved < a->n_saved; out->n_saved++) {
+        struct pw_adapter_saved *s = &out->saved[out->n_saved];
+        *s = a->saved[out->n_saved];
+        s->name = pw_arena_strndup(&out->arena, s->name, strlen(s->name));
+        PW_CHECK(s->name, PW_E_NOMEM, "no memory for the adapter's modules");
+    }
     void *memory = pw_arena_alloc(&out->arena, pw_adapter_bytes(a));
     PW_CHECK(memory, PW_E_NOMEM, "no memory for the adapter's tensors");
     return pw_adapter_place(out, memory, pw_adapter_bytes(a));
@@ -378,20 +474,35 @@ int pw_adapter_put(struct pw_adapter *a, struct pw_dev *dev)
     struct pw_adapter there = *a;
     int rc = 0;
     there.modules = NULL;
+    there.saved = NULL;
     PW_PASS(pw_pool_open(&there.device, dev, pw_adapter_bytes(a), "adapter"));
     there.modules = pw_arena_array(&a->arena, a->n, sizeof *there.modules);
     PW_CHECK_OUT(there.modules, PW_E_NOMEM, "no memory for the adapter's modules");
     memcpy(there.modules, a->modules, a->n * sizeof *there.modules);
+    there.saved = pw_arena_array(&a->arena, a->n_saved + 1, sizeof *there.saved);
+    PW_CHECK_OUT(there.saved, PW_E_NOMEM, "no memory for the adapter's modules");
+    for (size_t i = 0; i < a->n_saved; i++)
+        there.saved[i] = a->saved[i];
     PW_PASS_OUT(pw_adapter_place(&there, pw_pool_take(&there.device, pw_adapter_bytes(a)), pw_adapter_bytes(a)));
     PW_PASS_OUT(copy_tensors(&there, a, dev, pw_dev_put));
     for (size_t i = 0; i < a->n; i++)
         a->modules[i] = there.modules[i];
+    for (size_t i = 0; i < a->n_saved; i++)
+        a->saved[i] = there.saved[i];
     pw_pool_close(&a->device);
     a->device = there.device;
     return 0;
 out:
     pw_pool_close(&there.device);
     return rc;
+}
+
+const struct pw_adapter_saved *pw_adapter_find_saved(const struct pw_adapter *a, const char *module)
+{
+    for (size_t i = 0; i < a->n_saved; i++)
+        if (strcmp(a->saved[i].name, module) == 0)
+            return &a->saved[i];
+    return NULL;
 }
 
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module)

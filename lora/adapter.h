@@ -23,6 +23,7 @@ struct pw_adapter_config {
     /* For planning alone, each may be NULL: "q_proj=8,layers.3.mlp.up_proj=4" (the first that selects a module counts, by the rule of targets) for
      * ranks and alphas of their own; layers "0-3,28-31" (from 0, both included) or "all". With layers, targets becomes the list of all modules. */
     const char *rank_pattern, *alpha_pattern, *layers;
+    const char *modules_to_save;  /* "norm,embed_tokens": ends of names of norms, of the embedding and of the head that are trained whole; NULL, "" or "none": none */
     char base_name[512];          /* base_model_name_or_path */
     char base_hash[65];           /* pw_checkpoint_identity of the base, "" if unknown (adapters of other tools) */
     char base_type[24];           /* the form the base had: "dense", "nf4", "nf4 double", ...; "" if unknown */
@@ -32,9 +33,14 @@ struct pw_adapter_module {
     int64_t n_in, n_out;
     struct pw_lora lora;          /* a (R, n_in), b (n_out, R), f32; DoRA: magnitude, norm (n_out); the norms are made where it is attached */
 };
+struct pw_adapter_saved {         /* a module that is trained whole and stands in for that of the base */
+    const char *name;             /* "model.norm", "model.layers.0.input_layernorm", "model.embed_tokens", "lm_head" */
+    struct pw_tensor value;       /* as the weight of the base: (D) or (V, D), f32 */
+};
 struct pw_adapter {
     struct pw_adapter_config config;
     struct pw_adapter_module *modules; size_t n;
+    struct pw_adapter_saved *saved; size_t n_saved;
     int paired;                   /* > 0: rows of B of q and k are ordered as those of the base, in interleaved rotary pairs (llama2.c,
                                    * GGUF), by heads of this size. Files of adapters always hold the order of Hugging Face. */
     struct pw_arena arena;        /* names, and tensors when loaded from disk */
@@ -56,6 +62,8 @@ int pw_adapter_put(struct pw_adapter *a, struct pw_dev *dev);
 /* A copy whose tensors are in host memory: for writing one that lives on a device. To be freed. */
 int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw_dev *dev);
 double pw_adapter_scale(const struct pw_adapter_config *c);
+const struct pw_adapter_saved *pw_adapter_find_saved(const struct pw_adapter *a, const char *module);
+bool pw_adapter_saves(const char *words, const char *module);        /* PEFT's rule for modules_to_save: the name ends with one of the words */
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module);
 void pw_adapter_free(struct pw_adapter *a);
 /* The same for an array of (n_out, width). */

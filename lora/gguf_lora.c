@@ -224,6 +224,11 @@ int pw_gguf_lora_write(const struct pw_adapter *a, const char *path, const struc
         pw_error_hint("merge it into the base instead: pw lora merge MODEL --adapter DIR -o OUT");
         return rc;
     }
+    if (a->n_saved > 0) {
+        rc = pw_error(PW_E_UNSUPPORTED, "GGUF files of adapters hold low-rank pairs alone, and this one has %s trained whole", a->saved[0].name);
+        pw_error_hint("merge it into the base instead: pw lora merge MODEL --adapter DIR -o OUT");
+        return rc;
+    }
     PW_CHECK(a->n > 0, PW_E_FAIL, "the adapter is empty");
     PW_PASS(pw_gguf_arch(model, &arch, &permutes));
     PW_CHECK(file_alpha(a) != 0 && isfinite(file_alpha(a)), PW_E_NUMERIC, "%s: the scale is %g", a->modules[0].name, a->modules[0].lora.scale);

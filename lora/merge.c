@@ -19,11 +19,42 @@ static const struct pw_adapter_module *module_of(const struct merge *m, const ch
     return pw_adapter_find(m->adapter, module);
 }
 
-static bool edits(void *ctx, const char *name) { return module_of(ctx, name) != NULL; }
+static const struct pw_adapter_saved *saved_of(const struct merge *m, const char *name)
+{
+    char module[320];
+    snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
+    return pw_adapter_find_saved(m->adapter, module);
+}
+
+static bool edits(void *ctx, const char *name) { return module_of(ctx, name) || saved_of(ctx, name); }
+
+/* A module that was trained whole takes the place of the base's. */
+static int replace(struct merge *m, const struct pw_adapter_saved *s, int64_t first, struct pw_tensor rows)
+{
+    const int64_t width = s->value.shape[s->value.ndim - 1], n = rows.shape[0] * rows.shape[1];
+    const float *from = (const float *)s->value.data + first * width;
+    float *to = rows.data;
+    PW_CHECK(rows.shape[1] == width && (first + rows.shape[0]) * width <= pw_count(s->value), PW_E_FORMAT, "%s: the adapter does not fit", s->name);
+    m->merged += first == 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = fabs((double)from[i] - to[i]);
+        if (!(d <= m->result->max_change)) {
+            m->result->max_change = d;
+            snprintf(m->result->where, sizeof m->result->where, "%s", s->name);
+        }
+        to[i] = from[i];
+    }
+    return 0;
+}
 
 static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor rows)
 {
     struct merge *m = ctx;
+    if (strlen(name) <= strlen(".weight") || strcmp(name + strlen(name) - strlen(".weight"), ".weight") != 0)
+        return 0;
+    const struct pw_adapter_saved *whole = saved_of(m, name);
+    if (whole)
+        return replace(m, whole, first, rows);
     const struct pw_adapter_module *a = module_of(m, name);
     if (!a)
         return 0;
@@ -70,7 +101,7 @@ static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor row
 static int finished(void *ctx, const char *path)
 {
     const struct merge *m = ctx;
-    PW_CHECK(m->merged == m->adapter->n, PW_E_FAIL, "merging: only %zu of %zu modules found their weight", m->merged, m->adapter->n);
+    PW_CHECK(m->merged == m->adapter->n + m->adapter->n_saved, PW_E_FAIL, "merging: only %zu of %zu modules found their weight", m->merged, m->adapter->n + m->adapter->n_saved);
     PW_CHECK(m->result->max_change > 0, PW_E_FAIL, "merging changed nothing: the adapter is all zero (B is 0 before training)");
     return m->o->finished ? m->o->finished(m->o->ctx, path) : 0;
 }
@@ -84,6 +115,11 @@ int pw_lora_merge_into(struct pw_dev *dev, struct pw_checkpoint *c, const struct
     bool interleaved = false;
     int rc = 0;
     *result = (struct pw_merge_result){.modules = a->n};
+    if (o->gguf && a->n_saved > 0) {
+        rc = pw_error(PW_E_UNSUPPORTED, "merging into a GGUF file: %s is trained whole, and only linear layers are merged there", a->saved[0].name);
+        pw_error_hint("merge into a folder first, then pw quant FOLDER -o FILE --format gguf");
+        return rc;
+    }
     if (o->gguf)
         PW_PASS(pw_gguf_permutes(pw_checkpoint_config(c), &interleaved));
     PW_CHECK((a->paired > 0) == interleaved, PW_E_FAIL, "merging: the adapter's rows are not in the order of what is to be written");

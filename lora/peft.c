@@ -12,13 +12,13 @@
 #include "base/file.h"
 #include "data/safetensors.h"
 
-static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight", tail_m[] = ".lora_magnitude_vector";
+static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight", tail_m[] = ".lora_magnitude_vector", tail_w[] = ".weight";
 
 /* ---- reading: the config ---- */
 
 /* Keys that are read below, and keys that say nothing about the arithmetic. Any other key must be null, false or empty. */
 static const char *const read_keys[] = {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "peft_type", "bias", "init_lora_weights",
-                                        "base_model_name_or_path", "rank_pattern", "alpha_pattern", "use_dora", "layers_to_transform", "layers_pattern", "exclude_modules"};
+                                        "base_model_name_or_path", "rank_pattern", "alpha_pattern", "use_dora", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save"};
 static const char *const inert_keys[] = {"revision", "peft_version", "task_type", "inference_mode", "auto_mapping", "megatron_core", "qalora_group_size",
                                          "loftq_config"};
 
@@ -97,6 +97,23 @@ static int check_narrowing(const struct pw_value *json, const char *path)
     return 0;
 }
 
+/* modules_to_save as "norm,lm_head". */
+static int read_saved(struct pw_adapter *a, const struct pw_value *json, const char *path)
+{
+    const struct pw_value *v = pw_get(json, "modules_to_save");
+    if (!v || empty(v))
+        return 0;
+    PW_CHECK(v->kind == PW_LIST, PW_E_FORMAT, "%s: modules_to_save: expected a list of names", path);
+    const char *words = "";
+    for (size_t i = 0; i < v->len && words; i++) {
+        PW_CHECK(v->items[i].kind == PW_STRING && v->items[i].len > 0 && v->items[i].len <= 250 && !strpbrk(v->items[i].s, ", "), PW_E_FORMAT, "%s: modules_to_save[%zu]: expected a name", path, i);
+        words = pw_arena_printf(&a->arena, "%s%s%s", words, i ? "," : "", v->items[i].s);
+    }
+    PW_CHECK(words, PW_E_NOMEM, "%s: no memory", path);
+    a->config.modules_to_save = words;
+    return 0;
+}
+
 static int read_config(struct pw_adapter *a, const struct pw_value *json, const char *path, bool *exact)
 {
     struct pw_adapter_config *c = &a->config;
@@ -114,6 +131,7 @@ static int read_config(struct pw_adapter *a, const struct pw_value *json, const 
     PW_CHECK(isfinite(c->alpha) && c->alpha != 0, PW_E_FORMAT, "%s: lora_alpha must be a number other than 0", path);
     PW_CHECK(c->dropout >= 0 && c->dropout < 1, PW_E_FORMAT, "%s: lora_dropout is out of range (got %g)", path, c->dropout);
     PW_PASS(check_narrowing(json, path));
+    PW_PASS(read_saved(a, json, path));
     c->r = (int)r;
     bool dora = false;
     PW_PASS(pw_get_bool(json, "use_dora", path, &dora));
@@ -183,6 +201,17 @@ static bool ends(const char *text, const char *tail)
     return n >= t && strcmp(text + n - t, tail) == 0;
 }
 
+/* Is it the weight of a module that is trained whole? */
+static bool is_saved(const struct pw_adapter *a, const char *tensor)
+{
+    char module[320];
+    const size_t n = strlen(tensor), p = strlen(prefix), w = strlen(tail_w);
+    if (n <= p + w || n - p - w >= sizeof module || strncmp(tensor, prefix, p) != 0 || !ends(tensor, tail_w) || ends(tensor, tail_a) || ends(tensor, tail_b))
+        return false;
+    snprintf(module, sizeof module, "%.*s", (int)(n - p - w), tensor + p);
+    return pw_adapter_saves(a->config.modules_to_save, module);
+}
+
 /* Groups the tensors of the file into modules, A and B, in forward order. */
 static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const char *path, struct found **out, size_t *n)
 {
@@ -192,6 +221,10 @@ static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const c
     for (size_t i = 0; i < s->n; i++) {
         const struct pw_st_tensor *t = &s->tensors[i];
         const size_t len = strlen(t->name), p = strlen(prefix);
+        if (is_saved(a, t->name)) {
+            PW_CHECK(t->ndim >= 1 && t->ndim <= 2 && t->shape[0] > 0 && t->shape[t->ndim - 1] > 0, PW_E_FORMAT, "%s: %s: expected one or two dimensions, got %d", path, t->name, t->ndim);
+            continue;
+        }
         const bool dora = pw_adapter_is_dora(a), is_m = dora && ends(t->name, tail_m), is_a = ends(t->name, tail_a);
         const size_t q = strlen(is_m ? tail_m : tail_a);
         PW_CHECK(len > p + q && strncmp(t->name, prefix, p) == 0 && (is_m || is_a || ends(t->name, tail_b)), PW_E_FORMAT,
@@ -237,6 +270,7 @@ static int check_modules(const struct pw_adapter *a, const struct found *list, s
 {
     struct pw_adapter expected = {0};
     struct pw_adapter_config config = a->config;
+    config.modules_to_save = NULL;
     if (!exact)
         config.targets = "all-linear";
     PW_TRY(pw_adapter_plan(&expected, &config, model), "%s: fitting the adapter to the model", path);
@@ -326,6 +360,44 @@ static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const 
     return fill_rows(a, m, m->lora.magnitude, 1, f->m, path);
 }
 
+/* The modules that are trained whole: exactly those that modules_to_save selects in the model, in its shapes. */
+static int fill_saved(struct pw_adapter *a, const struct pw_safetensors *s, const struct pw_model_config *model, const char *path)
+{
+    struct pw_adapter expected = {0};
+    struct pw_adapter_config config = a->config;
+    int rc = 0;
+    a->saved = pw_arena_array(&a->arena, s->n + 1, sizeof *a->saved);
+    PW_CHECK(a->saved, PW_E_NOMEM, "%s: no memory", path);
+    config.targets = "all-linear";
+    config.layers = config.rank_pattern = config.alpha_pattern = NULL;
+    if (model)
+        PW_TRY(pw_adapter_plan(&expected, &config, model), "%s: fitting the adapter to the model", path);
+    for (size_t i = 0; i < s->n; i++) {
+        const struct pw_st_tensor *t = &s->tensors[i];
+        if (!is_saved(a, t->name))
+            continue;
+        struct pw_adapter_saved *to = &a->saved[a->n_saved];
+        to->name = pw_arena_strndup(&a->arena, t->name + strlen(prefix), strlen(t->name) - strlen(prefix) - strlen(tail_w));
+        PW_CHECK_OUT(to->name, PW_E_NOMEM, "%s: no memory", path);
+        const struct pw_adapter_saved *as = pw_adapter_find_saved(&expected, to->name);
+        PW_CHECK_OUT(!model || as, PW_E_FORMAT, "%s: unknown tensor %s: the model has no such norm, embedding or head; is the adapter for another base?", path, t->name);
+        PW_CHECK_OUT(!as || (as->value.ndim == t->ndim && as->value.shape[0] == t->shape[0] && (t->ndim == 1 || as->value.shape[1] == t->shape[1])), PW_E_FORMAT,
+                     "%s: %s: shape does not fit the model, the adapter is for another base (expected (%" PRId64 ", %" PRId64 "), got (%" PRId64 ", %" PRId64 "))", path, t->name, as->value.shape[0],
+                     as->value.ndim > 1 ? as->value.shape[1] : 1, t->shape[0], t->ndim > 1 ? t->shape[1] : 1);
+        void *data = pw_arena_alloc(&a->arena, sizeof(float) * (t->bytes / pw_st_dtype_bytes(t->dtype)));
+        PW_CHECK_OUT(data, PW_E_NOMEM, "%s: no memory for %s", path, t->name);
+        to->value = t->ndim == 1 ? pw_tensor1(data, PW_F32, t->shape[0]) : pw_tensor2(data, PW_F32, t->shape[0], t->shape[1]);
+        PW_PASS_OUT(widen(data, t, path));
+        a->n_saved++;
+    }
+    for (size_t i = 0; i < expected.n_saved; i++)
+        PW_CHECK_OUT(pw_adapter_find_saved(a, expected.saved[i].name), PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, expected.saved[i].name, tail_w);
+out:
+    if (model)
+        pw_adapter_free(&expected);
+    return rc;
+}
+
 static int read_base(struct pw_adapter_config *c, const struct pw_value *metadata, const char *path)
 {
     const char *hash = "", *type = "";
@@ -367,6 +439,8 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
     PW_CHECK(a->modules, PW_E_NOMEM, "%s: no memory", path);
     for (; a->n < n; a->n++)
         PW_PASS(fill_module(a, &a->modules[a->n], &list[a->n], json, config_path, path));
+    if (a->config.modules_to_save)
+        PW_PASS(fill_saved(a, s, model, path));
     return 0;
 }
 
@@ -383,6 +457,16 @@ int pw_peft_load(struct pw_adapter *a, const char *dir, const struct pw_model_co
 }
 
 /* ---- writing ---- */
+
+static void write_words(struct pw_json *w, const char *words)
+{
+    for (const char *at = words; *at;) {
+        size_t blank = strspn(at, ", "), n = strcspn(at + blank, ", ");
+        if (n)
+            pw_json_strn(w, NULL, at + blank, n);
+        at += blank + n;
+    }
+}
 
 /* Last part of the module's name if `all-linear`, else the targets as they were given; each once, in the order of the modules. */
 static void write_targets(const struct pw_adapter *a, struct pw_json *w)
@@ -402,12 +486,7 @@ static void write_targets(const struct pw_adapter *a, struct pw_json *w)
             pw_json_str(w, NULL, last);
         }
     else
-        for (const char *at = a->config.targets; *at;) {
-            size_t blank = strspn(at, ", "), n = strcspn(at + blank, ", ");
-            if (n)
-                pw_json_strn(w, NULL, at + blank, n);
-            at += blank + n;
-        }
+        write_words(w, a->config.targets);
     pw_json_close(w, ']');
 }
 
@@ -460,7 +539,12 @@ static int write_config(const struct pw_adapter *a, const char *path)
     pw_json_f64(&w, "lora_dropout", c->dropout);
     pw_json_null(&w, "megatron_config");
     pw_json_str(&w, "megatron_core", "megatron.core");
-    pw_json_null(&w, "modules_to_save");
+    if (a->n_saved > 0) {
+        pw_json_open(&w, "modules_to_save", '[');
+        write_words(&w, c->modules_to_save);
+        pw_json_close(&w, ']');
+    } else
+        pw_json_null(&w, "modules_to_save");
     pw_json_str(&w, "peft_type", "LORA");
     pw_json_i64(&w, "r", c->r);
     write_pattern(a, &w, true);
@@ -496,7 +580,7 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
     size_t n = 0;
     pw_arena_init(&arena);
     char *config_path = pw_path_join(&arena, dir, "adapter_config.json"), *path = pw_path_join(&arena, dir, "adapter_model.safetensors");
-    struct pw_st_write *list = pw_arena_array(&arena, 3 * a->n + 1, sizeof *list);
+    struct pw_st_write *list = pw_arena_array(&arena, 3 * a->n + a->n_saved + 1, sizeof *list);
     PW_CHECK_OUT(config_path && path && list, PW_E_NOMEM, "no memory to write the adapter");
     for (size_t i = 0; i < a->n; i++) {
         const struct pw_adapter_module *m = &a->modules[i];
@@ -514,6 +598,10 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
             list[n] = entry(&arena, m->name, tails[k], t);
             PW_CHECK_OUT(list[n++].name, PW_E_NOMEM, "no memory to write the adapter");
         }
+    }
+    for (size_t i = 0; i < a->n_saved; i++) {
+        list[n] = entry(&arena, a->saved[i].name, tail_w, a->saved[i].value);
+        PW_CHECK_OUT(list[n++].name, PW_E_NOMEM, "no memory to write the adapter");
     }
     qsort(list, n, sizeof *list, by_name);
     const char *metadata[7] = {"format", "pt"};

@@ -23,10 +23,10 @@ struct job {
 };
 
 /* Rows of a source, as they are to be stored. */
-static int source_rows(struct job *j, const struct pw_source *s, bool linear, int64_t first, struct pw_tensor rows)
+static int source_rows(struct job *j, const struct pw_source *s, int64_t first, struct pw_tensor rows)
 {
     PW_PASS(pw_source_rows(j->dev, s, first, rows));
-    if (linear && j->how->edit)
+    if (j->how->edit)
         PW_PASS(j->how->edit(j->how->ctx, s->name, first, rows));
     return 0;
 }
@@ -54,7 +54,7 @@ static int report(struct job *j, const char *name, const char *type, size_t byte
 
 static const char *st_name(enum pw_dtype t) { return t == PW_F32 ? "F32" : t == PW_F16 ? "F16" : "BF16"; }
 
-static int write_dense(struct job *j, const struct pw_stored *t, const struct pw_source *s, bool linear, enum pw_dtype to)
+static int write_dense(struct job *j, const struct pw_stored *t, const struct pw_source *s, enum pw_dtype to)
 {
     const int64_t n_in = s->w.n_in, all = s->w.n_out, step = n_in >= (1 << 18) ? 1 : (1 << 18) / n_in;
     const int64_t tile = (step < all ? step : all) * n_in;
@@ -68,7 +68,7 @@ static int write_dense(struct job *j, const struct pw_stored *t, const struct pw
     PW_PASS_OUT(pw_st_stream_begin(&j->out, t->name, st_name(to), flat ? 1 : 2, shape));
     for (int64_t first = 0; first < all; first += step) {
         const int64_t rows = all - first < step ? all - first : step;
-        PW_PASS_OUT(source_rows(j, s, linear, first, pw_tensor2(x, PW_F32, rows, n_in)));
+        PW_PASS_OUT(source_rows(j, s, first, pw_tensor2(x, PW_F32, rows, n_in)));
         if (to == PW_F32)
             PW_PASS_OUT(pw_st_stream_bytes(&j->out, x, (size_t)(rows * n_in) * sizeof(float)));
         else {
@@ -169,7 +169,7 @@ static int write_quantised(struct job *j, const struct pw_stored *t, const struc
         for (int64_t first = 0; first < w.n_out; first += step) {
             const int64_t n = w.n_out - first < step ? w.n_out - first : step;
             struct pw_tensor rows = pw_tensor2(x, PW_F32, n, w.n_in);
-            PW_PASS_OUT(source_rows(j, s, true, first, rows));
+            PW_PASS_OUT(source_rows(j, s, first, rows));
             if (pass == 0)
                 PW_TRY_OUT(pw_quant_encode_rows(j->dev, &enc, first, rows), "quantising %s", t->name);
             else {
@@ -221,7 +221,7 @@ static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass
         return 0;
     PW_PASS(open_source(j, t, role == PW_ROLE_LINEAR, &s));
     const enum pw_dtype to = dense ? j->how->to.dtype : s.w.dtype;
-    return (to == PW_F32) == (pass == PASS_F32) ? write_dense(j, t, &s, role == PW_ROLE_LINEAR, to) : 0;
+    return (to == PW_F32) == (pass == PASS_F32) ? write_dense(j, t, &s, to) : 0;
 }
 
 static int write_weights(struct job *j, const char *dir)

@@ -55,6 +55,15 @@ static void compare_adapters(const char *ours, const char *theirs, const char *b
         }
         moved = fmax(moved, golden_distance(s->lora.a, m->lora.a));
     }
+    ck_assert_uint_eq(a.n_saved, b.n_saved);
+    for (size_t i = 0; i < a.n_saved; i++) {
+        const struct pw_adapter_saved *m = pw_adapter_find_saved(&b, a.saved[i].name), *s = pw_adapter_find_saved(&start, a.saved[i].name);
+        ck_assert_ptr_nonnull(m);
+        const double d = golden_distance(a.saved[i].value, m->value);
+        ck_assert_msg(d <= bound, "%s differs by %g of its norm (bound %g)", a.saved[i].name, d, bound);
+        ck_assert_msg(golden_distance(s->value, m->value) > 100 * bound, "%s of the fixture hardly moves", a.saved[i].name);
+        worst = fmax(worst, d);
+    }
     printf("%s: largest difference of a tensor %.3g; training moved one by %.3g\n", theirs, worst, moved);
     ck_assert_msg(moved > 1000 * bound, "the fixture hardly moves: %g", moved);
     ck_assert_msg(magnitudes < 0 || magnitudes > 100 * bound, "the magnitudes of the fixture hardly move: %g", magnitudes);

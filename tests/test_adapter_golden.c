@@ -45,6 +45,10 @@ static void golden(const char *name, const char *quant, const char *adapter, con
 #define NF4 "{type: nf4, double_quant: true}"
 START_TEST(dora) { golden("dora", "none", "kind: dora", "cpu", 1e-5); }
 END_TEST
+START_TEST(saved) { golden("saved", "none", "modules_to_save: [embed_tokens, lm_head, norm, input_layernorm]", "cpu", 1e-5); }
+END_TEST
+START_TEST(saved_by_definition) { golden("saved", "none", "modules_to_save: [embed_tokens, lm_head, norm, input_layernorm]", "ref", 1e-5); }
+END_TEST
 START_TEST(dora_by_definition) { golden("dora", "none", "kind: dora", "ref", 1e-5); }
 END_TEST
 START_TEST(dora_nf4) { golden("dora-nf4", NF4, "kind: dora", "cpu", 1e-5); }
@@ -167,6 +171,10 @@ static void merges(const char *name)
 }
 START_TEST(reads_dora) { reads("dora", 0.1); }
 END_TEST
+START_TEST(reads_saved) { reads("saved", 0.1); }
+END_TEST
+START_TEST(merges_saved) { merges("saved"); }
+END_TEST
 START_TEST(merges_dora) { merges("dora"); }
 END_TEST
 
@@ -224,7 +232,7 @@ static void two_parts(const char *adapter)
     pw_buf_free(&whole);
     pw_buf_free(&parts);
 }
-START_TEST(dora_in_two_parts) { two_parts("kind: dora"); }
+START_TEST(dora_in_two_parts) { two_parts("kind: dora, modules_to_save: [norm, embed_tokens, lm_head]"); }
 END_TEST
 
 int main(void)
@@ -235,6 +243,10 @@ int main(void)
     tcase_add_test(c, dora);
     tcase_add_test(c, dora_by_definition);
     tcase_add_test(c, dora_nf4);
+    tcase_add_test(c, saved);
+    tcase_add_test(c, saved_by_definition);
+    tcase_add_test(c, reads_saved);
+    tcase_add_test(c, merges_saved);
     tcase_add_test(c, reads_dora);
     tcase_add_test(c, merges_dora);
     tcase_add_test(c, dora_on_simt);

@@ -73,6 +73,7 @@ static void describe(struct pw_cmd *c, const struct pw_adapter *a, struct pw_jso
     pw_json_f64(w, "dropout", k->dropout);
     pw_json_str(w, "targets", k->targets);
     pw_json_i64(w, "modules", (int64_t)a->n);
+    pw_json_i64(w, "modules_to_save", (int64_t)a->n_saved);
     pw_json_i64(w, "parameters", pw_adapter_parameters(a));
     pw_json_i64(w, "bytes", 4 * pw_adapter_parameters(a));
     pw_json_open(w, "base", '{');

@@ -189,8 +189,8 @@ int pw_run_trainer(struct pw_run *run)
     if (run->has_trainer)
         pw_trainer_close(&run->trainer);
     /* The shapes of the low-rank pairs, for the plan; their memory comes with pw_trainer_start. */
-    for (size_t i = 0; run->has_adapter && i < run->adapter.n; i++)
-        pw_model_linear(run->model, run->adapter.modules[i].name)->lora = &run->adapter.modules[i].lora;
+    if (run->has_adapter)
+        PW_PASS(pw_model_attach_shapes(run->model, &run->adapter));
     run->has_trainer = true;
     return pw_trainer_open(&run->trainer, &set);
 }
@@ -199,7 +199,7 @@ static int plan_adapter(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
     struct pw_adapter_config c = {.r = (int)r->r, .alpha = r->alpha, .dropout = r->dropout, .rslora = r->rslora, .targets = r->targets,
-                                  .rank_pattern = r->rank_pattern, .alpha_pattern = r->alpha_pattern, .layers = r->layers};
+                                  .rank_pattern = r->rank_pattern, .alpha_pattern = r->alpha_pattern, .layers = r->layers, .modules_to_save = r->modules_to_save};
     if (pw_run_is_full(run))
         return 0;
     snprintf(c.kind, sizeof c.kind, "%s", r->kind);

@@ -293,6 +293,12 @@ static int init_from(struct pw_run *run, const char *dir)
         if (pw_adapter_is_dora(&run->adapter))
             PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.magnitude.data, f->lora.magnitude.data, pw_bytes(m->lora.magnitude)));
     }
+    for (size_t i = 0; i < run->adapter.n_saved; i++) {
+        const struct pw_adapter_saved *s = &run->adapter.saved[i], *f = pw_adapter_find_saved(&from, s->name);
+        PW_CHECK_OUT(f, PW_E_FAIL, "adapter.init_from: %s has no %s", dir, s->name);
+        PW_PASS_OUT(pw_dev_put(run->opt.dev, s->value.data, f->value.data, pw_bytes(s->value)));
+    }
+    PW_CHECK_OUT(from.n_saved == run->adapter.n_saved, PW_E_FAIL, "adapter.init_from: %s has %zu modules trained whole (expected %zu)", dir, from.n_saved, run->adapter.n_saved);
     PW_CHECK_OUT(from.n == run->adapter.n, PW_E_FAIL, "adapter.init_from: %s has %zu modules (expected %zu)", dir, from.n, run->adapter.n);
 out:
     pw_adapter_free(&from);
@@ -325,6 +331,8 @@ static int fresh_pairs(struct pw_run *run, uint64_t seed)
 static int fresh_adapter(struct pw_run *run, uint64_t seed)
 {
     PW_PASS(fresh_pairs(run, seed));
+    for (size_t i = 0; i < run->adapter.n_saved; i++)
+        PW_PASS(pw_model_base_value(run->model, run->adapter.saved[i].name, run->adapter.saved[i].value));
     PW_PASS(pw_model_norms(run->model));
     for (size_t i = 0; pw_adapter_is_dora(&run->adapter) && i < run->adapter.n; i++)
         PW_PASS(pw_copy(run->opt.dev, run->adapter.modules[i].lora.magnitude, run->adapter.modules[i].lora.norm));

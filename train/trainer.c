@@ -48,14 +48,16 @@ static void place_slots(struct pw_trainer *t)
         if (each > 2)
             s[2].value = a->modules[i].lora.magnitude;
     }
+    for (size_t i = 0; i < a->n_saved; i++)
+        t->slots[each * a->n + i].value = a->saved[i].value;
 }
 
 static int slots_of_adapter(struct pw_trainer *t)
 {
     struct pw_adapter *a = t->set.adapter;
     const size_t each = each_of(a);
-    t->slots = pw_arena_array(&t->arena, each * a->n, sizeof *t->slots);
-    PW_CHECK(t->slots, PW_E_NOMEM, "out of memory for %zu trained tensors", each * a->n);
+    t->slots = pw_arena_array(&t->arena, each * a->n + a->n_saved, sizeof *t->slots);
+    PW_CHECK(t->slots, PW_E_NOMEM, "out of memory for %zu trained tensors", each * a->n + a->n_saved);
     for (size_t i = 0; i < a->n; i++) {
         const struct pw_adapter_module *m = &a->modules[i];
         struct pw_slot *s = &t->slots[each * i];
@@ -68,6 +70,11 @@ static int slots_of_adapter(struct pw_trainer *t)
         PW_CHECK(s[0].name && s[1].name, PW_E_NOMEM, "out of memory for names");
     }
     t->n_slots = each * a->n;
+    for (size_t i = 0; i < a->n_saved; i++) {
+        struct pw_slot *s = &t->slots[t->n_slots++];
+        *s = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s.weight", a->saved[i].name), .value = a->saved[i].value};
+        PW_CHECK(s->name, PW_E_NOMEM, "out of memory for names");
+    }
     return 0;
 }
 
@@ -128,7 +135,7 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     PW_PASS(set->adapter ? slots_of_adapter(t) : slots_of_model(t));
     t->kind = kind_of(r->optimizer);
     for (size_t i = 0; i < t->n_slots; i++) {
-        t->slots[i].decay = (set->adapter || t->slots[i].value.ndim >= 2) && !named(r->no_decay, t->slots[i].name);
+        t->slots[i].decay = (t->slots[i].value.ndim >= 2 || (set->adapter && i < each_of(set->adapter) * set->adapter->n)) && !named(r->no_decay, t->slots[i].name);
         t->parameters += pw_count(t->slots[i].value);
     }
     return 0;

@@ -135,6 +135,8 @@ mutant test_adapter_golden train/trainer.c '/pw_model_norms(t->set.model)/d'
 mutant test_adapter_golden train/run_train.c '/pw_model_norms(run->model)/d'
 mutant test_adapter_golden infer/block.c 's/, .dm = grads->dm\[l\]//'
 mutant test_adapter_golden lora/merge.c 's/w\[x\] = ratio \* (/w[x] = (float)(ratio > 0) * (/'
+mutant test_adapter_golden infer/model.c 's/        \*norm = s->value;/        *norm = *norm;/'
+mutant test_adapter_golden lora/merge.c 's/        to\[i\] = from\[i\];/        to[i] = to[i] + 0 * from[i];/'
 mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, r.kept, x, drop, true, false)/dev->ops->copy(dev, r.kept, x)/' linear/dense/f32/37,520
 mutant test_op kernels/dora.c 's/linear_bwd(dev, &inner, r.product, x, xa/linear_bwd(dev, \&inner, dy, x, xa/' linear/dense/f32/65,130
 mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, g->dx, r.part, drop, true, true)/dev->ops->axpy(dev, g->dx, r.part, 1)/' linear/dense/f32/37,520
