@@ -104,8 +104,9 @@ int pw_dev_open(struct pw_dev **out, const struct pw_dev_options *opt)
     d->ops = d->backend->ops;
     d->threads = o.threads ? o.threads : count_processors();
     d->level = "";
-    d->act = PW_F32;
+    d->act = d->products = PW_F32;
     PW_TRY_OUT(d->backend->open(d, &o, index), "opening device %s", o.kind);
+    if (d->act == PW_BF16) d->products = PW_BF16;
 out:
     if (rc < 0) { pw_free(d); return rc; }
     *out = d;

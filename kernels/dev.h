@@ -24,9 +24,10 @@ struct pw_dev {
     const struct pw_ops *ops;
     const struct pw_backend *backend;
     const char *kind;        /* "cpu", "ref", "cuda", "simt" */
-    const char *level;       /* instruction set in use: "generic", "avx2", "avx512"; the card's name; "" elsewhere */
+    const char *level;       /* instruction set in use: "generic", "avx2", "avx512", "avx512_bf16"; the card's name; "" elsewhere */
     bool host;               /* device memory is host memory: mapped weights are used where they are */
     enum pw_dtype act;       /* the type of activations: f32; bf16 on cuda and simt */
+    enum pw_dtype products;  /* what the factors of products of linear layers and head are rounded to: f32 (not at all); bf16 on cuda, simt and level avx512_bf16 */
     int threads;
     void *scratch; size_t scratch_bytes;
     void *impl;

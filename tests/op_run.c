@@ -210,7 +210,7 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
     struct problem p;
     struct set want, got;
     double largest[ARRAYS] = { 0 }, *extra[ARRAYS] = { 0 };
-    problem_setup(&p, c, dev->act);
+    problem_setup(&p, c, dev->products);
     set_make(&want, &p, ref, true);
     set_make(&got, &p, dev, false);
     int rc = run(&p, ref, &want, why, room);
@@ -222,9 +222,9 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
             double x = fabs(get(want.host[i], j));
             largest[i] = x > largest[i] ? x : largest[i];
         }
-    if (!rc && dev->act == PW_BF16 && c->f->round16) rc = rounded_weights(c, &p, &want, ref, extra, why, room);
-    double bound = c->f->bound(c) + (!rc && dev->act == PW_BF16 && c->f->bound16 ? c->f->bound16(c, largest) : 0), *allow[ARRAYS] = { NULL };
-    const bool each = !rc && dev->act == PW_BF16 && c->f->allow16;
+    if (!rc && dev->products == PW_BF16 && c->f->round16) rc = rounded_weights(c, &p, &want, ref, extra, why, room);
+    double bound = c->f->bound(c) + (!rc && dev->products == PW_BF16 && c->f->bound16 ? c->f->bound16(c, largest) : 0), *allow[ARRAYS] = { NULL };
+    const bool each = !rc && dev->products == PW_BF16 && c->f->allow16;
     for (int i = 0; each && i < p.n; i++)
         if (!(allow[i] = calloc((size_t)count(&p.a[i]) + 1, sizeof(double)))) abort();
     if (each) c->f->allow16(&p, want.host, allow);

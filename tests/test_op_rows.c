@@ -8,7 +8,8 @@
 #include "tests/support.h"
 
 enum { T = 130 };
-static const char *const levels[] = { "generic", "avx2", "avx512" };
+static const char *const levels[] = { "generic", "avx2", "avx512", "avx512_bf16" };
+enum { LEVELS = sizeof levels / sizeof *levels };
 
 static float *noise(int64_t n, uint64_t seed)
 {
@@ -193,10 +194,10 @@ int main(void)
     Suite *s = suite_create("op_rows");
     TCase *t = tcase_create("rows");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, linear, 0, 3);
-    tcase_add_loop_test(t, attention, 0, 3);
-    tcase_add_loop_test(t, head, 0, 3);
-    tcase_add_loop_test(t, threads, 0, 3);
+    tcase_add_loop_test(t, linear, 0, LEVELS);
+    tcase_add_loop_test(t, attention, 0, LEVELS);
+    tcase_add_loop_test(t, head, 0, LEVELS);
+    tcase_add_loop_test(t, threads, 0, LEVELS);
     suite_add_tcase(s, t);
     return test_run(s);
 }

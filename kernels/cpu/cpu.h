@@ -42,5 +42,9 @@ void cpu_matmul(struct pw_dev *dev, float *y, const float *x, int64_t tokens, co
 void cpu_matmul_back(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch);
 /* dw (N, K) += dy^T x */
 void cpu_matmul_weight(struct pw_dev *dev, float *dw, const float *dy, const float *x, int64_t tokens, int64_t n_out, int64_t n_in);
-size_t cpu_matmul_scratch(const struct pw_dev *dev); /* of each of the three */
+size_t cpu_matmul_scratch(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w); /* of each of the three */
+/* The first two where the level multiplies in bf16: cpu_linear16.c. The threads' parts of the scratch come first. */
+void cpu_matmul16(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch);
+void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch);
+size_t cpu_scratch16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w);
 #endif

@@ -18,7 +18,7 @@ static int64_t chunk_rows(int64_t tokens, int64_t words)
 size_t cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
     size_t rows = (size_t)chunk_rows(tokens, w->n_out), wide = (size_t)w->n_in * sizeof(float);
-    size_t bytes = cpu_round(cpu_matmul_scratch(dev)) + cpu_round(rows * (size_t)w->n_out * sizeof(float)) + cpu_round(rows * wide);
+    size_t bytes = cpu_round(cpu_matmul_scratch(dev, (int64_t)rows, w)) + cpu_round(rows * (size_t)w->n_out * sizeof(float)) + cpu_round(rows * wide);
     return backward ? bytes + cpu_round(rows * wide) : bytes;
 }
 
@@ -66,7 +66,7 @@ int cpu_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor ar
     bool backward = dh.data || dw.data;
 
     struct head c;
-    char *at = (char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev));
+    char *at = (char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev, most, w));
     c.logits = (float *)at;
     c.h = (float *)(at + cpu_round((size_t)(most * words) * sizeof(float)));
     c.dh = c.h + cpu_round((size_t)(most * width) * sizeof(float)) / sizeof(float);

@@ -24,7 +24,11 @@ enum {
 
 static bool in_place(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_F32; }
 
-size_t cpu_matmul_scratch(const struct pw_dev *dev) { return (size_t)dev->threads * 2 * TILE * sizeof(float); }
+size_t cpu_matmul_scratch(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w)
+{
+    const size_t tiles = (size_t)dev->threads * 2 * TILE * sizeof(float), need = cpu_isa_of(dev)->products16 ? cpu_scratch16(dev, tokens, w) : 0;
+    return tiles > need ? tiles : need;
+}
 static float *tile_of(char *scratch) { return (float *)scratch + (size_t)omp_get_thread_num() * 2 * TILE; }
 
 /* Whether single rows can go straight from codes to sums: every piece of a row is whole blocks, every block whole vectors. */
@@ -57,6 +61,10 @@ static void product_columns(const struct cpu_isa *isa, float *y, const float *x,
 
 void cpu_matmul(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
+    if (cpu_isa_of(dev)->products16) {
+        cpu_matmul16(dev, y, x, tokens, w, scratch);
+        return;
+    }
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
     for (int64_t n0 = 0; n0 < w->n_out; n0 += NC)
         product_columns(cpu_isa_of(dev), y, x, tokens, w, n0, cpu_min(NC, w->n_out - n0), tile_of(scratch));
@@ -78,6 +86,10 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const float *dy, 
 
 void cpu_matmul_back(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
+    if (cpu_isa_of(dev)->products16) {
+        cpu_matmul_back16(dev, dx, dy, tokens, w, scratch);
+        return;
+    }
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
     for (int64_t k0 = 0; k0 < w->n_in; k0 += KB)
         back_columns(cpu_isa_of(dev), dx, dy, tokens, w, k0, cpu_min(KB, w->n_in - k0), tile_of(scratch));
@@ -93,15 +105,15 @@ void cpu_matmul_weight(struct pw_dev *dev, float *dw, const float *dy, const flo
 /* ---- adapter ---- */
 
 /* Scratch: the threads' tiles, then two (T, R) arrays. */
-static float *low_rank(struct pw_dev *dev, int which, int64_t tokens, int rank)
+static float *low_rank(struct pw_dev *dev, int which, int64_t tokens, const struct pw_weight *w)
 {
-    return (float *)((char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev))) + which * (int64_t)(cpu_round((size_t)(tokens * rank) * 4) / 4);
+    return (float *)((char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev, tokens, w))) + which * (int64_t)(cpu_round((size_t)(tokens * w->lora->r) * 4) / 4);
 }
 
 size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward)
 {
     if (pw_weight_is_dora(w)) return pw_dora_scratch(dev, tokens, w, backward);
-    size_t bytes = cpu_round(cpu_matmul_scratch(dev));
+    size_t bytes = cpu_round(cpu_matmul_scratch(dev, tokens, w));
     if (w->lora) bytes += 2 * cpu_round((size_t)tokens * (size_t)w->lora->r * sizeof(float));
     return bytes;
 }
@@ -139,7 +151,7 @@ int cpu_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
     cpu_matmul(dev, y.data, x.data, tokens, w, dev->scratch);
     float *scaled = NULL;
     if (r) {
-        scaled = low_rank(dev, 0, tokens, (int)r);
+        scaled = low_rank(dev, 0, tokens, w);
         adapter_down(dev, xa.data, scaled, x.data, tokens, w, drop);
     }
     if (!r && !w->bias) return 0;
@@ -213,14 +225,14 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     if (!r) return 0;
     float scale = (float)w->lora->scale;
     if (g->db.data) {
-        float *scaled = low_rank(dev, 0, tokens, (int)r);
+        float *scaled = low_rank(dev, 0, tokens, w);
         for (int64_t i = 0; i < tokens * r; i++) scaled[i] = ((const float *)xa.data)[i] * scale;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r))
         for (int64_t n0 = 0; n0 < n_out; n0 += KB)
             isa->outer(cpu_min(KB, n_out - n0), r, tokens, up + n0, 1, n_out, scaled, r, (float *)g->db.data + n0 * r, r);
     }
     if (!g->dx.data && !g->da.data) return 0;
-    float *dxa = low_rank(dev, 1, tokens, (int)r);
+    float *dxa = low_rank(dev, 1, tokens, w);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r))
     for (int64_t t0 = 0; t0 < tokens; t0 += RB) {
         int64_t rows = cpu_min(RB, tokens - t0);

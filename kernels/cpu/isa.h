@@ -13,6 +13,17 @@
 enum {
     CPU_KC = 512,  /* dot products are cut into pieces of this many terms: lanes are summed at the end of each piece */
     CPU_RC = 256,  /* outer products likewise */
+    CPU_PANEL = 32, /* columns of a panel of products16 */
+};
+
+/* Products of numbers in bf16 with sums in f32. A panel holds k terms of up to CPU_PANEL columns, in pairs: [pair][column][2], zeros where
+ * there is no column and after an odd term. */
+struct cpu_products16 {
+    void (*round)(int64_t n, int64_t room, const float *x, uint16_t *out); /* n numbers, then zeros up to room */
+    void (*pack_rows)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel);    /* column j of the panel is row j of w: n rows, k terms */
+    void (*pack_columns)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel); /* column j of the panel is column j of w: k rows */
+    /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain; a is zero after an odd last term */
+    void (*product)(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add);
 };
 
 struct cpu_isa {
@@ -36,9 +47,10 @@ struct cpu_isa {
     void (*glu_bwd)(int64_t n, float *dgate, float *dup, const float *dout, const float *gate, const float *up, enum pw_act act);
     void (*adamw)(int64_t n, float *p, float *m, float *v, const float *g, const struct pw_adamw *h);
     void (*keep)(struct pw_drop drop, int64_t first, int64_t n, const float *x, float *out); /* out = dropout(x), elements first.. */
+    const struct cpu_products16 *products16;                /* NULL: products of linear layers are in f32 */
 };
 extern const struct cpu_isa cpu_isa_generic;
 #if defined(__x86_64__)
-extern const struct cpu_isa cpu_isa_avx2, cpu_isa_avx512;
+extern const struct cpu_isa cpu_isa_avx2, cpu_isa_avx512, cpu_isa_avx512_bf16;
 #endif
 #endif

@@ -8,8 +8,10 @@
 #define MR 6
 #define NR 4
 #define MO 12
+#ifndef ISA /* isa_avx512_bf16.c has its own */
 #define ISA cpu_isa_avx512
 #define ISA_NAME "avx512"
+#endif
 
 #define vfma(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 static inline float vsum(__m512 a)

@@ -1,0 +1,117 @@
+/* The cpu kernels for AVX-512 with BF16: those of isa_avx512.c, and products whose factors are rounded to bf16 (vdpbf16ps: two products a lane,
+ * added in f32). Tile 12 x 32, pairs of terms:
+ *
+ *     a: rows of bf16, a pair of terms is one 32-bit word          panel: 32 columns, a pair of terms in each word
+ *     a[i] . . [t t+1] . .                                         pair s:  [c0: t t+1][c1: t t+1] ... [c31: t t+1]
+ *
+ * A word of a is spread over all lanes and multiplies two vectors of the panel. The instruction takes subnormal numbers for zero and rounds
+ * after each of the two additions. */
+#if defined(__x86_64__)
+#include <stddef.h>
+#include "kernels/cpu/isa.h"
+
+static const struct cpu_products16 products16;
+#define ISA cpu_isa_avx512_bf16
+#define ISA_NAME "avx512_bf16"
+#define PRODUCTS16 &products16
+#include "kernels/cpu/isa_avx512.c"
+
+enum { ROWS = 12, WIDE = CPU_PANEL, HALF = WIDE / 2 };
+
+static __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
+static __m512 load_part(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+
+static void round16(int64_t n, int64_t room, const float *x, uint16_t *out)
+{
+    for (int64_t i = 0; i < room; i += 16) {
+        const __m256i half = (__m256i)_mm512_cvtneps_pbh(load_part(x + i, n - i));
+        _mm256_mask_storeu_epi16(out + i, first_lanes(room - i), half);
+    }
+}
+
+/* columns become rows: 16 vectors of 16 words */
+INLINE void transpose(__m512i v[16])
+{
+    __m512i w[16];
+    for (int i = 0; i < 16; i += 2) {
+        w[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        w[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(w[i], w[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(w[i], w[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(w[i + 1], w[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(w[i + 1], w[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        w[i] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x88);
+        w[i + 4] = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xdd);
+        w[i + 8] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x88);
+        w[i + 12] = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; i++) {
+        v[i] = _mm512_shuffle_i32x4(w[i], w[i + 8], 0x88);
+        v[i + 8] = _mm512_shuffle_i32x4(w[i], w[i + 8], 0xdd);
+    }
+}
+
+/* The terms of a panel are one after another in each of n rows of w. */
+static void pack_rows(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel)
+{
+    for (int64_t at = 0; at < k; at += 32)
+        for (int64_t j = 0; j < WIDE; j += 16) {
+            __m512i v[16];
+            for (int64_t i = 0; i < 16; i++) {
+                const float *from = w + (j + i) * ldw + at;
+                v[i] = j + i < n ? (__m512i)_mm512_cvtne2ps_pbh(load_part(from + 16, k - at - 16), load_part(from, k - at)) : _mm512_setzero_si512();
+            }
+            transpose(v);
+            for (int64_t i = 0; i < 16 && at + 2 * i < k; i++) _mm512_storeu_si512(panel + (at / 2 + i) * 2 * WIDE + 2 * j, v[i]);
+        }
+}
+
+/* The terms of a panel are rows of w, n columns wide. */
+static void pack_columns(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel)
+{
+    for (int64_t t = 0; t < k; t += 2)
+        for (int64_t j = 0; j < WIDE; j += 16) {
+            const float *from = w + t * ldw + j;
+            const __m512 second = t + 1 < k ? load_part(from + ldw, n - j) : _mm512_setzero_ps();
+            const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load_part(from, n - j))), high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(second));
+            _mm512_storeu_si512(panel + t * WIDE + 2 * j, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+}
+
+INLINE void tile16(int rows, int64_t n, int64_t pairs, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool more)
+{
+    __m512 lo[ROWS], hi[ROWS];
+    for (int i = 0; i < rows; i++) lo[i] = hi[i] = _mm512_setzero_ps();
+    for (int64_t s = 0; s < pairs; s++) {
+        const __m512bh b0 = (__m512bh)_mm512_loadu_si512(panel + s * 2 * WIDE), b1 = (__m512bh)_mm512_loadu_si512(panel + s * 2 * WIDE + WIDE);
+        for (int i = 0; i < rows; i++) {
+            int32_t word;
+            memcpy(&word, a + i * lda + 2 * s, 4);
+            const __m512bh f = (__m512bh)_mm512_set1_epi32(word);
+            lo[i] = _mm512_dpbf16_ps(lo[i], f, b0);
+            hi[i] = _mm512_dpbf16_ps(hi[i], f, b1);
+        }
+    }
+    const __mmask16 first = first_lanes(n), second = first_lanes(n - 16);
+    for (int i = 0; i < rows; i++) {
+        float *to = c + i * ldc;
+        _mm512_mask_storeu_ps(to, first, more ? _mm512_add_ps(_mm512_maskz_loadu_ps(first, to), lo[i]) : lo[i]);
+        _mm512_mask_storeu_ps(to + HALF, second, more ? _mm512_add_ps(_mm512_maskz_loadu_ps(second, to + HALF), hi[i]) : hi[i]);
+    }
+}
+
+static void product16(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+{
+    const int64_t pairs = (k + 1) / 2;
+    int64_t i = 0;
+    for (; i + ROWS <= m; i += ROWS) tile16(ROWS, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add);
+    for (; i + 4 <= m; i += 4) tile16(4, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add);
+    for (; i < m; i++) tile16(1, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add);
+}
+
+static const struct cpu_products16 products16 = { .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .product = product16 };
+#endif
