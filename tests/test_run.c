@@ -122,6 +122,64 @@ static int open_and_close(void *context)
     return rc;
 }
 
+/* train.compute bf16: refused where the device multiplies in f32; elsewhere the same bytes for any number of threads and with checkpointing, and
+ * losses that are near those of f32 but not the same. */
+static int train_at(const char *level, int threads, const char *train, const char *output, double losses[4])
+{
+    const struct pw_dev_options options = {.kind = "cpu", .threads = threads, .level = level};
+    struct pw_recipe r;
+    struct pw_dev *dev = NULL;
+    struct pw_run run = {0};
+    struct pw_run_result result;
+    struct pw_log_line *lines = NULL;
+    struct pw_arena a;
+    size_t n = 0;
+    int rc = pw_dev_open(&dev, &options);
+    if (rc < 0)
+        return rc;
+    pw_arena_init(&a);
+    make_recipe(&r, "train: " FIXTURES "/rows.jsonl, max_length: 40", train, output);
+    const struct pw_run_options opt = {.recipe = &r, .dev = dev};
+    PW_PASS_OUT(pw_run_open(&run, &opt));
+    PW_PASS_OUT(pw_run_train(&run, &result));
+    PW_PASS_OUT(pw_runlog_read(&a, test_path(output, "log.jsonl"), &lines, &n));
+    ck_assert_uint_eq(n, 4);
+    for (size_t i = 0; i < n; i++)
+        losses[i] = lines[i].s.loss;
+out:
+    pw_run_close(&run);
+    pw_arena_free(&a);
+    pw_recipe_free(&r);
+    pw_dev_close(dev);
+    return rc;
+}
+
+START_TEST(compute_bf16)
+{
+    static const char f32[] = "steps: 4, accumulate: 2", bf16[] = "steps: 4, accumulate: 2, compute: bf16", kept[] = "steps: 4, accumulate: 2, compute: bf16, checkpointing: false";
+    const char *a = test_path(test_tmpdir(), "a"), *b = test_path(test_tmpdir(), "b"), *plain = test_path(test_tmpdir(), "plain"), *other = test_path(test_tmpdir(), "other");
+    double of_a[4], of_b[4], of_f32[4];
+    bool differs = false;
+    ck_fails(train_at("generic", 1, bf16, other, of_a), PW_E_REFUSED, "train.compute bf16: device cpu generic does not multiply in bf16");
+    ck_assert(!pw_file_exists(other));
+    const int rc = train_at("avx512_bf16", 1, bf16, a, of_a);
+    if (rc == PW_E_UNSUPPORTED) {
+        test_skip("%s", pw_error_text());
+        return;
+    }
+    ck_ok(rc);
+    ck_ok(train_at("avx512_bf16", 2, kept, b, of_b));
+    same_file(a, b, "adapter/adapter_model.safetensors");
+    ck_ok(train_at("", 1, f32, plain, of_f32));
+    for (int i = 0; i < 4; i++) {
+        ck_assert_msg(fabs(of_a[i] - of_f32[i]) <= 0x1p-6 * of_f32[i], "step %d: loss %.9g, in f32 %.9g", i + 1, of_a[i], of_f32[i]);
+        differs = differs || of_a[i] != of_f32[i];
+    }
+    ck_assert(differs);
+    ck_fails(train_at("avx512_bf16", 1, f32, other, of_b), PW_E_REFUSED, "train.compute f32: device cpu avx512_bf16 multiplies in bf16");
+}
+END_TEST
+
 START_TEST(opening_without_memory)
 {
     const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
@@ -368,6 +426,7 @@ int main(void)
     tcase_set_timeout(c, 300);
     tcase_add_test(c, killed_and_resumed);
     tcase_add_test(c, opening_without_memory);
+    tcase_add_test(c, compute_bf16);
     tcase_add_test(c, refusals);
     tcase_add_test(c, patience);
     tcase_add_test(c, samples);

@@ -223,7 +223,7 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
         PW_PASS_OUT(pw_run_lock(&lock, recipe.output));
         pw_lock_drop(&lock);
     }
-    PW_PASS_OUT(pw_cmd_rank_device(c, ranks, &dev));
+    PW_PASS_OUT(pw_cmd_rank_device(c, ranks, strcmp(recipe.compute, "bf16") == 0, &dev));
     const struct pw_run_options opt = {
         .recipe = &recipe, .dev = dev, .memory = c->common->memory, .resume = o->resume, .force = c->common->force, .cache_dir = cache_dir(cache),
         .progress = c->progress, .stop = stop, .ranks = ranks,

@@ -81,10 +81,10 @@ static const char *card_of(const char *asked, int local_rank, int local, char na
 
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out)
 {
-    return pw_cmd_rank_device(c, NULL, out);
+    return pw_cmd_rank_device(c, NULL, false, out);
 }
 
-int pw_cmd_rank_device(const struct pw_cmd *c, const struct pw_ranks *ranks, struct pw_dev **out)
+int pw_cmd_rank_device(const struct pw_cmd *c, const struct pw_ranks *ranks, bool bf16, struct pw_dev **out)
 {
     const char *asked = c->common->device;
     bool automatic = strcmp(asked, "auto") == 0, cpu = automatic || strcmp(asked, "cpu") == 0;
@@ -105,7 +105,16 @@ int pw_cmd_rank_device(const struct pw_cmd *c, const struct pw_ranks *ranks, str
         pw_progress_say(c->progress, "no GPU is used (%s): running on the CPU", pw_error_text());
         pw_error_clear();
     }
+    if (bf16 && cpu) {
+        PW_CHECK(!level || !level[0] || strcmp(level, "avx512_bf16") == 0, PW_E_USAGE, "train.compute bf16 wants the CPU level avx512_bf16, PW_CPU says %s", level);
+        opt.level = "avx512_bf16";
+    }
     int rc = pw_dev_open(out, &opt);
+    if (rc == PW_E_UNSUPPORTED && bf16 && cpu) {
+        rc = pw_error(PW_E_REFUSED, "train.compute bf16: this processor has no instructions that multiply bf16 (AVX-512 BF16)");
+        pw_error_hint("train.compute: f32 runs on every processor");
+        return rc;
+    }
     if (rc == PW_E_REFUSED)
         pw_error_hint("--device cpu runs on the processor");
     return rc;

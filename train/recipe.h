@@ -50,6 +50,7 @@ struct pw_recipe {
     double betas[2];
     double eps, weight_decay, clip;
     bool checkpointing;
+    const char *compute;                  /* "f32", "bf16" */
     const char *optimizer_state;          /* "auto", "device", "host" */
     const char *memory;                   /* "auto", "as_given", "least" */
     int64_t save_every, eval_every, keep, patience, seed;

@@ -263,11 +263,30 @@ static int open_alone(struct pw_run *run, const struct pw_run_options *opt)
     return pw_run_choose_fit(run);
 }
 
+/* What the recipe says of rounding is what the device does. */
+static int check_compute(const struct pw_run_options *opt)
+{
+    const struct pw_dev *dev = opt->dev;
+    const bool asked = strcmp(opt->recipe->compute, "bf16") == 0, rounds = dev->products == PW_BF16;
+    int rc = 0;
+    if (asked && !rounds) {
+        rc = pw_error(PW_E_REFUSED, "train.compute bf16: device %s%s%s does not multiply in bf16", dev->kind, dev->level[0] ? " " : "", dev->level);
+        pw_error_hint("train.compute: f32 runs on every processor");
+    } else if (!asked && rounds && strcmp(dev->kind, "cpu") == 0) {
+        rc = pw_error(PW_E_REFUSED, "train.compute f32: device cpu %s multiplies in bf16", dev->level);
+        pw_error_hint("train.compute: bf16 says that this is meant");
+    }
+    return rc;
+}
+
 int pw_run_open(struct pw_run *run, const struct pw_run_options *opt)
 {
     *run = (struct pw_run){.opt = *opt};
     pw_arena_init(&run->arena);
-    return pw_ranks_agree(opt->ranks, open_alone(run, opt));
+    int rc = check_compute(opt);
+    if (rc == 0)
+        rc = open_alone(run, opt);
+    return pw_ranks_agree(opt->ranks, rc);
 }
 
 void pw_run_close(struct pw_run *run)

@@ -29,7 +29,7 @@ static void lengths(const struct cpu_isa *isa, float *norm, const struct pw_weig
 
 int cpu_row_norm(struct pw_dev *dev, struct pw_tensor norm, const struct pw_weight *w)
 {
-    const size_t floats = cpu_matmul_scratch(dev) / sizeof(float) / (size_t)dev->threads; /* of a thread: more than the 2 ROWS KC wanted */
+    const size_t floats = cpu_matmul_scratch(dev, 0, w) / sizeof(float) / (size_t)dev->threads; /* of a thread: more than the 2 ROWS KC wanted */
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(w->lora ? w->lora->r : 1, w->n_out, w->n_in))
     for (int64_t n0 = 0; n0 < w->n_out; n0 += ROWS)
         lengths(cpu_isa_of(dev), norm.data, w, n0, cpu_min(ROWS, w->n_out - n0), (float *)dev->scratch + (size_t)omp_get_thread_num() * floats);
