@@ -46,20 +46,24 @@ static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t
     for (int64_t t = 0; t < tokens; t++) p->round(n, ld, x + t * n, to + t * ld);
 }
 
+/* Weights that are packed from where they are; one of the two is NULL. */
 static const float *dense_f32(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_F32 ? w->data : NULL; }
+static const uint16_t *dense_bf16(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_BF16 ? w->data : NULL; }
 
 static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, int64_t tokens, const struct pw_weight *w, int64_t n0, float *stage)
 {
     const int64_t n_in = w->n_in, n_out = w->n_out, n = cpu_min(WIDE, n_out - n0), ld = row16(n_in);
     const float *dense = dense_f32(w);
+    const uint16_t *dense16 = dense_bf16(w);
     uint16_t *panels = panels_of(stage);
     for (int64_t k = 0; k < n_in; k += TERMS) {
         const int64_t terms = cpu_min(TERMS, n_in - k);
         for (int64_t j = 0; j < n; j += CPU_PANEL) {
             const int64_t wide = cpu_min(CPU_PANEL, n - j), row = n0 + j;
             uint16_t *panel = panels + j * TERMS;
-            for (int64_t i = 0; !dense && i < wide; i++) isa->decode(w, row + i, k, terms, stage + i * LDT);
-            isa->products16->pack_rows(wide, terms, dense ? dense + row * n_in + k : stage, dense ? n_in : LDT, panel);
+            for (int64_t i = 0; !dense && !dense16 && i < wide; i++) isa->decode(w, row + i, k, terms, stage + i * LDT);
+            if (dense16) isa->products16->pack_rows16(wide, terms, dense16 + row * n_in + k, n_in, panel);
+            else isa->products16->pack_rows(wide, terms, dense ? dense + row * n_in + k : stage, dense ? n_in : LDT, panel);
             isa->products16->product(tokens, wide, terms, x + k, ld, panel, y + row, n_out, k > 0);
         }
     }
@@ -77,15 +81,20 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *d
 {
     const int64_t n_in = w->n_in, n_out = w->n_out, n = cpu_min(WIDE, n_in - k0), ld = row16(n_out);
     const float *dense = dense_f32(w);
+    const uint16_t *dense16 = dense_bf16(w);
     uint16_t *panels = panels_of(stage);
     for (int64_t row = 0; row < n_out; row += TERMS) {
         const int64_t terms = cpu_min(TERMS, n_out - row);
         for (int64_t at = 0; at < terms; at += STEP) {
             const int64_t rows = cpu_min(STEP, terms - at);
             const float *from = dense ? dense + (row + at) * n_in + k0 : stage;
-            for (int64_t i = 0; !dense && i < rows; i++) isa->decode(w, row + at + i, k0, n, stage + i * WIDE);
-            for (int64_t j = 0; j < n; j += CPU_PANEL)
-                isa->products16->pack_columns(cpu_min(CPU_PANEL, n - j), rows, from + j, dense ? n_in : WIDE, panels + j * TERMS + at * CPU_PANEL);
+            for (int64_t i = 0; !dense && !dense16 && i < rows; i++) isa->decode(w, row + at + i, k0, n, stage + i * WIDE);
+            for (int64_t j = 0; j < n; j += CPU_PANEL) {
+                const int64_t wide = cpu_min(CPU_PANEL, n - j);
+                uint16_t *panel = panels + j * TERMS + at * CPU_PANEL;
+                if (dense16) isa->products16->pack_columns16(wide, rows, dense16 + (row + at) * n_in + k0 + j, n_in, panel);
+                else isa->products16->pack_columns(wide, rows, from + j, dense ? n_in : WIDE, panel);
+            }
         }
         for (int64_t j = 0; j < n; j += CPU_PANEL)
             isa->products16->product(tokens, cpu_min(CPU_PANEL, n - j), terms, dy + row, ld, panels + j * TERMS, dx + k0 + j, n_in, true);

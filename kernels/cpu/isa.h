@@ -22,6 +22,9 @@ struct cpu_products16 {
     void (*round)(int64_t n, int64_t room, const float *x, uint16_t *out); /* n numbers, then zeros up to room */
     void (*pack_rows)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel);    /* column j of the panel is row j of w: n rows, k terms */
     void (*pack_columns)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel); /* column j of the panel is column j of w: k rows */
+    /* the same of a w in bf16 */
+    void (*pack_rows16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
+    void (*pack_columns16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
     /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain; a is zero after an odd last term */
     void (*product)(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add);
 };

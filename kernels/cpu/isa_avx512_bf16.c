@@ -55,32 +55,44 @@ INLINE void transpose(__m512i v[16])
     }
 }
 
+/* n of 32, or of 16, numbers of w from element `at` on, in bf16; zeros after them */
+INLINE __m512i thirty_two(const void *w, bool half, int64_t at, int64_t n)
+{
+    if (half) return _mm512_maskz_loadu_epi16(n >= 32 ? 0xffffffffu : n <= 0 ? 0 : (1u << n) - 1, (const uint16_t *)w + at);
+    return (__m512i)_mm512_cvtne2ps_pbh(load_part((const float *)w + at + 16, n - 16), load_part((const float *)w + at, n));
+}
+INLINE __m256i sixteen(const void *w, bool half, int64_t at, int64_t n)
+{
+    if (half) return _mm256_maskz_loadu_epi16(first_lanes(n), (const uint16_t *)w + at);
+    return (__m256i)_mm512_cvtneps_pbh(load_part((const float *)w + at, n));
+}
+
 /* The terms of a panel are one after another in each of n rows of w. */
-static void pack_rows(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel)
+INLINE void pack_rows_of(bool half, int64_t n, int64_t k, const void *w, int64_t ldw, uint16_t *panel)
 {
     for (int64_t at = 0; at < k; at += 32)
         for (int64_t j = 0; j < WIDE; j += 16) {
             __m512i v[16];
-            for (int64_t i = 0; i < 16; i++) {
-                const float *from = w + (j + i) * ldw + at;
-                v[i] = j + i < n ? (__m512i)_mm512_cvtne2ps_pbh(load_part(from + 16, k - at - 16), load_part(from, k - at)) : _mm512_setzero_si512();
-            }
+            for (int64_t i = 0; i < 16; i++) v[i] = j + i < n ? thirty_two(w, half, (j + i) * ldw + at, k - at) : _mm512_setzero_si512();
             transpose(v);
             for (int64_t i = 0; i < 16 && at + 2 * i < k; i++) _mm512_storeu_si512(panel + (at / 2 + i) * 2 * WIDE + 2 * j, v[i]);
         }
 }
+static void pack_rows(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel) { pack_rows_of(false, n, k, w, ldw, panel); }
+static void pack_rows16(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel) { pack_rows_of(true, n, k, w, ldw, panel); }
 
 /* The terms of a panel are rows of w, n columns wide. */
-static void pack_columns(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel)
+INLINE void pack_columns_of(bool half, int64_t n, int64_t k, const void *w, int64_t ldw, uint16_t *panel)
 {
     for (int64_t t = 0; t < k; t += 2)
         for (int64_t j = 0; j < WIDE; j += 16) {
-            const float *from = w + t * ldw + j;
-            const __m512 second = t + 1 < k ? load_part(from + ldw, n - j) : _mm512_setzero_ps();
-            const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load_part(from, n - j))), high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(second));
+            const __m256i second = t + 1 < k ? sixteen(w, half, (t + 1) * ldw + j, n - j) : _mm256_setzero_si256();
+            const __m512i low = _mm512_cvtepu16_epi32(sixteen(w, half, t * ldw + j, n - j)), high = _mm512_cvtepu16_epi32(second);
             _mm512_storeu_si512(panel + t * WIDE + 2 * j, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         }
 }
+static void pack_columns(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel) { pack_columns_of(false, n, k, w, ldw, panel); }
+static void pack_columns16(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel) { pack_columns_of(true, n, k, w, ldw, panel); }
 
 INLINE void tile16(int rows, int64_t n, int64_t pairs, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool more)
 {
@@ -113,5 +125,6 @@ static void product16(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_
     for (; i < m; i++) tile16(1, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add);
 }
 
-static const struct cpu_products16 products16 = { .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .product = product16 };
+static const struct cpu_products16 products16 = { .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16, .pack_columns16 = pack_columns16,
+                                                      .product = product16 };
 #endif

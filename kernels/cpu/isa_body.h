@@ -1,6 +1,6 @@
 /* The kernels of isa.h, written once over vectors of LANES floats. Included by isa_generic.c, isa_avx2.c and isa_avx512.c, which define
  *   LANES, MR, NR (tile of dot), MO (rows of outer's tile; it is two vectors wide), ISA (the table's name), ISA_NAME,
- *   vfma(a, b, c), vsum(a) (all lanes, fixed order), vround(a), lookup16(table, codes), vmul32(a, b) (low halves of 64-bit lanes).
+ *   vfma(a, b, c), vsum(a) (all lanes, fixed order), it may define vsum4(v) (of four, the same bits, as four floats), vround(a), lookup16(table, codes), vmul32(a, b) (low halves of 64-bit lanes).
  * Everything is static but the table. */
 #include <math.h>
 #include <string.h>
@@ -65,6 +65,16 @@ INLINE void dot_tile(int mr, int nr, int64_t k, const float *x, int64_t ldx, con
             for (int i = 0; i < mr; i++) acc[i][j] = vfma(vload_part(x + i * ldx + at, k - at), b, acc[i][j]);
         }
     }
+#ifdef vsum4
+    if (nr == 4) {
+        for (int i = 0; i < mr; i++) {
+            float *to = y + i * ldy;
+            __m128 s = vsum4(acc[i]);
+            _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), s) : s);
+        }
+        return;
+    }
+#endif
     for (int i = 0; i < mr; i++)
         for (int j = 0; j < nr; j++) {
             float s = vsum(acc[i][j]), *to = y + i * ldy + j;
