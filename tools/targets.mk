@@ -48,9 +48,11 @@ asan:
 	@$(MAKE) --no-print-directory SAN=address pw tests
 tsan:
 	@$(MAKE) --no-print-directory SAN=thread pw tests
-install: pw
+# Plugins go where the program looks for them: cards, MPI, the emulation.
+install: pw plugins
 	install -D -m 755 $(B)/pw $(DESTDIR)$(PREFIX)/bin/pennyweight
 	ln -sf pennyweight $(DESTDIR)$(PREFIX)/bin/pw
+	for f in $(B)/libpw_*.so; do install -D -m 755 "$$f" $(DESTDIR)$(PREFIX)/lib/pennyweight/"$${f##*/}"; done
 
 # ---- the manual, from the option tables and the recipe's rows ----
 .PHONY: docs check-docs
