@@ -25,6 +25,7 @@ struct training {
     int64_t saved_step;             /* -1: none in this process */
     struct pw_lock lock;            /* of the run folder, from before its state is read until the end */
     struct pw_run_result *result;
+    uint64_t device_peak;           /* most memory in use on the device, where it has its own */
     struct pw_ranks *ranks;
     bool writes;                    /* rank 0: the run folder is its alone */
     bool resumed;
@@ -495,6 +496,18 @@ static bool due(int64_t step, int64_t every)
     return every > 0 && step % every == 0;
 }
 
+/* Resident memory; on a card what is in use there (by all, as its driver counts). */
+static uint64_t memory_now(struct training *k)
+{
+    struct pw_dev *dev = k->run->opt.dev;
+    size_t free_bytes = 0, total = 0;
+    if (dev->host || pw_dev_memory(dev, &free_bytes, &total) < 0 || total <= free_bytes)
+        return pw_rss_bytes();
+    const uint64_t used = total - free_bytes;
+    k->device_peak = used > k->device_peak ? used : k->device_peak;
+    return used;
+}
+
 static int one_step(struct training *k)
 {
     struct pw_trainer *t = k->t;
@@ -506,7 +519,7 @@ static int one_step(struct training *k)
     const struct pw_log_step line = {
         .step = t->step, .loss = s.loss, .lr = s.lr, .grad_norm = s.grad_norm, .tokens = s.tokens, .trained_tokens = s.trained_tokens,
         .has_rewards = s.has_rewards, .reward_accuracy = s.reward_accuracy, .reward_margin = s.reward_margin,
-        .tokens_per_s = took > 0 ? (double)s.tokens / took : 0, .memory_bytes = pw_rss_bytes(), .seconds = seconds_now(k),
+        .tokens_per_s = took > 0 ? (double)s.tokens / took : 0, .memory_bytes = memory_now(k), .seconds = seconds_now(k),
     };
     if (k->writes)
         PW_PASS(pw_runlog_step(&k->log, &line));
@@ -642,7 +655,7 @@ int pw_run_train(struct pw_run *run, struct pw_run_result *result)
     result->tokens = run->trainer.tokens;
     result->trained_tokens = run->trainer.trained_tokens;
     result->seconds = seconds_now(&k);
-    result->peak_bytes = pw_peak_rss_bytes();
+    result->peak_bytes = k.device_peak > 0 ? k.device_peak : pw_peak_rss_bytes();
 out:
     rc = pw_ranks_agree(k.ranks, rc);
     if (k.log.f)

@@ -16,7 +16,7 @@ struct pw_log_step {
     double loss, lr, grad_norm;
     int64_t tokens, trained_tokens;  /* of this step */
     double tokens_per_s;
-    uint64_t memory_bytes;     /* resident now */
+    uint64_t memory_bytes;     /* resident now; on a card, in use there */
     double seconds;            /* since the start of the run, resumed parts added */
     bool has_rewards; double reward_accuracy, reward_margin; /* objectives over preferences */
 };

@@ -271,7 +271,7 @@ mutant test_train_optim train/optim.c 's/    PW_PASS(pw_dev_wait(o->dev, lane));
 mutant test_train_optim train/optim.c 's/p->at \/ parts\[i\].per, (p->n/p->at, (p->n/'
 mutant test_train_optim train/optim.c 's/lane = (lane + 1) % PW_LANES, now = next/now = next/'
 mutant test_run train/run_train.c 's/    if (k->t->torn) {/    if (0) {/'
-mutant test_run train/trainer.c 's/gradients ? s->grad : s->value/s->value/'
+mutant test_run train/trainer.c 's/gradients ? s->grad : s->value/gradients ? s->value : s->value/'
 mutant test_ranks train/ranks.c 's/for (size_t k = 1; k < size; k++)/for (size_t k = 1; k + 1 < size; k++)/'
 mutant test_ranks train/ranks.c 's/n - next < chunk ? n - next : chunk/n - next < chunk ? n - next - 1 : chunk/'
 mutant test_ranks train/ranks.c 's/b == PW_E_INTERRUPTED \&\& a != PW_E_INTERRUPTED/a == PW_E_INTERRUPTED/'
