@@ -2,6 +2,7 @@
  * of passes cut anywhere through the cache, greedy continuations, the loss of an adapter and its gradients. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -36,7 +37,8 @@ struct family {
 static void open_family(struct family *f, int i)
 {
     struct pw_dev_options dev = {.kind = "cpu", .threads = 2};
-    *f = (struct family){.name = families[i], .folder = test_path("tests/fixtures/families", families[i])};
+    const char *root = getenv("PW_FAMILIES");     /* fixtures of another seed: tools/reference/check_families.py */
+    *f = (struct family){.name = families[i], .folder = test_path(root ? root : "tests/fixtures/families", families[i])};
     pw_arena_init(&f->arena);
     ck_ok(pw_json_load(&f->arena, test_path(f->folder, "golden.json"), &f->golden));
     ck_ok(pw_safetensors_open(&f->tensors, test_path(f->folder, "golden.safetensors")));
