@@ -12,6 +12,7 @@
 static const struct arch { const char *name, *family, *class; bool permuted; } archs[] = {
     {"llama", "llama", "LlamaForCausalLM", true},
     {"qwen2", "qwen2", "Qwen2ForCausalLM", false},
+    {"qwen3", "qwen3", "Qwen3ForCausalLM", false},
     {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", false},
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs };
@@ -142,6 +143,28 @@ static int rope_divisors(struct pw_gguf *g, struct pw_model_config *c)
     return pw_error(PW_E_UNSUPPORTED, "%s: rope_freqs.weight: these frequencies are not those of a llama3 rope scaling, others are not supported", g->path);
 }
 
+static double yarn_attention(double factor) { return factor > 1 ? 1 + 0.1 * log(factor) : 1; }
+
+/* YaRN as llama.cpp computes it when the file says no more than these keys: betas 32 and 1. */
+static int yarn(struct keys *k, struct pw_model_config *c)
+{
+    static const char *const absent[] = {"attn_factor", "yarn_log_multiplier", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"};
+    char end[64];
+    int64_t original = c->context;
+    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
+        snprintf(end, sizeof end, "rope.scaling.%s", absent[i]);
+        PW_CHECK(!pw_gguf_find(k->g, key(k, end)), PW_E_UNSUPPORTED, "%s: %s is not supported", k->g->path, k->key);
+    }
+    PW_PASS(real(k, "rope.scaling.factor", true, &c->rope_factor));
+    PW_PASS(pw_gguf_get_i64(k->g, key(k, "rope.scaling.original_context_length"), false, 1, 1 << 30, &original));
+    c->rope_scaling = PW_ROPE_YARN;
+    c->rope_original_context = (double)original;
+    c->rope_beta_fast = 32;
+    c->rope_beta_slow = 1;
+    c->rope_attention = yarn_attention(c->rope_factor);
+    return 0;
+}
+
 static int rope(struct keys *k, struct pw_model_config *c)
 {
     int dims = c->head_dim;
@@ -153,10 +176,12 @@ static int rope(struct keys *k, struct pw_model_config *c)
     if (strcmp(type, "linear") == 0) {
         c->rope_scaling = PW_ROPE_LINEAR;
         PW_PASS(real(k, "rope.scaling.factor", true, &c->rope_factor));
-    } else
-        PW_CHECK(strcmp(type, "none") == 0, PW_E_UNSUPPORTED, "%s: %s \"%.40s\" is not supported (known: none, linear)", k->g->path, k->key, type);
+    } else if (strcmp(type, "yarn") == 0)
+        PW_PASS(yarn(k, c));
+    else
+        PW_CHECK(strcmp(type, "none") == 0, PW_E_UNSUPPORTED, "%s: %s \"%.40s\" is not supported (known: none, linear, yarn)", k->g->path, k->key, type);
     PW_CHECK(!pw_gguf_find(k->g, key(k, "rope.scale_linear")), PW_E_UNSUPPORTED, "%s: %s is not supported", k->g->path, k->key);
-    PW_CHECK(c->rope_scaling == PW_ROPE_PLAIN || !pw_gguf_tensor(k->g, "rope_freqs.weight"), PW_E_UNSUPPORTED, "%s: linear rope scaling beside rope_freqs.weight", k->g->path);
+    PW_CHECK(c->rope_scaling == PW_ROPE_PLAIN || !pw_gguf_tensor(k->g, "rope_freqs.weight"), PW_E_UNSUPPORTED, "%s: a rope scaling beside rope_freqs.weight", k->g->path);
     return rope_divisors(k->g, c);
 }
 
@@ -215,7 +240,7 @@ int pw_gguf_config(struct pw_gguf *g, struct pw_model_config *c)
     for (size_t i = 0; i < N_ARCHS; i++)
         if (strcmp(archs[i].name, name) == 0)
             a = &archs[i];
-    PW_CHECK(a, PW_E_UNSUPPORTED, "%s: general.architecture: unknown architecture %.40s (known: llama, qwen2, qwen3moe)", g->path, name);
+    PW_CHECK(a, PW_E_UNSUPPORTED, "%s: general.architecture: unknown architecture %.40s (known: llama, qwen2, qwen3, qwen3moe)", g->path, name);
     struct keys k = {g, name, ""};
     *c = (struct pw_model_config){.rope_theta = 10000, .embed_scale = 1, .rope_factor = 1, .init_range = 0.02, .bos = -1, .pad = -1, .rope_interleaved = a->permuted};
     for (int i = 0; i < 8; i++)
@@ -250,7 +275,7 @@ int pw_gguf_config(struct pw_gguf *g, struct pw_model_config *c)
     PW_PASS(real(&k, "attention.layer_norm_rms_epsilon", true, &c->norm_eps));
     PW_PASS(rope(&k, c));
     PW_PASS(experts(&k, a, c));
-    c->qk_norm = strcmp(a->family, "qwen3_moe") == 0;
+    c->qk_norm = strncmp(a->family, "qwen3", 5) == 0;
     PW_PASS(token(g, "tokenizer.ggml.bos_token_id", c->vocab, &c->bos));
     PW_PASS(token(g, "tokenizer.ggml.eos_token_id", c->vocab, &c->eos[0]));
     PW_PASS(token(g, "tokenizer.ggml.padding_token_id", INT32_MAX, &c->pad));
@@ -284,7 +309,7 @@ static int arch_of(const struct pw_model_config *c, const struct arch **out)
             *out = &archs[i];
             return 0;
         }
-    return pw_error(PW_E_UNSUPPORTED, "a %s model cannot be written as GGUF (known: llama, mistral, qwen2)", c->family);
+    return pw_error(PW_E_UNSUPPORTED, "a %s model cannot be written as GGUF (known: llama, mistral, qwen2, qwen3)", c->family);
 }
 
 int pw_gguf_arch(const struct pw_model_config *c, const char **name, bool *permutes)
@@ -319,7 +344,9 @@ int pw_gguf_put_config(struct pw_gguf_out *w, const struct pw_model_config *c)
     PW_PASS(arch_of(c, &a));
     PW_CHECK(!c->gelu && c->norm_offset == 0 && c->embed_scale == 1 && c->attn_softcap == 0 && c->logit_softcap == 0, PW_E_UNSUPPORTED,
              "a model with other than llama's arithmetic cannot be written as GGUF");
-    PW_CHECK(c->rope_scaling == PW_ROPE_PLAIN || c->rope_scaling == PW_ROPE_LINEAR || c->rope_scaling == PW_ROPE_LLAMA3, PW_E_UNSUPPORTED,
+    const bool yarn = c->rope_scaling == PW_ROPE_YARN && c->rope_beta_fast == 32 && c->rope_beta_slow == 1 && !c->rope_whole_range &&
+                      fabs(c->rope_attention - yarn_attention(c->rope_factor)) <= 1e-6;
+    PW_CHECK(yarn || c->rope_scaling == PW_ROPE_PLAIN || c->rope_scaling == PW_ROPE_LINEAR || c->rope_scaling == PW_ROPE_LLAMA3, PW_E_UNSUPPORTED,
              "this rope scaling cannot be written as GGUF");
 #define KEY(end) (snprintf(k, sizeof k, "%s." end, a->name), k)
     pw_gguf_put_str(w, "general.architecture", a->name, strlen(a->name));
@@ -338,6 +365,11 @@ int pw_gguf_put_config(struct pw_gguf_out *w, const struct pw_model_config *c)
     if (c->rope_scaling == PW_ROPE_LINEAR) {
         pw_gguf_put_str(w, KEY("rope.scaling.type"), "linear", 6);
         pw_gguf_put_f32(w, KEY("rope.scaling.factor"), (float)c->rope_factor);
+    }
+    if (yarn) {
+        pw_gguf_put_str(w, KEY("rope.scaling.type"), "yarn", 4);
+        pw_gguf_put_f32(w, KEY("rope.scaling.factor"), (float)c->rope_factor);
+        pw_gguf_put_u32(w, KEY("rope.scaling.original_context_length"), (uint32_t)c->rope_original_context);
     }
 #undef KEY
     return 0;

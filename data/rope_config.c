@@ -41,12 +41,13 @@ static int check_keys(const struct pw_value *rope, const char *where)
 }
 
 /* The part of a head that rotates: int(head_dim * factor), as transformers has it. */
-static int rotary(struct pw_model_config *c, const struct pw_value *json, const char *where)
+static int rotary(struct pw_model_config *c, const struct pw_rope_rules *rules, const struct pw_value *json, const char *where)
 {
     double part = 0;
     PW_PASS(pw_config_positive(json, "partial_rotary_factor", where, &part));
     if (part == 0)
         return 0;
+    PW_CHECK(rules->phi || part == 1, PW_E_UNSUPPORTED, "%s: partial_rotary_factor is not supported for this family (expected 1, got %g)", where, part);
     PW_CHECK(part <= 1, PW_E_FORMAT, "%s: partial_rotary_factor must be at most 1 (got %g)", where, part);
     const int dims = (int)(c->head_dim * part);
     PW_CHECK(dims > 0 && dims % 2 == 0, PW_E_UNSUPPORTED, "%s: partial_rotary_factor: %d of %d dimensions rotate, expected an even number above 0", where, dims, c->head_dim);
@@ -113,7 +114,7 @@ static int read_map(struct pw_model_config *c, const struct pw_rope_rules *rules
 {
     const char *type = NULL;
     PW_PASS(pw_config_positive(rope, "rope_theta", where, &c->rope_theta));
-    PW_PASS(rotary(c, rope, where));
+    PW_PASS(rotary(c, rules, rope, where));
     PW_PASS(pw_get_str(rope, "type", where, &type));
     PW_CHECK(!type || !rules->local || pw_get(rope, "rope_type"), PW_E_UNSUPPORTED, "%s: type is not supported for this family, whose key is rope_type", where); /* transformers passes over it */
     PW_PASS(pw_get_str(rope, "rope_type", where, &type));
@@ -187,7 +188,7 @@ int pw_rope_config_read(struct pw_model_config *c, const struct pw_rope_rules *r
     PW_PASS(pw_config_positive(json, "rope_theta", source, &c->rope_theta));
     if (rules->local)
         PW_PASS(pw_config_positive(json, "rope_local_base_freq", source, &c->rope_local_theta));
-    PW_PASS(rotary(c, json, source));
+    PW_PASS(rotary(c, rules, json, source));
     const struct pw_value *rope = pw_get(json, key);
     if (!rope || rope->kind == PW_NULL)
         rope = pw_get(json, key = "rope_scaling");

@@ -124,6 +124,7 @@ static const struct { const char *text; int code; const char *message; } bad_con
     {LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", PW_E_FORMAT, "factor is missing"},
     {LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2,\"attn_factor\":3}}", PW_E_UNSUPPORTED, "attn_factor"},
     {LLAMA ",\"hidden_act\":\"relu\"}", PW_E_UNSUPPORTED, "hidden_act relu"},
+    {LLAMA ",\"partial_rotary_factor\":0.5}", PW_E_UNSUPPORTED, "partial_rotary_factor is not supported for this family"},
     {LLAMA ",\"final_logit_softcapping\":30}", PW_E_UNSUPPORTED, "final_logit_softcapping"},
     {LLAMA ",\"rms_norm_eps\":0}", PW_E_FORMAT, "rms_norm_eps must be above 0"},
     {LLAMA ",\"eos_token_id\":100}", PW_E_FORMAT, "eos_token_id is no token"},

@@ -63,7 +63,8 @@ static double apart(const float *a, const float *b, int64_t n)
 
 /* ---- reading ---- */
 
-static const char *const names[] = {"llama", "qwen2", "mixtral", "qwen3moe"};
+static const char *const names[] = {"llama", "qwen2", "mixtral", "qwen3moe", "qwen3"};
+enum { NAMES = sizeof names / sizeof *names };
 static const char *const levels[] = {"generic", ""};
 
 /* Both sums run in f32 in other orders: 2 layers of sums of 256 terms, about 100 roundings of 2^-24 of values that the norms keep near 1, times
@@ -71,8 +72,8 @@ static const char *const levels[] = {"generic", ""};
 START_TEST(logits_as_llama_cpp)
 {
     char path[128], expected[128];
-    const char *name = names[_i % 4];
-    struct pw_dev *dev = cpu(levels[_i / 4]);
+    const char *name = names[_i % NAMES];
+    struct pw_dev *dev = cpu(levels[_i / NAMES]);
     struct pw_gguf g;
     const struct pw_gguf_pair *p;
     int32_t ids[64];
@@ -512,7 +513,7 @@ END_TEST
 /* ---- what is refused ---- */
 
 static const struct { const char *what; int code; const char *text; } bad[] = {
-    {"architecture", PW_E_UNSUPPORTED, "general.architecture: unknown architecture gpt5 (known: llama, qwen2, qwen3moe)"},
+    {"architecture", PW_E_UNSUPPORTED, "general.architecture: unknown architecture gpt5 (known: llama, qwen2, qwen3, qwen3moe)"},
     {"no embedding", PW_E_FORMAT, "token_embd.weight is missing: the file holds no tensors"},
     {"heads", PW_E_FORMAT, "4 heads are no multiple of 3 key/value heads"},
     {"no length", PW_E_FORMAT, "key llama.context_length is missing"},
@@ -522,7 +523,9 @@ static const struct { const char *what; int code; const char *text; } bad[] = {
     {"chosen", PW_E_FORMAT, "llama.expert_used_count"},
     {"shared", PW_E_UNSUPPORTED, "llama.expert_shared_count is not supported"},
     {"router", PW_E_FORMAT, "model.layers.0.block_sparse_moe.gate.weight is missing"},
-    {"yarn", PW_E_UNSUPPORTED, "llama.rope.scaling.type \"yarn\" is not supported"},
+    {"yarn", PW_E_FORMAT, "key llama.rope.scaling.factor is missing"},
+    {"yarn beta", PW_E_UNSUPPORTED, "llama.rope.scaling.yarn_beta_fast is not supported"},
+    {"longrope", PW_E_UNSUPPORTED, "llama.rope.scaling.type \"longrope\" is not supported"},
     {"partial", PW_E_UNSUPPORTED, "llama.rope.dimension_count: rotating a part of a head"},
     {"softcap", PW_E_UNSUPPORTED, "llama.attn_logit_softcapping is not supported"},
     {"missing", PW_E_FORMAT, "model.layers.0.mlp.down_proj.weight is missing"},
@@ -558,7 +561,9 @@ static void small_model(const char *path, const char *what)
     if (IS("experts") || IS("chosen") || IS("shared") || IS("router")) pw_gguf_put_u32(&w, "llama.expert_count", 8);
     if (IS("chosen") || IS("shared") || IS("router")) pw_gguf_put_u32(&w, "llama.expert_used_count", IS("chosen") ? 9 : 2);
     if (IS("shared")) pw_gguf_put_u32(&w, "llama.expert_shared_count", 1);
-    if (IS("yarn")) pw_gguf_put_str(&w, "llama.rope.scaling.type", "yarn", 4);
+    if (IS("yarn beta")) pw_gguf_put_f32(&w, "llama.rope.scaling.yarn_beta_fast", 16);
+    if (IS("longrope")) pw_gguf_put_str(&w, "llama.rope.scaling.type", "longrope", 8);
+    if (IS("yarn") || IS("yarn beta")) pw_gguf_put_str(&w, "llama.rope.scaling.type", "yarn", 4);
     if (IS("partial")) pw_gguf_put_u32(&w, "llama.rope.dimension_count", 2);
     if (IS("softcap")) pw_gguf_put_f32(&w, "llama.attn_logit_softcapping", 50);
     if (IS("token")) pw_gguf_put_u32(&w, "tokenizer.ggml.bos_token_id", 12);
@@ -615,7 +620,7 @@ int main(void)
     Suite *s = suite_create("gguf model");
     TCase *t = tcase_create("gguf model");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, logits_as_llama_cpp, 0, 8);
+    tcase_add_loop_test(t, logits_as_llama_cpp, 0, 2 * NAMES);
     tcase_add_test(t, what_it_is);
     tcase_add_test(t, tensor_names);
     tcase_add_loop_test(t, written_in_every_type, 0, 2);

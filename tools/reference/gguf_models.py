@@ -4,6 +4,8 @@
 Needs: pip install gguf==0.19.0 numpy llama-cpp-python==0.3.36.
   llama.gguf   all nine block types, grouped heads, an untied head, llama3 frequencies (rope_freqs.weight)
   qwen2.gguf   biases on q, k, v, rows in the order of Hugging Face, the head tied to an embedding in blocks, Q8_0 and F16
+  mixtral.gguf, qwen3moe.gguf   experts
+  qwen3.gguf   norms of heads, heads that are wider than hidden / heads, YaRN
   NAME.logits.gguf   "ids" and "logits" (tokens, vocabulary)
 llama.cpp multiplies block types by activations that it rounds to 8 bits. Its logits are therefore taken from the same file with every matrix
 widened to f32 (by the gguf package) and an f32 key/value cache: then only the order of f32 sums differs.
@@ -14,7 +16,7 @@ import tempfile
 
 import numpy as np
 import llama_cpp
-from gguf import GGMLQuantizationType as T, GGUFReader, GGUFWriter
+from gguf import GGMLQuantizationType as T, GGUFReader, GGUFWriter, RopeScalingType
 from gguf.quants import dequantize
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -23,7 +25,7 @@ from gguf_blocks import llama_quantise
 FOLDER = "tests/fixtures/gguf"
 
 
-def config(w, arch, layers, hidden, ffn, heads, kv_heads, context, vocab, theta, experts=0, chosen=0, head_dim=0):
+def config(w, arch, layers, hidden, ffn, heads, kv_heads, context, vocab, theta, experts=0, chosen=0, head_dim=0, yarn=None):
     w.add_block_count(layers)
     w.add_context_length(context)
     w.add_embedding_length(hidden)
@@ -39,27 +41,34 @@ def config(w, arch, layers, hidden, ffn, heads, kv_heads, context, vocab, theta,
     if experts:
         w.add_expert_count(experts)
         w.add_expert_used_count(chosen)
+    if yarn:
+        w.add_rope_scaling_type(RopeScalingType.YARN)
+        w.add_rope_scaling_factor(yarn[0])
+        w.add_rope_scaling_orig_ctx_len(yarn[1])
     if arch == "qwen3moe":
         w.add_expert_feed_forward_length(ffn)
     w.add_vocab_size(vocab)
     w.add_tokenizer_model("none")
 
 
-def tensors(rng, layers, hidden, ffn, kv, vocab, tied, biases, types):
+def tensors(rng, layers, hidden, ffn, kv, vocab, tied, biases, types, q=0, norms=0):
     """Names, values and types; types is asked in turn for each matrix."""
     def matrix(n_out, n_in):
         return rng.normal(0, 1.2 / np.sqrt(n_in), (n_out, n_in)).astype(np.float32)
 
-    def norm():
-        return (1 + rng.normal(0, 0.1, hidden)).astype(np.float32)
+    def norm(n=hidden):
+        return (1 + rng.normal(0, 0.1, n)).astype(np.float32)
 
+    q = q or hidden
     out = [("token_embd.weight", matrix(vocab, hidden) * 4, types()), ("output_norm.weight", norm(), None)]
     if not tied:
         out.append(("output.weight", matrix(vocab, hidden) * 3, types()))
     for i in range(layers):
         b = "blk.%d." % i
         out += [(b + "attn_norm.weight", norm(), None), (b + "ffn_norm.weight", norm(), None)]
-        for name, n_out, n_in in [("attn_q", hidden, hidden), ("attn_k", kv, hidden), ("attn_v", kv, hidden), ("attn_output", hidden, hidden),
+        if norms:
+            out += [(b + "attn_q_norm.weight", norm(norms), None), (b + "attn_k_norm.weight", norm(norms), None)]
+        for name, n_out, n_in in [("attn_q", q, hidden), ("attn_k", kv, hidden), ("attn_v", kv, hidden), ("attn_output", hidden, q),
                                   ("ffn_gate", ffn, hidden), ("ffn_up", ffn, hidden), ("ffn_down", hidden, ffn)]:
             out.append((b + name + ".weight", matrix(n_out, n_in), types()))
             if biases and name in ("attn_q", "attn_k", "attn_v"):
@@ -155,6 +164,9 @@ def main():
     turn4 = iter([T.Q8_0, T.Q8_0, T.Q8_0, T.Q4_1, T.F16, T.Q4_0, T.Q8_0, T.F32])
     keys = dict(layers=1, hidden=64, ffn=32, heads=4, kv_heads=2, context=64, vocab=70, theta=10000.0, experts=6, chosen=3, head_dim=32)
     make("qwen3moe", "qwen3moe", keys, with_experts(rng, 1, 64, 32, 128, 64, 70, 6, 32, lambda: next(turn4)), rng.integers(0, 70, 40))
+    turn5 = iter([T.F16, T.Q8_0, T.Q8_0, T.Q4_1, T.F16, T.Q8_0, T.Q8_0, T.F32])
+    keys = dict(layers=1, hidden=64, ffn=96, heads=4, kv_heads=2, context=64, vocab=70, theta=10000.0, head_dim=32, yarn=(4.0, 16))
+    make("qwen3", "qwen3", keys, tensors(rng, 1, 64, 96, 64, 70, True, False, lambda: next(turn5), 128, 32), rng.integers(0, 70, 40))
 
 
 if __name__ == "__main__":
