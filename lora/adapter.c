@@ -154,8 +154,8 @@ static int add_module(struct pw_adapter *a, const char *name, int64_t n_out, int
     PW_PASS(from_pattern("alpha_pattern", a->config.alpha_pattern, name, &own.alpha));
     PW_CHECK(r >= 1 && r <= 65536 && r == floor(r), PW_E_USAGE, "adapter.rank_pattern: %s: expected a whole number from 1 to 65536, got %g", name, r);
     own.r = (int)r;
-    m->lora.r = own.r;
     m->lora.scale = pw_adapter_scale(&own);
+    m->lora.r = a->config.halves ? 2 * own.r : own.r;
     m->lora.a = pw_tensor2(NULL, PW_F32, m->lora.r, m->n_in);
     m->lora.b = pw_tensor2(NULL, PW_F32, m->n_out, m->lora.r);
     if (strcmp(a->config.kind, "dora") == 0) {
@@ -318,6 +318,10 @@ int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config
     a->config.rank_pattern = a->config.alpha_pattern = a->config.layers = NULL;     /* the modules have it now */
     if (rc == 0)
         rc = plan_saved(a, model);
+    if (rc == 0 && a->config.halves) {     /* as it will be written: a pair of twice the rank */
+        a->config.r *= 2;
+        a->config.alpha *= a->config.rslora ? sqrt(2) : 2;
+    }
     if (rc < 0)
         pw_adapter_free(a);
     return rc;

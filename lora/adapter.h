@@ -23,6 +23,8 @@ struct pw_adapter_config {
     /* For planning alone, each may be NULL: "q_proj=8,layers.3.mlp.up_proj=4" (the first that selects a module counts, by the rule of targets) for
      * ranks and alphas of their own; layers "0-3,28-31" (from 0, both included) or "all". With layers, targets becomes the list of all modules. */
     const char *rank_pattern, *alpha_pattern, *layers;
+    /* PiSSA: the second half of every pair is frozen, minus what the first half began as. Ranks are twice those given, alphas so that the scale stays. */
+    bool halves;
     const char *modules_to_save;  /* "norm,embed_tokens": ends of names of norms, of the embedding and of the head that are trained whole; NULL, "" or "none": none */
     char base_name[512];          /* base_model_name_or_path */
     char base_hash[65];           /* pw_checkpoint_identity of the base, "" if unknown (adapters of other tools) */

@@ -6,9 +6,11 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/rng.h"
 #include "infer/session.h"
 #include "lora/merge.h"
 #include "lora/peft.h"
+#include "lora/principal.h"
 #include "tests/golden.h"
 #include "tests/support.h"
 #include "train/run.h"
@@ -59,14 +61,14 @@ END_TEST
 enum { MOST = 64, VOCAB = 64 };
 
 /* Logits of the model at `path` with the adapter (NULL: none) on ids. */
-static void logits_of(const char *path, const char *adapter, const char *device, const int32_t *ids, int n, float *out)
+static void logits_of_quantised(const char *path, const char *quantise, const char *adapter, const char *device, const int32_t *ids, int n, float *out)
 {
     struct pw_dev *dev = NULL;
     struct pw_model *m = NULL;
     struct pw_adapter a = {0};
     struct pw_session *s = NULL;
     const struct pw_dev_options options = {.kind = device, .threads = 1};
-    const struct pw_model_options mo = {0};
+    const struct pw_model_options mo = {.quantise = quantise, .double_quant = quantise != NULL};
     ck_ok(pw_dev_open(&dev, &options));
     ck_ok(pw_model_load(&m, dev, path, &mo));
     if (adapter) {
@@ -87,6 +89,11 @@ static void logits_of(const char *path, const char *adapter, const char *device,
     pw_adapter_free(&a);
     pw_model_free(m);
     pw_dev_close(dev);
+}
+
+static void logits_of(const char *path, const char *adapter, const char *device, const int32_t *ids, int n, float *out)
+{
+    logits_of_quantised(path, NULL, adapter, device, ids, n, out);
 }
 
 static double furthest(const float *x, const float *y, int n)
@@ -178,6 +185,84 @@ END_TEST
 START_TEST(merges_dora) { merges("dora"); }
 END_TEST
 
+/* ---- initialisations ---- */
+
+/* Trained as peft trained from the same initialisation; and what is written, on the base as it is loaded, gives the logits that training ended with. */
+static void begins(const char *name, const char *quant, const char *adapter, const char *device, double bound, double logit_bound)
+{
+    struct pw_arena a;
+    struct pw_value *all = NULL;
+    struct expected e;
+    static float got[MOST * VOCAB];
+    const char *schedule = NULL;
+    char text[2048];
+    pw_arena_init(&a);
+    ck_ok(pw_json_load(&a, FIXTURES "/golden.json", &all));
+    const struct pw_value *one = pw_get(all, name), *o = pw_get(one, "recipe");
+    ck_assert_ptr_nonnull(o);
+    ck_ok(pw_get_str(o, "schedule", "golden.json", &schedule));
+    const char *output = test_path(test_tmpdir(), "run");
+    snprintf(text, sizeof text,
+             "model: %s\nquant: %s\nadapter: {init: %s, %s}\ndata: {train: %s, format: completion, max_length: 40, packing: false, shuffle: false}\n"
+             "train: {steps: %d, batch_size: 2, accumulate: 2, lr: %.17g, warmup: %.17g, schedule: %s, weight_decay: 0, clip: %.17g, save_every: 0, eval_every: 0}\noutput: %s\n", MODEL,
+             quant, name, adapter, ROWS, GOLDEN_STEPS, golden_number(o, "lr"), golden_number(o, "warmup"), schedule, golden_number(o, "clip"), output);
+    golden_run(text, one, device, NULL, NULL, bound);
+    read_expected(&e, name);
+    logits_of_quantised(MODEL, strcmp(quant, "none") == 0 ? NULL : "nf4", test_path(output, "adapter"), "cpu", e.ids, e.n, got);
+    const double off = furthest(got, e.logits, e.n * VOCAB);
+    ck_assert_msg(off <= logit_bound, "%s: logits of what was written are off by %g", name, off);
+    printf("%s: largest difference of a logit after training %.3g\n", name, off);
+    pw_arena_free(&a);
+}
+START_TEST(pissa) { begins("pissa", "none", "r: 4, alpha: 8", "cpu", 1e-4, 1e-4); }
+END_TEST
+START_TEST(loftq) { begins("loftq", NF4, "r: 4, alpha: 4", "cpu", 1e-4, 1e-4); }
+END_TEST
+
+START_TEST(principal_parts)
+{
+    enum { WIDE = 23, TALL = 41, RANK = 5 };
+    struct pw_rng rng = pw_rng_make(3, PW_STREAM_TEST);
+    for (int turned = 0; turned < 2; turned++) {
+        const int n = turned ? WIDE : TALL, m = turned ? TALL : WIDE;
+        float w[WIDE * TALL], a[RANK * TALL], b[TALL * (RANK + 2)], x[TALL * RANK], y[RANK * TALL];
+        double most = 0, gap = 0;
+        for (int i = 0; i < n * RANK; i++)
+            x[i] = (float)pw_rng_normal(&rng);
+        for (int i = 0; i < RANK * m; i++)
+            y[i] = (float)pw_rng_normal(&rng);
+        for (int i = 0; i < n; i++)
+            for (int k = 0; k < m; k++) {
+                double sum = 0;
+                for (int j = 0; j < RANK; j++)
+                    sum += (double)x[i * RANK + j] * y[j * m + k];
+                w[i * m + k] = (float)sum;
+            }
+        ck_ok(pw_principal_pair(w, n, m, RANK, 0.5, a, b, RANK + 2));   /* a matrix of rank 5: its principal part of rank 5 is itself */
+        for (int i = 0; i < n; i++)
+            for (int k = 0; k < m; k++) {
+                double sum = 0;
+                for (int j = 0; j < RANK; j++)
+                    sum += 0.5 * (double)b[i * (RANK + 2) + j] * a[j * m + k];
+                most = fmax(most, fabs(sum - w[i * m + k]));
+            }
+        ck_assert_msg(most <= 1e-5, "off by %g", most);
+        for (int i = 0; i < RANK; i++)
+            for (int j = 0; j < i; j++) {
+                double sum = 0;
+                for (int k = 0; k < m; k++)
+                    sum += (double)a[i * m + k] * a[j * m + k];
+                gap = fmax(gap, fabs(sum));
+            }
+        ck_assert_msg(gap <= 1e-5, "rows of a are not at right angles: %g", gap);
+        ck_ok(pw_principal_pair(w, n, m, RANK + 2, 0.5, (float[(RANK + 2) * TALL]){0}, b, RANK + 2));  /* more than its rank: no NaN */
+        for (int i = 0; i < n * (RANK + 2); i++)
+            ck_assert(isfinite(b[i]));
+        ck_fails(pw_principal_pair(w, n, m, WIDE + 1, 0.5, a, b, RANK), PW_E_USAGE, "a rank of 24");
+    }
+}
+END_TEST
+
 /* bf16 on simt: a logit of size 4 within some hundredths. */
 START_TEST(dora_on_simt)
 {
@@ -202,7 +287,7 @@ static void train_some(const char *output, const char *adapter, bool resume, boo
     struct pw_dev *dev = NULL;
     const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
     snprintf(text, sizeof text,
-             "model: %s\nquant: " NF4 "\nadapter: {r: 4, alpha: 8, dropout: 0.2, %s}\ndata: {train: %s, format: completion, max_length: 40}\n"
+             "model: %s\nquant: " NF4 "\nadapter: {r: 4, alpha: 8, %s}\ndata: {train: %s, format: completion, max_length: 40}\n"
              "train: {steps: 8, batch_size: 2, accumulate: 2, lr: 3e-3, save_every: 1, eval_every: 0}\noutput: %s\n", MODEL, adapter, ROWS, output);
     ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "parts", NULL, 0));
     ck_ok(pw_dev_open(&dev, &options));
@@ -232,7 +317,9 @@ static void two_parts(const char *adapter)
     pw_buf_free(&whole);
     pw_buf_free(&parts);
 }
-START_TEST(dora_in_two_parts) { two_parts("kind: dora, modules_to_save: [norm, embed_tokens, lm_head]"); }
+START_TEST(pissa_in_two_parts) { two_parts("init: pissa, dropout: 0, modules_to_save: [norm]"); }
+END_TEST
+START_TEST(dora_in_two_parts) { two_parts("kind: dora, dropout: 0.2, modules_to_save: [norm, embed_tokens, lm_head]"); }
 END_TEST
 
 int main(void)
@@ -250,6 +337,10 @@ int main(void)
     tcase_add_test(c, reads_dora);
     tcase_add_test(c, merges_dora);
     tcase_add_test(c, dora_on_simt);
+    tcase_add_test(c, pissa);
+    tcase_add_test(c, loftq);
+    tcase_add_test(c, principal_parts);
+    tcase_add_test(c, pissa_in_two_parts);
     tcase_add_test(c, dora_in_two_parts);
     suite_add_tcase(s, c);
     return test_run(s);

@@ -47,6 +47,15 @@ START_TEST(mistakes)
     refused(HEAD "train:\n  learning: 1\n", NULL, "r.yaml line 5: train.learning: no such key");
     refused(HEAD "train: {lrr: 1}\n", NULL, "the nearest is train.lr");
     refused(HEAD "epochs: 3\n", NULL, "the nearest is train.epochs");
+    refused(HEAD, "adapter.init=pisa", "the nearest is pissa");
+    refused(HEAD, "adapter.kind=dorra", "the nearest is dora");
+    refused(HEAD, "adapter.module_to_save=norm", "the nearest is adapter.modules_to_save");
+    refused(HEAD "adapter: {init: pissa, dropout: 0.1}\n", NULL, "pissa needs adapter.dropout: 0");
+    refused(HEAD "adapter: {init: pissa}\ntrain: {weight_decay: 0.1}\n", NULL, "pissa needs train.weight_decay: 0");
+    refused(HEAD "adapter: {init: pissa, kind: dora}\n", NULL, "pissa needs adapter.kind: lora");
+    refused(HEAD "adapter: {init: loftq}\n", NULL, "loftq needs quant.type");
+    refused(HEAD "adapter: {init: pissa, init_from: there}\n", NULL, "exclude each other");
+    refused(HEAD "adapter: {kind: full, modules_to_save: [norm]}\n", NULL, "adapter.modules_to_save needs adapter.kind: lora or dora");
     refused(HEAD, "train.sed=1", "--set train.sed=1: train.sed: no such key, the nearest is train.seed");
     refused(HEAD, "train.seed", "expected KEY=VALUE");
     refused(HEAD "train: {epochs: many}\n", NULL, "train.epochs: expected a whole number, got string");

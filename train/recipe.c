@@ -302,6 +302,13 @@ static int check_whole(struct pw_recipe *r)
     PW_CHECK(!r->fresh || r->tokenizer, PW_E_USAGE, "%s: model.fresh needs model.tokenizer", r->source);
     PW_CHECK(!full || strcmp(r->quant_type, "none") == 0, PW_E_USAGE, "%s: adapter.kind: full trains all weights, so quant.type must be none (got %s)",
              r->source, r->quant_type);
+    const bool pissa = strcmp(r->init, "pissa") == 0, loftq = strcmp(r->init, "loftq") == 0;
+    PW_CHECK(!(pissa || loftq) || strcmp(r->kind, "lora") == 0, PW_E_USAGE, "%s: adapter.init: %s needs adapter.kind: lora (got %s)", r->source, r->init, r->kind);
+    PW_CHECK(!(pissa || loftq) || !r->init_from, PW_E_USAGE, "%s: adapter.init: %s and adapter.init_from exclude each other", r->source, r->init);
+    PW_CHECK(!pissa || r->dropout == 0, PW_E_USAGE, "%s: adapter.init: pissa needs adapter.dropout: 0, since the half that stays may not be dropped (got %g)", r->source, r->dropout);
+    PW_CHECK(!pissa || r->weight_decay == 0, PW_E_USAGE, "%s: adapter.init: pissa needs train.weight_decay: 0, since the half that stays may not shrink (got %g)", r->source, r->weight_decay);
+    PW_CHECK(!loftq || strcmp(r->quant_type, "none") != 0, PW_E_USAGE, "%s: adapter.init: loftq needs quant.type: it makes good for what quantising takes away", r->source);
+    PW_CHECK(!full || strcmp(r->init, "default") == 0, PW_E_USAGE, "%s: adapter.init needs adapter.kind: lora or dora (got full)", r->source);
     PW_CHECK(!full || strcmp(r->modules_to_save, "none") == 0, PW_E_USAGE, "%s: adapter.modules_to_save needs adapter.kind: lora or dora (got full)", r->source);
     PW_CHECK(!full || !r->init_from, PW_E_USAGE, "%s: adapter.init_from needs adapter.kind: lora (got full)", r->source);
     PW_CHECK(!(r->warmup > 1 && r->warmup != floor(r->warmup)), PW_E_USAGE, "%s: train.warmup: expected a share below 1 or a whole number of steps, got %g",

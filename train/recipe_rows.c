@@ -31,7 +31,9 @@ const struct pw_recipe_row pw_recipe_rows[] = {
      .help = "trained whole beside the pairs, in f32, as PEFT has it: ends of names of norms, embed_tokens, lm_head (not where head and embedding are one), such as "
              "[norm, embed_tokens]; norm selects every norm whose name ends so"},
     {"adapter.lora_plus", PW_ROW_REAL, AT(lora_plus), "1.0", 1e-3, 1e3, .help = "LoRA+: the learning rate of B is this many times that of A; 1: the same"},
-    {"adapter.init", PW_ROW_CHOICE, AT(init), "default", .choices = "default", .help = "A uniform, B zero"},
+    {"adapter.init", PW_ROW_CHOICE, AT(init), "default", .choices = "default | gaussian | pissa | loftq",
+     .help = "default: A uniform, B zero; gaussian: A normal with deviation 1 / r; pissa: the principal part of each weight is what is trained, on the unchanged base: the pair has "
+             "twice the rank, its second half stays (no dropout, no weight decay); loftq, with quant.type: what quantising took away, to rank r"},
     {"adapter.init_from", PW_ROW_TEXT, AT(init_from), NULL, .free = true, .help = "adapter folder whose values training goes on from"},
     {"data.train", PW_ROW_SOURCES, AT(train), NULL, .free = true,
      .help = "a path, {path, format, weight, prompt, completion, text}, or a list of these; weight 2: each row twice an epoch"},

@@ -203,6 +203,7 @@ static int plan_adapter(struct pw_run *run)
     if (pw_run_is_full(run))
         return 0;
     snprintf(c.kind, sizeof c.kind, "%s", r->kind);
+    c.halves = strcmp(r->init, "pissa") == 0;
     snprintf(c.base_name, sizeof c.base_name, "%s", r->model);
     PW_PASS(pw_adapter_plan(&run->adapter, &c, &run->config));
     run->has_adapter = true;
@@ -233,6 +234,7 @@ int pw_run_fill_budget(struct pw_run *run)
     pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
     pw_trainer_budget(t, b);
     /* A state is written, mapped and hashed. Weights that are converted for the output come later and are fewer bytes: they have its place. */
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "beginning the adapter", pw_run_init_bytes(run));
     pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", pw_optim_state_bytes(t->kind, t->slots, t->n_slots));
     pw_budget_add(b, PW_BUDGET_SCRATCH, "writing the curves", (size_t)t->epochs.steps * PW_RUN_LOG_BYTES);
     run->limit = run->opt.memory ? run->opt.memory : pw_memory_available() / (size_t)pw_ranks_local(run->opt.ranks, NULL) + pw_rss_bytes();

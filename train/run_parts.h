@@ -17,4 +17,6 @@ int pw_run_model(struct pw_run *run, bool measure);
 int pw_run_trainer(struct pw_run *run);
 int pw_run_fill_budget(struct pw_run *run);              /* for the run as run->fit has it */
 int pw_run_outputs(struct pw_run *run, const char *folder, const char *name); /* adapter/ or model/ or best/, replaced */
+size_t pw_run_init_bytes(const struct pw_run *run);  /* of host memory that pissa and loftq take for a while */
+int pw_run_fresh_adapter(struct pw_run *run);   /* values for the adapter that was placed: adapter_init.c */
 #endif

@@ -306,40 +306,6 @@ out:
     return rc;
 }
 
-/* Initial values are drawn on the host and brought to where the adapter lives. */
-static int fresh_pairs(struct pw_run *run, uint64_t seed)
-{
-    struct pw_dev *dev = run->opt.dev;
-    struct pw_adapter host = {0};
-    int rc = 0;
-    if (dev->host) {
-        pw_adapter_init(&run->adapter, seed);
-        return 0;
-    }
-    PW_PASS(pw_adapter_get(&host, &run->adapter, dev));
-    pw_adapter_init(&host, seed);
-    for (size_t i = 0; i < host.n && rc == 0; i++) {
-        const struct pw_lora *from = &host.modules[i].lora, *to = &run->adapter.modules[i].lora;
-        rc = pw_dev_put(dev, to->a.data, from->a.data, pw_bytes(from->a));
-        if (rc == 0)
-            rc = pw_dev_put(dev, to->b.data, from->b.data, pw_bytes(from->b));
-    }
-    pw_adapter_free(&host);
-    return rc;
-}
-
-/* The magnitudes of a fresh DoRA are the lengths that the base's rows have: it changes nothing yet. */
-static int fresh_adapter(struct pw_run *run, uint64_t seed)
-{
-    PW_PASS(fresh_pairs(run, seed));
-    for (size_t i = 0; i < run->adapter.n_saved; i++)
-        PW_PASS(pw_model_base_value(run->model, run->adapter.saved[i].name, run->adapter.saved[i].value));
-    PW_PASS(pw_model_norms(run->model));
-    for (size_t i = 0; pw_adapter_is_dora(&run->adapter) && i < run->adapter.n; i++)
-        PW_PASS(pw_copy(run->opt.dev, run->adapter.modules[i].lora.magnitude, run->adapter.modules[i].lora.norm));
-    return 0;
-}
-
 static int take_memory(struct training *k)
 {
     struct pw_run *run = k->run;
@@ -349,7 +315,7 @@ static int take_memory(struct training *k)
     PW_PASS(pw_trainer_reference(&run->trainer));
     PW_TRY(pw_probes_open(&run->probes, run->model), "opening the sample prompts");
     if (run->has_adapter && !k->resumed) {
-        PW_PASS(fresh_adapter(run, (uint64_t)k->r->seed));
+        PW_PASS(pw_run_fresh_adapter(run));
         if (k->r->init_from && k->writes)
             PW_PASS(init_from(run, k->r->init_from));
         PW_PASS(pw_model_norms(run->model));

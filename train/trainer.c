@@ -91,6 +91,55 @@ static int slots_of_model(struct pw_trainer *t)
     return 0;
 }
 
+/* ---- adapters in halves ---- */
+
+/* B (N, 2R) is (2N, R) by halves of rows; the second ones, 1, 3, 5, .., do not learn. Room for the largest of N and of N R. */
+static void still_sizes(const struct pw_adapter *a, int64_t *rows, int64_t *elements)
+{
+    *rows = *elements = 0;
+    for (size_t i = 0; a && a->config.halves && i < a->n; i++) {
+        const int64_t n = a->modules[i].n_out;
+        *rows = n > *rows ? n : *rows;
+        *elements = n * (a->modules[i].lora.r / 2) > *elements ? n * (a->modules[i].lora.r / 2) : *elements;
+    }
+}
+static size_t still_bytes(const struct pw_adapter *a)
+{
+    int64_t rows, elements;
+    still_sizes(a, &rows, &elements);
+    return pw_pool_round((size_t)rows * sizeof(int32_t)) + pw_pool_round((size_t)elements * sizeof(float));
+}
+
+static int place_still(struct pw_trainer *t)
+{
+    int64_t rows, elements;
+    still_sizes(t->set.adapter, &rows, &elements);
+    if (rows == 0)
+        return 0;
+    int32_t *odd = pw_arena_array(&t->arena, (size_t)rows, sizeof *odd);
+    void *to = pw_pool_take(&t->pool, (size_t)rows * sizeof *odd), *zeros = pw_pool_take(&t->pool, (size_t)elements * sizeof(float)); /* cleared */
+    PW_CHECK(odd && to && zeros, PW_E_NOMEM, "placing the adapter");
+    for (int64_t i = 0; i < rows; i++)
+        odd[i] = (int32_t)(2 * i + 1);
+    t->still_rows = pw_tensor1(to, PW_I32, rows);
+    t->still_zeros = pw_tensor1(zeros, PW_F32, elements);
+    return pw_dev_put(t->set.model->dev, to, odd, (size_t)rows * sizeof *odd);
+}
+
+/* Gradients of the second halves are zero, so that they neither move nor count in the norm. */
+static int hold_still(struct pw_trainer *t)
+{
+    const struct pw_adapter *a = t->set.adapter;
+    struct pw_dev *dev = t->set.model->dev;
+    for (size_t i = 0; a && a->config.halves && i < a->n; i++) {
+        const struct pw_slot *s = &t->slots[each_of(a) * i];
+        const int64_t r = a->modules[i].lora.r / 2, n = a->modules[i].n_out;
+        PW_PASS(pw_fill(dev, pw_rows(s[0].grad, r, r), 0));
+        PW_PASS(pw_scatter_rows(dev, pw_tensor2(s[1].grad.data, PW_F32, 2 * n, r), pw_tensor2(t->still_zeros.data, PW_F32, n, r), pw_rows(t->still_rows, 0, n)));
+    }
+    return 0;
+}
+
 /* ---- open ---- */
 
 static int plan_eval(struct pw_trainer *t)
@@ -156,7 +205,7 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     pw_pass_size(t->set.model, &t->shape, &bytes);
     size_t region = pw_optim_region(t->slots, t->n_slots);
     if (t->set.adapter)
-        pw_budget_add(b, PW_BUDGET_STATIC, "adapter", pw_pool_round(pw_adapter_bytes(t->set.adapter)));
+        pw_budget_add(b, PW_BUDGET_STATIC, "adapter", pw_pool_round(pw_adapter_bytes(t->set.adapter)) + still_bytes(t->set.adapter));
     pw_budget_add(b, PW_BUDGET_STATIC, "reference log-probabilities",
                   pw_preference_bytes(&t->preference.objective, t->set.train, t->eval_plan ? t->set.eval : NULL, most_rows(t)));
     pw_budget_add(b, PW_BUDGET_STATIC, "gradients", region);
@@ -176,7 +225,7 @@ int pw_trainer_start(struct pw_trainer *t)
     struct pw_pass_bytes bytes;
     size_t adapter = t->set.adapter ? pw_pool_round(pw_adapter_bytes(t->set.adapter)) : 0;
     pw_pass_size(m, &t->shape, &bytes);
-    PW_TRY(pw_pool_open(&t->pool, m->dev, adapter + pw_optim_bytes(t->kind, t->slots, t->n_slots, t->set.optim_host) + bytes.saved + bytes.scratch, "training"), "taking the planned memory");
+    PW_TRY(pw_pool_open(&t->pool, m->dev, adapter + still_bytes(t->set.adapter) + pw_optim_bytes(t->kind, t->slots, t->n_slots, t->set.optim_host) + bytes.saved + bytes.scratch, "training"), "taking the planned memory");
     PW_PASS(pw_dev_reserve(m->dev, bytes.device));
     if (t->set.adapter) {
         /* Shapes were attached for planning; now the tensors get their place, and the model and the slots see it. */
@@ -184,6 +233,7 @@ int pw_trainer_start(struct pw_trainer *t)
         PW_CHECK(memory, PW_E_NOMEM, "placing the adapter");
         PW_PASS(pw_adapter_place(t->set.adapter, memory, adapter));
         place_slots(t);
+        PW_PASS(place_still(t));
         PW_PASS(pw_model_attach(m, t->set.adapter));
     }
     PW_PASS(pw_optim_place(&t->optim, &t->pool, t->kind, t->slots, t->n_slots, t->set.optim_host));
@@ -428,6 +478,7 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
     PW_PASS(check_spike(t, report->loss, last));
     report->lr = pw_schedule_lr(r, t->step, t->epochs.steps);
     if (report->trained_tokens > 0) {       /* a step of cut rows that trains nothing changes nothing */
+        PW_PASS(hold_still(t));
         PW_PASS(pw_optim_norm(dev, &t->optim, &report->grad_norm));
         if (!isfinite(report->grad_norm))
             return not_a_number(t, true, report->grad_norm, t->at, last);

@@ -36,6 +36,7 @@ struct pw_trainer {
     enum pw_optim_kind kind;
     struct pw_slot *slots; size_t n_slots;
     int64_t parameters;                 /* trained */
+    struct pw_tensor still_rows, still_zeros; /* of adapters in halves: places of the second halves of B's rows; zeros */
     struct pw_arena arena;
     /* from start on */
     struct pw_pool pool;

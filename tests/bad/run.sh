@@ -144,6 +144,9 @@ mutant test_adapter_golden infer/block.c 's/, .dm = grads->dm\[l\]//'
 mutant test_adapter_golden lora/merge.c 's/w\[x\] = ratio \* (/w[x] = (float)(ratio > 0) * (/'
 mutant test_adapter_golden infer/model.c 's/        \*norm = s->value;/        *norm = *norm;/'
 mutant test_adapter_golden lora/merge.c 's/        to\[i\] = from\[i\];/        to[i] = to[i] + 0 * from[i];/'
+mutant test_adapter_golden train/trainer.c '/PW_PASS(hold_still(t));/d; s/^static int hold_still/__attribute__((unused)) static int hold_still/'
+mutant test_adapter_golden train/adapter_init.c 's/b\[i \* rank + half + k\] = -b/b[i * rank + half + k] = b/'
+mutant test_adapter_golden lora/principal.c 's/sqrt(s \/ scale)/sqrt(s)/'
 mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, r.kept, x, drop, true, false)/dev->ops->copy(dev, r.kept, x)/' linear/dense/f32/37,520
 mutant test_op kernels/dora.c 's/linear_bwd(dev, &inner, r.product, x, xa/linear_bwd(dev, \&inner, dy, x, xa/' linear/dense/f32/65,130
 mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, g->dx, r.part, drop, true, true)/dev->ops->axpy(dev, g->dx, r.part, 1)/' linear/dense/f32/37,520

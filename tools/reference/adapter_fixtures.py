@@ -5,7 +5,8 @@
                                           OUT/init-NAME and OUT/final-NAME, adapters before and after, for each NAME
 
 Names: dora and dora-nf4 (base quantised to NF4 with double quantisation, then dequantised); saved, plain LoRA with modules_to_save: norms, the embedding and
-the head. OUT/logits.json: logits of final-NAME on the first row, for reading files that peft wrote. Not part of make check, which reads the committed results.
+the head; pissa, peft's own initialisation, whose base becomes the residual; loftq, on the NF4 base, the pair being peft's decomposition of what quantising took away (these two
+leave no adapters). OUT/logits.json: logits on the first row after training. Not part of make check, which reads the committed results.
 """
 import json
 import pathlib
@@ -22,18 +23,21 @@ import train_fixtures as tf
 NORMS = ["embed_tokens", "lm_head", "norm", "input_layernorm"]
 RUNS = {"dora": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.01, clip=1.0),
         "dora-nf4": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5),
-        "saved": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0)}
+        "saved": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),
+        "pissa": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),
+        "loftq": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5)}
+BEGINS = ("pissa", "loftq")
 
 
 def config_of(name):
-    more = dict(use_dora=True) if name.startswith("dora") else dict(modules_to_save=NORMS)
-    return peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    more = dict(use_dora=True) if name.startswith("dora") else dict(modules_to_save=NORMS) if name == "saved" else dict(init_lora_weights="pissa") if name == "pissa" else {}
+    return peft.LoraConfig(r=4, lora_alpha=4 if name == "loftq" else 8, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
                            task_type="CAUSAL_LM", **more)
 
 
 def load(folder, name):
     base = transformers.LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="eager")
-    if name.endswith("nf4"):
+    if name.endswith("nf4") or name == "loftq":
         tf.quantise(base)
     return base
 
@@ -51,8 +55,20 @@ def start(train, out, name):
     tf.save(model, out / f"init-{name}")
 
 
+def begun(train, name):
+    """Initialised as the name says, nothing else changed."""
+    model = peft.get_peft_model(load(train, name), config_of(name))
+    if name == "loftq":
+        stored = dict(transformers.LlamaForCausalLM.from_pretrained(train / "model", dtype=torch.float32).named_modules())
+        for n, m in model.named_modules():
+            if hasattr(m, "lora_A"):
+                pair = peft.utils.loftq_utils._low_rank_decomposition(stored[n.removeprefix("base_model.model.")].weight.data - m.base_layer.weight.data, reduced_rank=4)
+                m.lora_A["default"].weight.data, m.lora_B["default"].weight.data = pair["R"].contiguous(), pair["L"].contiguous()
+    return model
+
+
 def run(train, out, name, o, data):
-    model = peft.PeftModel.from_pretrained(load(train, name), out / f"init-{name}", is_trainable=True)
+    model = begun(train, name) if name in BEGINS else peft.PeftModel.from_pretrained(load(train, name), out / f"init-{name}", is_trainable=True)
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=o["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=o["weight_decay"], foreach=False)
     passes = [data[i:i + tf.BATCH] for i in range(0, len(data), tf.BATCH)]
@@ -78,7 +94,8 @@ def run(train, out, name, o, data):
         optimizer.step()
         log.append({"step": i + 1, "loss": total, "grad_norm": norm, "lr": tf.rate(o, i), "trained_tokens": number,
                     "tokens": sum(len(ids) for p in step for ids, _ in p)})
-    tf.save(model, out / f"final-{name}")
+    if name not in BEGINS:
+        tf.save(model, out / f"final-{name}")
     model.eval()
     with torch.no_grad():
         return log, model(input_ids=torch.tensor([data[0][0]])).logits[0].tolist()
@@ -93,7 +110,8 @@ def make(train, out):
     data = [tf.encode(t, r) for r in rows]
     golden, logits = {}, {"ids": data[0][0]}
     for name, o in RUNS.items():
-        start(train, out, name)
+        if name not in BEGINS:
+            start(train, out, name)
         log, logits[name] = run(train, out, name, o, data)
         golden[name] = {"recipe": o, "log": log}
         print(name, [round(s["loss"], 4) for s in log])
