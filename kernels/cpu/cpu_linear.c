@@ -17,6 +17,7 @@ enum {
     FEW = 8,    /* of these, decoded at a time when x has few rows: 16 KiB */
     KB = 128,   /* columns of dx a task */
     NB = 128,   /* rows of W decoded at a time in backward */
+    TB = 252,   /* rows of dy at a time: what they bring stays in the second cache while all columns of the tile use it */
     RB = 32,    /* rows a task of the adapter's small products */
     LDT = CPU_KC + 16, /* floats from one decoded row to the next: not a power of two, or all rows fall into the same cache sets */
     TILE = NC * LDT > KB * NB ? NC * LDT : KB * NB, /* floats of a thread's tile */
@@ -80,7 +81,8 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const float *dy, 
     for (int64_t n = 0; n < n_out; n += NB) {
         int64_t rows = cpu_min(NB, n_out - n);
         for (int64_t j = 0; j < rows; j++) isa->decode(w, n + j, k0, k, tile + j * KB);
-        isa->outer(tokens, k, rows, dy + n, n_out, 1, tile, KB, dx + k0, n_in);
+        for (int64_t t = 0; t < tokens; t += TB)
+            isa->outer(cpu_min(TB, tokens - t), k, rows, dy + t * n_out + n, n_out, 1, tile, KB, dx + t * n_in + k0, n_in);
     }
 }
 
