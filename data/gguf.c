@@ -230,6 +230,8 @@ out:
 
 void pw_gguf_close(struct pw_gguf *g)
 {
+    for (size_t i = 0; i < g->n_parts; i++)
+        pw_gguf_close(&g->parts[i]);
     pw_map_close(&g->map);
     pw_arena_free(&g->arena);
     *g = (struct pw_gguf){0};

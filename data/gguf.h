@@ -32,6 +32,7 @@ struct pw_gguf_tensor {
     int64_t shape[4];                 /* slowest first, as everywhere here */
     const uint8_t *data;
     size_t bytes;
+    const char *file;                 /* of a model in several files: where it is; NULL: in the first */
 };
 struct pw_gguf {
     struct pw_map map;
@@ -41,8 +42,11 @@ struct pw_gguf {
     size_t alignment;
     struct pw_gguf_pair *pairs; size_t n_pairs;         /* in the order of their keys */
     struct pw_gguf_tensor *tensors; size_t n_tensors;   /* in file order */
+    struct pw_gguf *parts; size_t n_parts;              /* further files of a model: pw_gguf_join */
 };
 int pw_gguf_open(struct pw_gguf *g, const char *path);
+/* A model in several files (split.count): opens the others, which lie beside the first, and adds their tensors. Nothing for a whole file. */
+int pw_gguf_join(struct pw_gguf *g);
 void pw_gguf_close(struct pw_gguf *g);                  /* fine on a zeroed one */
 const struct pw_gguf_pair *pw_gguf_find(const struct pw_gguf *g, const char *key); /* NULL: absent */
 const struct pw_gguf_tensor *pw_gguf_tensor(const struct pw_gguf *g, const char *name);

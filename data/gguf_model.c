@@ -191,9 +191,6 @@ static int refuse(struct keys *k)
                                          "attention.sliding_window", "residual_scale", "embedding_scale", "attention.scale"};
     for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
         PW_CHECK(!pw_gguf_find(k->g, key(k, absent[i])), PW_E_UNSUPPORTED, "%s: %s is not supported", k->g->path, k->key);
-    int64_t parts = 1;
-    PW_PASS(pw_gguf_get_i64(k->g, "split.count", false, 0, INT32_MAX, &parts));
-    PW_CHECK(parts <= 1, PW_E_UNSUPPORTED, "%s: split.count: a model in %lld files is not supported: join them first", k->g->path, (long long)parts);
     return 0;
 }
 
@@ -383,6 +380,7 @@ int pw_checkpoint_open_gguf(struct pw_checkpoint *c, const char *file)
     const char *source = NULL;
     size_t most = 0;
     PW_PASS(pw_gguf_open(g, file));
+    PW_PASS(pw_gguf_join(g));
     PW_PASS(pw_gguf_config(g, &c->config));
     PW_PASS(pw_gguf_get_str(g, "pennyweight.source", false, &source));
     if (source) {
@@ -398,7 +396,7 @@ int pw_checkpoint_open_gguf(struct pw_checkpoint *c, const char *file)
         if (strcmp(t->name, "rope_freqs.weight") == 0)
             continue;                           /* part of the config */
         struct stored *s = &c->tensors[c->n++];
-        *s = (struct stored){.file = c->path, .t = {.name = t->name, .dtype = t->stored, .ndim = t->ndim, .data = t->data, .bytes = t->bytes}};
+        *s = (struct stored){.file = t->file ? t->file : c->path, .t = {.name = t->name, .dtype = t->stored, .ndim = t->ndim, .data = t->data, .bytes = t->bytes}};
         memcpy(s->t.shape, t->shape, sizeof s->t.shape);
         if (pw_gguf_name_to_hf(t->name, name)) {
             s->t.name = pw_arena_strndup(&c->arena, name, strlen(name));

@@ -510,6 +510,78 @@ START_TEST(published_vectors)
 }
 END_TEST
 
+/* ---- models in several files ---- */
+
+static void copy_pairs(struct pw_gguf_out *w, const struct pw_gguf *g)
+{
+    for (size_t i = 0; i < g->n_pairs; i++) {
+        const struct pw_gguf_pair *p = &g->pairs[i];
+        const uint64_t len = strlen(p->key);
+        const uint32_t type = p->type, of = p->of;
+        pw_buf_add(&w->head, &len, 8);
+        pw_buf_add(&w->head, p->key, len);
+        pw_buf_add(&w->head, &type, 4);
+        if (p->type == PW_GGUF_ARRAY) {
+            pw_buf_add(&w->head, &of, 4);
+            pw_buf_add(&w->head, &p->n, 8);
+        }
+        pw_buf_add(&w->head, p->data, (size_t)(p->end - p->data));
+        w->n_pairs++;
+    }
+}
+
+/* Tensors first.. of the whole file as part `no` of 3; twice: one tensor more, which another part has too. */
+static void write_part(const char *dir, const struct pw_gguf *g, int no, size_t first, size_t n, uint32_t says, uint32_t total)
+{
+    char name[64];
+    struct pw_gguf_out w;
+    snprintf(name, sizeof name, "m-%05d-of-00003.gguf", no + 1);
+    ck_ok(pw_gguf_create(&w, test_path(dir, name), true));
+    if (no == 0) {
+        copy_pairs(&w, g);
+        pw_gguf_put_u32(&w, "split.tensors.count", total);
+    }
+    pw_gguf_put_u32(&w, "split.no", says);
+    pw_gguf_put_u32(&w, "split.count", 3);
+    for (size_t i = first; i < first + n; i++)
+        ck_ok(pw_gguf_add_tensor(&w, g->tensors[i].name, g->tensors[i].ggml, g->tensors[i].ndim, g->tensors[i].shape));
+    for (size_t i = first; i < first + n; i++)
+        ck_ok(pw_gguf_bytes(&w, g->tensors[i].data, g->tensors[i].bytes));
+    ck_ok(pw_gguf_commit(&w));
+}
+
+START_TEST(several_files)
+{
+    const char *dir = test_tmpdir(), *start = test_path(dir, "m-00001-of-00003.gguf"), *last = test_path(dir, "m-00003-of-00003.gguf");
+    const int32_t ids[5] = {3, 50, 7, 7, 61};
+    struct pw_dev *dev = cpu("");
+    struct pw_checkpoint *c;
+    struct pw_gguf g;
+    int64_t vocab;
+    ck_ok(pw_gguf_open(&g, FIXTURES "llama.gguf"));
+    const size_t n = g.n_tensors, a = _i ? 0 : 4;    /* a first file without tensors too */
+    write_part(dir, &g, 0, 0, a, 0, (uint32_t)n);
+    write_part(dir, &g, 1, a, 9, 1, 0);
+    write_part(dir, &g, 2, a + 9, n - a - 9, 2, 0);
+    float *whole = logits_of(dev, FIXTURES "llama.gguf", ids, 5, &vocab), *parts = logits_of(dev, start, ids, 5, &vocab);
+    ck_assert(memcmp(whole, parts, (size_t)(5 * vocab) * sizeof *whole) == 0);
+    free(whole);
+    free(parts);
+    ck_fails(pw_checkpoint_open(&c, last, NULL), PW_E_REFUSED, "part 3 of a model in 3 files");
+    ck_assert_ptr_nonnull(strstr(pw_error_hint_text(), "NAME-00001-of-00003.gguf"));
+    write_part(dir, &g, 2, a + 9, n - a - 9, 1, 0);
+    ck_fails(pw_checkpoint_open(&c, start, NULL), PW_E_FORMAT, "m-00003-of-00003.gguf: expected part 3 of 3, it says 2 of 3");
+    write_part(dir, &g, 2, a + 9, n - a - 10, 2, 0);
+    ck_fails(pw_checkpoint_open(&c, start, NULL), PW_E_FORMAT, "split.tensors.count: expected");
+    write_part(dir, &g, 2, a + 8, n - a - 9, 2, 0);
+    ck_fails(pw_checkpoint_open(&c, start, NULL), PW_E_FORMAT, "is in two of the files");
+    ck_assert_int_eq(remove(last), 0);
+    ck_fails(pw_checkpoint_open(&c, start, NULL), PW_E_IO, "m-00003-of-00003.gguf: no such file: part 3 of 3");
+    pw_gguf_close(&g);
+    pw_dev_close(dev);
+}
+END_TEST
+
 /* ---- what is refused ---- */
 
 static const struct { const char *what; int code; const char *text; } bad[] = {
@@ -518,7 +590,7 @@ static const struct { const char *what; int code; const char *text; } bad[] = {
     {"heads", PW_E_FORMAT, "4 heads are no multiple of 3 key/value heads"},
     {"no length", PW_E_FORMAT, "key llama.context_length is missing"},
     {"eps", PW_E_FORMAT, "llama.attention.layer_norm_rms_epsilon must be above 0"},
-    {"split", PW_E_UNSUPPORTED, "split.count: a model in 3 files is not supported"},
+    {"split", PW_E_FORMAT, "split.count: the first of 3 files, expected to be named NAME-00001-of-00003.gguf"},
     {"experts", PW_E_FORMAT, "key llama.expert_used_count is missing"},
     {"chosen", PW_E_FORMAT, "llama.expert_used_count"},
     {"shared", PW_E_UNSUPPORTED, "llama.expert_shared_count is not supported"},
@@ -621,6 +693,7 @@ int main(void)
     TCase *t = tcase_create("gguf model");
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, logits_as_llama_cpp, 0, 2 * NAMES);
+    tcase_add_loop_test(t, several_files, 0, 2);
     tcase_add_test(t, what_it_is);
     tcase_add_test(t, tensor_names);
     tcase_add_loop_test(t, written_in_every_type, 0, 2);

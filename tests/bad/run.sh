@@ -324,6 +324,8 @@ mutant test_bnb_folders data/bnb.c 's/w->t.bytes - packed < item/w->t.bytes == p
 mutant test_go_template data/go_template.c 's/if (!good) {/if (false) {/'
 mutant test_go_template data/go_template.c 's/    return true;/    return false;/'
 mutant test_go_template data/go_template.c 's/eq $i 1/eq $i 0/'
+mutant test_gguf_model data/gguf_split.c 's/no == i \&\& parts == count/parts == count/'
+mutant test_gguf_model data/gguf_split.c 's/return unique(g);/return 0 * unique(g);/'
 mutant test_adapter_file lora/mlx.c 's/to\[k \* rows + i\] = x/to[i * columns + k] = x/'
 mutant test_adapter_file lora/mlx.c 's/s->scale \* alpha \/ (double)s->rank/s->scale/'
 mutant test_verify infer/verify.c 's/d->prompt != prompt/d->prompt < 0/'
