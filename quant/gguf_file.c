@@ -103,7 +103,7 @@ static int list_items(struct job *j)
         if (pw_checkpoint_config(j->c)->tied && strcmp(t.name, "lm_head.weight") == 0)
             snprintf(it->name, sizeof it->name, "token_embd.weight");
         PW_PASS(pw_source_open(&it->s, j->c, &t, permutes));
-        it->edited = role == PW_ROLE_LINEAR && j->how->edit && (!j->how->edits || j->how->edits(j->how->ctx, t.name));
+        it->edited = j->how->edit && (!j->how->edits || j->how->edits(j->how->ctx, t.name));
         PW_PASS(choose(j, &it->s, role == PW_ROLE_LINEAR, it->edited, &it->to));
         it->ndim = it->s.vector ? 1 : 2;
         it->shape[0] = it->s.vector ? it->s.w.n_in : it->s.w.n_out;

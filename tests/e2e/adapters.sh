@@ -86,5 +86,10 @@ refused 1 'line 2: expected messages' pw lora merge "$BASE" --adapter run/adapte
 rc 0 pw lora init "$BASE" -o fresh -q; refused 1 'merging changed nothing' pw lora merge "$BASE" --adapter fresh -o x.gguf -q
 checks=$((checks + 1)); [ ! -e x ] && [ ! -e x.gguf ] && ! ls | grep -q part || fail "a refused merge left something: $(ls)"
 
+# ---- DoRA with norms of its own: no GGUF adapter, but a GGUF model ----
+rc 0 pw train r.yaml --set adapter.kind=dora --set adapter.modules_to_save=norm --set output=dora --quiet
+rc 1 pw lora export dora/adapter --to gguf -o x.gguf -q; has err 'pw lora merge'; checks=$((checks + 1)); [ ! -e x.gguf ] || fail 'a DoRA adapter was written as GGUF'
+json pw lora merge "$BASE" --adapter dora/adapter -o dora.gguf --type f32 --json -q; json pw lora verify "$BASE+dora/adapter" dora.gguf --json -q --tolerance 1e-3
+
 echo "$checks checks, $failures failures"
 [ $failures = 0 ]
