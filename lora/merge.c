@@ -115,11 +115,6 @@ int pw_lora_merge_into(struct pw_dev *dev, struct pw_checkpoint *c, const struct
     bool interleaved = false;
     int rc = 0;
     *result = (struct pw_merge_result){.modules = a->n};
-    if (o->gguf && a->n_saved > 0) {
-        rc = pw_error(PW_E_UNSUPPORTED, "merging into a GGUF file: %s is trained whole, and only linear layers are merged there", a->saved[0].name);
-        pw_error_hint("merge into a folder first, then pw quant FOLDER -o FILE --format gguf");
-        return rc;
-    }
     if (o->gguf)
         PW_PASS(pw_gguf_permutes(pw_checkpoint_config(c), &interleaved));
     PW_CHECK((a->paired > 0) == interleaved, PW_E_FAIL, "merging: the adapter's rows are not in the order of what is to be written");
