@@ -185,6 +185,44 @@ END_TEST
 START_TEST(merges_dora) { merges("dora"); }
 END_TEST
 
+/* Files whose tensors do not fit: each is refused with the tensor's name. */
+START_TEST(refuses)
+{
+    struct pw_adapter a, b;
+    struct pw_checkpoint *c = NULL;
+    const char *dir = test_path(test_tmpdir(), "bad");
+    ck_ok(pw_checkpoint_open(&c, MODEL, NULL));
+    struct pw_model_config model = *pw_checkpoint_config(c);
+    ck_ok(pw_dir_make(dir));
+    ck_ok(pw_peft_load(&a, FIXTURES "/final-dora", NULL));
+    a.modules[3].lora.magnitude.shape[0]--;
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "o_proj.lora_magnitude_vector: expected as many elements as .lora_B.weight has rows (24), got 23");
+    a.modules[3].lora.magnitude = pw_tensor2(a.modules[3].lora.magnitude.data, PW_F32, 4, 6);
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "o_proj.lora_magnitude_vector: expected one dimension, got 2");
+    snprintf(a.config.kind, sizeof a.config.kind, "lora");
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "unknown tensor base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector");
+    pw_adapter_free(&a);
+
+    ck_ok(pw_peft_load(&a, FIXTURES "/final-saved", NULL));
+    a.saved[0].value.shape[0]--;          /* lm_head: tensors are sorted by name */
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "lm_head.weight: shape does not fit the model, the adapter is for another base (expected (64, 24), got (63, 24))");
+    a.saved[0] = a.saved[--a.n_saved];
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "lm_head.weight is missing");
+    pw_adapter_free(&a);
+
+    ck_ok(pw_peft_load(&a, FIXTURES "/final-saved", &model));
+    model.tied = true;
+    ck_fails(pw_peft_load(&b, FIXTURES "/final-saved", &model), PW_E_UNSUPPORTED, "the model's output layer is its embedding");
+    pw_adapter_free(&a);
+    pw_checkpoint_close(c);
+}
+END_TEST
+
 /* ---- initialisations ---- */
 
 /* Trained as peft trained from the same initialisation; and what is written, on the base as it is loaded, gives the logits that training ended with. */
@@ -336,6 +374,7 @@ int main(void)
     tcase_add_test(c, merges_saved);
     tcase_add_test(c, reads_dora);
     tcase_add_test(c, merges_dora);
+    tcase_add_test(c, refuses);
     tcase_add_test(c, dora_on_simt);
     tcase_add_test(c, pissa);
     tcase_add_test(c, loftq);
