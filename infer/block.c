@@ -360,15 +360,15 @@ static int attention_forward(const struct block *k, struct pw_tensor x, struct p
         PW_PASS(rotate(k, key, c->kv_heads, 1));
     }
 
-    struct pw_tensor keys = pw_split_heads(key, c->kv_heads), values = pw_split_heads(value, c->kv_heads);
+    const struct pw_tensor keys = pw_split_heads(key, c->kv_heads), values = pw_split_heads(value, c->kv_heads);
+    const struct pw_tensor heads_out = pw_split_heads(a, c->heads), queries = pw_split_heads(q, c->heads);
     if (k->b->kv_rows.data) {
-        PW_TRY(pw_scatter_rows(k->dev, k->b->k_pool, keys, k->b->kv_rows), "layer %d: keys to the cache", k->index);
-        PW_TRY(pw_scatter_rows(k->dev, k->b->v_pool, values, k->b->kv_rows), "layer %d: values to the cache", k->index);
-        keys = k->b->k_pool;
-        values = k->b->v_pool;
-    }
-    PW_TRY(pw_attn_fwd(k->dev, pw_split_heads(a, c->heads), lse, pw_split_heads(q, c->heads), keys, values, k->b->seqs, &attn),
-           "layer %d: attention", k->index);
+        const struct pw_cache *cache = &k->b->cache;
+        PW_TRY(pw_cache_put(k->dev, cache->k, cache->k_scale, keys, k->b->kv_rows), "layer %d: keys to the cache", k->index);
+        PW_TRY(pw_cache_put(k->dev, cache->v, cache->v_scale, values, k->b->kv_rows), "layer %d: values to the cache", k->index);
+        PW_TRY(pw_cache_attn(k->dev, heads_out, lse, queries, cache, k->b->seqs, &attn), "layer %d: attention", k->index);
+    } else
+        PW_TRY(pw_attn_fwd(k->dev, heads_out, lse, queries, keys, values, k->b->seqs, &attn), "layer %d: attention", k->index);
     PW_PASS(linear(k, PW_LIN_O, out, a, xa));
     return add_half(k, x, PW_NORM_ATTN_OUT, h, inv_out, out);
 }

@@ -38,7 +38,7 @@ struct pw_block_batch {        /* the rows of this pass */
     struct pw_tensor pos;                 /* (T) i32, rows of the rotary tables: pw_rope_row of each position */
     const struct pw_seqs *seqs;
     struct pw_tensor kv_rows;             /* (T) i32: rows of the KV pool to write; none in training (k, v are the batch's own) */
-    struct pw_tensor k_pool, v_pool;      /* (S, G, d) of this layer, with kv_rows */
+    struct pw_cache cache;                /* of this layer, with kv_rows */
     bool train;                           /* dropout is on */
     uint64_t drop_seed, drop_offset;      /* Philox offset of this pass; the block adds layer * PW_LIN_COUNT + linear */
     double drop_p;

@@ -544,11 +544,24 @@ void pw_model_count_bytes(struct pw_model *m)
     }
 }
 
+/* --cache-type. A cache that is wider than activations would keep nothing more. */
+static int cache_type(enum pw_dtype *out, const struct pw_dev *dev, const char *name)
+{
+    *out = dev->act;
+    if (!name || !name[0] || strcmp(name, "auto") == 0)
+        return 0;
+    PW_CHECK(strcmp(name, "f32") == 0 || strcmp(name, "bf16") == 0 || strcmp(name, "int8") == 0, PW_E_USAGE, "--cache-type: expected auto, f32, bf16 or int8, got \"%s\"", name);
+    PW_CHECK(name[0] != 'f' || dev->act == PW_F32, PW_E_USAGE, "--cache-type f32: device %s computes in %s, which its cache keeps as it is", dev->kind, pw_dtype_name(dev->act));
+    *out = name[0] == 'f' ? PW_F32 : name[0] == 'b' ? PW_BF16 : PW_I8;
+    return 0;
+}
+
 int pw_model_new(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config)
 {
     struct pw_model *m = pw_alloc_zero(1, sizeof *m);
     PW_CHECK(m, PW_E_NOMEM, "out of memory");
     m->dev = dev;
+    m->cache_type = dev->act;
     pw_arena_init(&m->arena);
     *out = m;
     if (config)
@@ -613,6 +626,7 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     plan.maker = dev;
     PW_PASS(pw_model_new(&m, dev, NULL));
     m->memory = opt->memory;
+    PW_PASS_OUT(cache_type(&m->cache_type, dev, opt->cache_type));
     m->program_bytes = pw_rss_bytes() - pw_rss_anon_bytes();
     PW_PASS_OUT(pw_checkpoint_open(&m->checkpoint, path, &copt));
     m->config = *pw_checkpoint_config(m->checkpoint);

@@ -36,6 +36,7 @@ struct pw_model {
     struct pw_arena arena;
     size_t weight_bytes;                               /* of all weights as they are in memory */
     uint64_t memory;                                   /* most bytes that the process may come to; 0: no limit. See memory_limit.h */
+    enum pw_dtype cache_type;                          /* of keys and values that sessions keep: the device's type of activations, or bf16 or i8 */
     size_t program_bytes;                              /* resident pages of program and libraries before the model was mapped */
 };
 struct pw_model_options {
@@ -47,6 +48,7 @@ struct pw_model_options {
     int64_t context;           /* --ctx; 0 = the model's */
     bool trainable;            /* full training: all weights as f32 in memory that may be written */
     uint64_t memory;           /* --memory; 0: no limit. What would go beyond it is refused before it is taken, here and when a session opens */
+    const char *cache_type;    /* "" or NULL = as activations; "f32", "bf16", "int8": of the keys and values that sessions keep */
     bool measure;              /* for plans: types and shapes alone, nothing is made; pool.bytes says what loading would take. Cannot compute. */
 };
 int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, const struct pw_model_options *opt);

@@ -25,7 +25,7 @@ struct pw_session {
     int *by_start;                         /* open timelines in the order of their rows */
 
     struct pw_pool kv, scratch, adapter;   /* adapter: xa of the attached adapter */
-    struct pw_tensor *k_pool, *v_pool;     /* per layer (S, G, d) */
+    struct pw_cache *cache;                /* per layer: pools (S, G, d) */
     struct pw_work work;
     int xa_rank;
     struct pw_tensor x, h, picked, loss;   /* (T, D), (T, D), (T, D), (T) */
@@ -48,10 +48,20 @@ static size_t act_bytes(const struct pw_model *m, int64_t rows, int64_t columns)
     return (size_t)rows * (size_t)columns * pw_dtype_bytes(m->dev->act);
 }
 
+/* Of one layer's keys, or values: the pool, and its scales. */
+static size_t pool_bytes(const struct pw_model *m, int64_t rows)
+{
+    return (size_t)rows * (size_t)m->config.kv_heads * (size_t)m->config.head_dim * pw_dtype_bytes(m->cache_type);
+}
+
+static size_t scale_bytes(const struct pw_model *m, int64_t rows)
+{
+    return m->cache_type == PW_I8 ? (size_t)rows * (size_t)m->config.kv_heads * sizeof(float) : 0;
+}
+
 static size_t kv_bytes(const struct pw_model *m, int64_t rows)
 {
-    const struct pw_model_config *c = &m->config;
-    return 2 * (size_t)c->layers * pw_pool_round(act_bytes(m, rows, (int64_t)c->kv_heads * c->head_dim));
+    return 2 * (size_t)m->config.layers * (pw_pool_round(pool_bytes(m, rows)) + pw_pool_round(scale_bytes(m, rows)));
 }
 
 static struct pw_block_shape shape_of(const struct pw_model *m, int64_t tokens)
@@ -94,10 +104,15 @@ static int open_pools(struct pw_session *s)
     PW_PASS(pw_pool_open(&s->kv, m->dev, kv_bytes(m, s->rows), "KV cache"));
     PW_PASS(pw_pool_open(&s->scratch, m->dev, scratch_bytes(m, s->batch_tokens, s->max_seqs), "activations"));
     for (int i = 0; i < c->layers; i++) {
-        const size_t bytes = act_bytes(m, s->rows, (int64_t)c->kv_heads * c->head_dim);
-        s->k_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), act, s->rows, c->kv_heads, c->head_dim);
-        s->v_pool[i] = pw_tensor3(pw_pool_take(&s->kv, bytes), act, s->rows, c->kv_heads, c->head_dim);
-        PW_CHECK(s->k_pool[i].data && s->v_pool[i].data, PW_E_NOMEM, "no room for the KV cache of layer %d", i);
+        struct pw_cache *cache = &s->cache[i];
+        struct pw_tensor *pools[] = {&cache->k, &cache->v}, *scales[] = {&cache->k_scale, &cache->v_scale};
+        for (int k = 0; k < 2; k++) {
+            *pools[k] = pw_tensor3(pw_pool_take(&s->kv, pool_bytes(m, s->rows)), m->cache_type, s->rows, c->kv_heads, c->head_dim);
+            *scales[k] = pw_none();
+            if (m->cache_type == PW_I8)
+                *scales[k] = pw_tensor2(pw_pool_take(&s->kv, scale_bytes(m, s->rows)), PW_F32, s->rows, c->kv_heads);
+            PW_CHECK(pools[k]->data && (m->cache_type != PW_I8 || scales[k]->data), PW_E_NOMEM, "no room for the KV cache of layer %d", i);
+        }
     }
     PW_PASS(pw_work_place(&s->work, &s->scratch, &shape));
     struct pw_tensor *wide[] = {&s->x, &s->h, &s->picked};
@@ -136,9 +151,8 @@ static int open_host(struct pw_session *s)
     int32_t **per_seq[] = {&s->q_start, &s->kv_start, &s->kv_len, &s->prefix_start, &s->prefix_len};
     s->timelines = pw_arena_array(&s->arena, seqs, sizeof *s->timelines);
     s->by_start = pw_arena_array(&s->arena, seqs, sizeof *s->by_start);
-    s->k_pool = pw_arena_array(&s->arena, layers, sizeof *s->k_pool);
-    s->v_pool = pw_arena_array(&s->arena, layers, sizeof *s->v_pool);
-    bool all = s->timelines && s->by_start && s->k_pool && s->v_pool;
+    s->cache = pw_arena_array(&s->arena, layers, sizeof *s->cache);
+    bool all = s->timelines && s->by_start && s->cache;
     for (int i = 0; i < 5; i++) {
         *per_token[i] = pw_arena_array(&s->arena, tokens, sizeof(int32_t));
         *per_seq[i] = pw_arena_array(&s->arena, seqs, sizeof(int32_t));
@@ -409,8 +423,7 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     if (c->embed_scale != 1.0)
         PW_PASS(pw_scale(m->dev, x, pw_model_embed_scale(m)));
     for (int i = 0; i < c->layers; i++) {
-        b.k_pool = s->k_pool[i];
-        b.v_pool = s->v_pool[i];
+        b.cache = s->cache[i];
         PW_PASS(pw_block_forward(m, i, x, &b, &s->work, NULL));
     }
     PW_PASS(pw_rmsnorm_fwd(m->dev, h, pw_none(), x, m->norm_final, c->norm_eps, c->norm_offset));

@@ -331,19 +331,25 @@ int pw_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struct
 
 /* ---- attention ---- */
 
-static int good_attn(const struct pw_dev *dev, const char *op, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs,
-                     const struct pw_attn *attn, bool backward)
+static int good_attn_as(const struct pw_dev *dev, const char *op, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, enum pw_dtype pool, const struct pw_seqs *seqs,
+                        const struct pw_attn *attn, bool backward)
 {
     PW_PASS(lead(dev, op, "q", q, 3));
     PW_CHECK(q.shape[1] >= 1 && q.shape[2] >= 1, PW_E_FAIL, "%s: q: expected (T, H, d), got no heads", op);
     PW_CHECK(k.ndim == 3 && k.shape[1] >= 1 && q.shape[1] % k.shape[1] == 0, PW_E_FAIL,
              "%s: k: expected (S, G, d) with G dividing %" PRId64 ", got G = %" PRId64, op, q.shape[1], k.ndim == 3 ? k.shape[1] : -1);
-    PW_PASS(want3(op, "k", k, q.dtype, k.shape[0], k.shape[1], q.shape[2]));
+    PW_PASS(want3(op, "k", k, pool, k.shape[0], k.shape[1], q.shape[2]));
     PW_PASS(want_like(op, "v", v, k));
     PW_CHECK(attn && isfinite(attn->scale) && attn->softcap >= 0 && isfinite(attn->softcap) && attn->window >= 0, PW_E_FAIL, "%s: attn: scale, window or softcap out of range", op);
     PW_PASS(good_seqs(op, seqs, q.shape[0], k.shape[0], backward));
     PW_CHECK(dev->host || seqs->n == 0 || seqs->device, PW_E_FAIL, "%s: seqs: the lists are not on device %s (pw_seqs_put)", op, dev->kind);
     return enough(dev, op, pw_scratch_attn(dev, q.shape[0], k.shape[0], (int)q.shape[1], (int)k.shape[1], (int)q.shape[2], backward));
+}
+
+static int good_attn(const struct pw_dev *dev, const char *op, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs,
+                     const struct pw_attn *attn, bool backward)
+{
+    return good_attn_as(dev, op, q, k, v, q.dtype, seqs, attn, backward);
 }
 
 int pw_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
@@ -355,6 +361,48 @@ int pw_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, 
     struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v) };
     APART(op, outs, ins);
     return over(dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn), q);
+}
+
+/* ---- cache ---- */
+
+static int good_pool(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor pool, struct pw_tensor scale, enum pw_dtype act)
+{
+    PW_CHECK(pool.data && pool.ndim == 3 && pool.shape[0] >= 0 && pool.shape[1] >= 1 && pool.shape[2] >= 1, PW_E_FAIL, "%s: %s: expected a pool (S, G, d), got %s", op, name,
+             pool.data ? "other dimensions" : "none");
+    PW_CHECK(pool.dtype == act || pool.dtype == PW_BF16 || pool.dtype == PW_I8, PW_E_FAIL, "%s: %s: expected %s, bf16 or i8, got %s", op, name, pw_dtype_name(act), pw_dtype_name(pool.dtype));
+    PW_CHECK(pw_contiguous(pool), PW_E_FAIL, "%s: %s: expected contiguous rows, got strides", op, name);
+    if (pool.dtype == PW_I8) return want2(op, "scale", scale, wide_of(act), pool.shape[0], pool.shape[1]);
+    PW_CHECK(!scale.data, PW_E_FAIL, "%s: scale: expected none beside a pool of %s", op, pw_dtype_name(pool.dtype));
+    (void)dev;
+    return 0;
+}
+
+int pw_cache_put(struct pw_dev *dev, struct pw_tensor pool, struct pw_tensor scale, struct pw_tensor x, struct pw_tensor rows)
+{
+    const char *op = "cache_put";
+    PW_PASS(lead(dev, op, "x", x, 3));
+    PW_PASS(good_pool(dev, op, "pool", pool, scale, x.dtype));
+    PW_PASS(want3(op, "x", x, x.dtype, x.shape[0], pool.shape[1], pool.shape[2]));
+    PW_PASS(want1(op, "rows", rows, PW_I32, x.shape[0]));
+    PW_PASS(ids_in(dev, op, "rows", rows, 0, pool.shape[0]));
+    struct named outs[] = { NAMED(pool), NAMED(scale) }, ins[] = { NAMED(x), NAMED(rows) };
+    APART(op, outs, ins);
+    return pool.dtype == x.dtype ? dev->ops->scatter_rows(dev, pool, x, rows) : dev->ops->cache_put(dev, pool, scale, x, rows);
+}
+
+int pw_cache_attn(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, const struct pw_cache *cache, const struct pw_seqs *seqs, const struct pw_attn *attn)
+{
+    const char *op = "cache_attn";
+    PW_CHECK(cache, PW_E_FAIL, "%s: expected a cache, got none", op);
+    const struct pw_tensor k = cache->k, v = cache->v, k_scale = cache->k_scale, v_scale = cache->v_scale;
+    PW_PASS(good_pool(dev, op, "k", k, k_scale, q.dtype));
+    PW_PASS(good_pool(dev, op, "v", v, v_scale, q.dtype));
+    PW_PASS(good_attn_as(dev, op, q, k, v, k.dtype, seqs, attn, false));
+    PW_PASS(want_like(op, "out", out, q));
+    if (lse.data) PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
+    struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v), NAMED(k_scale), NAMED(v_scale) };
+    APART(op, outs, ins);
+    return k.dtype == q.dtype ? dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn) : dev->ops->cache_attn(dev, out, lse, q, cache, seqs, attn);
 }
 
 int pw_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, struct pw_tensor dv, struct pw_tensor dout, struct pw_tensor out, struct pw_tensor lse,

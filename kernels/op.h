@@ -38,6 +38,9 @@ struct pw_attn {
     int64_t window;    /* keys at distance >= window are not seen; 0 = all */
     double softcap;    /* scores = cap * tanh(scores / cap); 0 = none */
 };
+/* Keys and values kept for later passes, of one layer: pools (S, G, d) of activations, bf16 or i8. With i8 a row has one scale for each head, (S, G) f32:
+ * value = code * scale (kernels/cache8.h); otherwise the scales are none. */
+struct pw_cache { struct pw_tensor k, v, k_scale, v_scale; };
 struct pw_drop { double p; uint64_t seed, offset; };  /* on the adapter's input; p = 0: none. Mask: base/rng.h */
 struct pw_linear_grads {       /* each may be pw_none(); what is none is not computed */
     struct pw_tensor dx;       /* (T, K) */
@@ -85,6 +88,9 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  *             direction +1 forward, -1 backward (the transpose).
  * attn_fwd    out (T, H, d), lse (T, H) f32 log-sum-exp of the scaled scores (may be none); q (T, H, d); k, v (S, G, d), H % G = 0.
  * attn_bwd    dq, dk, dv +=; dk, dv shaped as k, v.
+ * cache_put   row rows[t] of a pool = x[t], x (T, G, d) activations, in the pool's type; scale as in pw_cache. Rows not named stay.
+ * cache_attn  attn_fwd over a cache of any type. Errs from attn_fwd over unrounded keys and values by what rounding changes: with i8 a score by at most
+ *             scale * |q|_1 * k_scale / 2 = e, a weight by the factor exp(2 max e), an output by that and max v_scale / 2.
  * glu_fwd     out (T, F) = act(gate) * up. out may be gate or up.     glu_bwd  dgate, dup +=.
  * linear_fwd  y (T, N) = x W^T + bias + lora, an activation or f32 (logits); x (T, K). With w->lora, xa (T, R) = dropout(x) A^T is saved (needed).
  *             With a magnitude m, c = m / norm and x' = dropout(x): y = (x - x') W^T + c (x' W^T + lora) + bias, which without dropout is

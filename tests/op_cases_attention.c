@@ -116,7 +116,91 @@ static void attn_allow16(const struct problem *p, const struct pw_tensor *t, dou
 }
 static const struct family attention = { "attn", attn_setup, attn_forward, attn_backward, attn_bound, .allow16 = attn_allow16 };
 
+/* ---- cache; p, x as attention. Keys and values go to rows of pools by cache_put, one pool row each in another order, and attention reads them there. What is
+ * rounded to codes is compared exactly; attention's bounds hold for the rounded numbers, of which ref takes the product with the scale exactly and
+ * others with one rounding more (u of each key and value, or of each score and weight). ---- */
+enum { C_Q, C_KX, C_VX, C_K, C_KS, C_V, C_VS, C_OUT, C_LSE, C_ARRAYS };
+static void cache_setup(struct problem *p)
+{
+    const struct op_case *c = p->c;
+    struct problem plain = *p; /* its lists and sizes */
+    attn_setup(&plain);
+    const int64_t rows = plain.a[A_Q].shape[0], keys = plain.a[A_K].shape[0], heads = c->p[2], groups = c->p[3], d = c->p[4];
+    memcpy(p->memory, plain.memory, sizeof p->memory);
+    p->n_memory = plain.n_memory;
+    p->seqs = plain.seqs;
+    p->attn = plain.attn;
+    const bool codes = c->type == PW_I8;
+    act3(p, "q", IN, rows, heads, d);
+    act3(p, "keys", IN, keys, groups, d);
+    act3(p, "values", IN, keys, groups, d);
+    add(p, "k", OUT, codes ? PW_I8 : PW_BF16, 3, keys, groups, d);
+    add2(p, "k_scale", OUT, codes ? keys : 0, groups);
+    add(p, "v", OUT, codes ? PW_I8 : PW_BF16, 3, keys, groups, d);
+    add2(p, "v_scale", OUT, codes ? keys : 0, groups);
+    act3(p, "out", OUT, rows, heads, d);
+    add2(p, "lse", OUT, rows, heads);
+    int32_t *row = hold(p, (size_t)keys * 4);
+    for (int64_t i = 0; i < keys; i++) row[i] = (int32_t)(keys - 1 - i);
+    p->ids = pw_tensor1(row, PW_I32, keys);
+}
+static int cache_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    const bool codes = p->c->type == PW_I8;
+    const struct pw_cache cache = { t[C_K], t[C_V], codes ? t[C_KS] : pw_none(), codes ? t[C_VS] : pw_none() };
+    int rc = pw_dev_reserve(dev, pw_scratch_attn(dev, t[C_Q].shape[0], t[C_K].shape[0], (int)p->c->p[2], (int)p->c->p[3], (int)p->c->p[4], false));
+    rc = rc ? rc : pw_cache_put(dev, cache.k, cache.k_scale, t[C_KX], p->ids);
+    rc = rc ? rc : pw_cache_put(dev, cache.v, cache.v_scale, t[C_VX], p->ids);
+    return rc ? rc : pw_cache_attn(dev, t[C_OUT], t[C_LSE], t[C_Q], &cache, &p->seqs, &p->attn);
+}
+static double cache_bound(const struct op_case *c)
+{
+    struct op_case plain = *c;
+    plain.flags &= ~(unsigned)CASE_GRAD;
+    return attn_bound(&plain) + u * (2 + 2 * c->x[2] * sqrt((double)c->p[4]));
+}
+static double *rounded(const struct pw_tensor code, const struct pw_tensor scale)
+{
+    const int64_t n = pw_count(code), d = code.shape[2];
+    double *x = malloc((size_t)n * sizeof *x);
+    if (!x) abort();
+    for (int64_t i = 0; i < n; i++)
+        x[i] = code.dtype == PW_I8 ? ((const int8_t *)code.data)[i] * ((const double *)scale.data)[i / d] : (double)pw_bf16_to_f32(((const uint16_t *)code.data)[i]);
+    return x;
+}
+static void cache_allow16(const struct problem *p, const struct pw_tensor *t, double *const *allow)
+{
+    struct pw_tensor plain[A_DV + 1];
+    double *more[A_DV + 1], *k = rounded(t[C_K], t[C_KS]), *v = rounded(t[C_V], t[C_VS]);
+    const int64_t rows = t[C_Q].shape[0], keys = t[C_K].shape[0], h = t[C_Q].shape[1], g = t[C_K].shape[1], d = t[C_Q].shape[2];
+    for (int i = 0; i <= A_DV; i++) {
+        const bool pool = i == A_K || i == A_V || i == A_DK || i == A_DV;
+        more[i] = calloc((size_t)((pool ? keys * g : rows * h) * d) + 1, sizeof(double));
+        if (!more[i]) abort();
+        plain[i] = pw_tensor3(more[i], PW_F64, pool ? keys : rows, pool ? g : h, d); /* dout and gradients: zeros */
+    }
+    plain[A_Q] = t[C_Q], plain[A_OUT] = t[C_OUT], plain[A_LSE] = t[C_LSE];
+    plain[A_K].data = k, plain[A_V].data = v;
+    double *to[A_DV + 1];
+    memcpy(to, more, sizeof to);
+    to[A_OUT] = allow[C_OUT], to[A_LSE] = allow[C_LSE];
+    attn_allow16(p, plain, to);
+    for (int i = 0; i <= A_DV; i++) free(more[i]);
+    free(k);
+    free(v);
+}
+static const struct family cache = { "cache", cache_setup, cache_forward, NULL, cache_bound, .allow16 = cache_allow16 };
+#define C8 PW_Q_DENSE, PW_I8
+
 const struct op_case op_cases_attention[] = {
+    /* caches in 8 bits and in bf16: odd heads, windows, caps, prefixes, few queries and many, tiles' borders */
+    { &cache, { 5, 1, 2, 1, 3 }, C8, 0, { 0, 0, 1 } }, { &cache, { 65, 2, 4, 2, 64 }, C8, 0, { 0, 0, 4 } }, { &cache, { 33, 2, 2, 1, 256 }, C8, CASE_PREFIX, { 0, 0, 4 } },
+    { &cache, { 66, 1, 2, 2, 33 }, C8, CASE_PREFIX, { 0, 2, 3 } }, { &cache, { 130, 1, 4, 2, 128 }, C8, 0, { 50, 0, 4 } }, { &cache, { 70, 2, 8, 1, 24 }, C8, CASE_PREFIX, { 3, 0, 2 } },
+    { &cache, { 1, 3, 8, 1, 64, 700 }, C8, CASE_CACHE, { 0, 0, 4 } }, { &cache, { 1, 2, 4, 2, 128, 1000 }, C8, CASE_CACHE, { 300, 0, 4 } },
+    { &cache, { 16, 2, 3, 1, 80, 126 }, C8, CASE_CACHE, { 0, 0, 4 } }, { &cache, { 10, 6, 4, 2, 17, 300 }, C8, CASE_CACHE | CASE_PREFIX, { 0, 4, 4 } },
+    { &cache, { 1, 2, 2, 1, 256, 260 }, C8, CASE_CACHE, { 0, 0, 4 } }, { &cache, { 2, 2, 2, 1, 96, 400 }, C8, CASE_CACHE, { 5, 0, 3 } },
+    { &cache, { 40, 2, 2, 1, 80 }, C8, CASE_CACHE, { 0, 0, 3 } }, { &cache, { 81, 1, 1, 1, 100 }, C8, 0, { 17, 3, 4 } },
+    { &cache, { 40, 2, 2, 1, 80 }, BF, CASE_CACHE, { 0, 0, 3 } }, { &cache, { 1, 2, 4, 2, 33, 100 }, BF, CASE_CACHE | CASE_PREFIX, { 90, 2, 4 } },
     /* T, sequences, H, G, d; window, softcap, scale */
     { &attention, { 5, 1, 2, 1, 3 }, F32, CASE_GRAD, { 0, 0, 1 } }, { &attention, { 6, 3, 4, 2, 4 }, F32, CASE_GRAD, { 3, 0, 1 } },
     { &attention, { 5, 2, 2, 2, 5 }, F32, CASE_GRAD, { 0, 1.5, 2 } }, { &attention, { 3, 2, 4, 2, 3 }, F32, CASE_GRAD | CASE_PREFIX, { 0, 0, 1 } },

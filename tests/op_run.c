@@ -58,6 +58,7 @@ static void put(struct pw_tensor t, int64_t i, double x)
     case PW_F16: ((uint16_t *)t.data)[i] = pw_f32_to_f16((float)x); break;
     case PW_BF16: ((uint16_t *)t.data)[i] = pw_f32_to_bf16((float)x); break;
     case PW_U8: ((uint8_t *)t.data)[i] = isnan(x) ? 0 : (uint8_t)x; break;
+    case PW_I8: ((int8_t *)t.data)[i] = isnan(x) ? -128 : (int8_t)x; break;
     default: ((int32_t *)t.data)[i] = isnan(x) ? INT32_MIN : (int32_t)x; break;
     }
 }
@@ -69,6 +70,7 @@ static double get(struct pw_tensor t, int64_t i)
     case PW_F16: return (double)pw_f16_to_f32(((uint16_t *)t.data)[i]);
     case PW_BF16: return (double)pw_bf16_to_f32(((uint16_t *)t.data)[i]);
     case PW_U8: return ((uint8_t *)t.data)[i];
+    case PW_I8: return ((int8_t *)t.data)[i];
     default: return ((int32_t *)t.data)[i];
     }
 }
@@ -235,7 +237,7 @@ int op_case_compare(const struct op_case *c, struct pw_dev *ref, struct pw_dev *
         for (int64_t j = 0; j < count(&p.a[i]); j++) {
             double a = get(got.host[i], j), b = get(want.host[i], j);
             /* an output in 16 bits is rounded from equal numbers; what was added to is rounded once more */
-            double allowed = p.a[i].type == PW_I32 ? 0 : bound * (1 + fabs(b)) * (bound > 0);
+            double allowed = p.a[i].type == PW_I32 || p.a[i].type == PW_I8 ? 0 : bound * (1 + fabs(b)) * (bound > 0);
             if (p.a[i].role == OUT && p.a[i].type == PW_F64 && bound > 0) allowed = bound + 2 * 0x1p-24 * fabs(b);
             /* codes: at a midpoint of the map either neighbour; that is rare */
             if (p.a[i].type == PW_U8) allowed = (moved += a != b) <= 1 + count(&p.a[i]) / 200;

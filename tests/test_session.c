@@ -12,14 +12,19 @@
 
 struct opened { struct pw_dev *dev; struct pw_model *m; struct pw_session *s; };
 
-static void open_model(struct opened *o, const char *path, const char *device, const char *type, int64_t rows, int64_t batch_tokens, int max_seqs)
+static void open_cached(struct opened *o, const char *path, const char *device, const char *type, const char *cache, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
     const struct pw_dev_options dev = {.kind = device, .threads = 2, .level = strcmp(device, "cpu") == 0 ? getenv("PW_CPU") : NULL};
-    const struct pw_model_options opt = {.quantise = type};
+    const struct pw_model_options opt = {.quantise = type, .cache_type = cache};
     *o = (struct opened){0};
     ck_ok(pw_dev_open(&o->dev, &dev));
     ck_ok(pw_model_load(&o->m, o->dev, path, &opt));
     ck_ok(pw_session_open(&o->s, o->m, rows, batch_tokens, max_seqs));
+}
+
+static void open_model(struct opened *o, const char *path, const char *device, const char *type, int64_t rows, int64_t batch_tokens, int max_seqs)
+{
+    open_cached(o, path, device, type, NULL, rows, batch_tokens, max_seqs);
 }
 
 static void close_model(struct opened *o)
@@ -296,6 +301,57 @@ START_TEST(wrong_feeds)
 }
 END_TEST
 
+/* --cache-type: pieces and company still change nothing; the session takes the bytes it says; the logits, which are of order 1, stay near those of the
+ * plain cache. (How near attention must stay is a bound that test_cache checks; through layers there is none that is not far too wide.) */
+START_TEST(caches_of_other_types)
+{
+    static const struct { const char *device, *type; double off; } kinds[] = {
+        {"cpu", "int8", 0.06}, {"cpu", "bf16", 0.03}, {"ref", "int8", 0.06}, {"simt", "int8", 0.1}};
+    float plain[V], alone[V], other[V];
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        struct opened o;
+        open_model(&o, "tests/data/llama-untied", kinds[k].device, "", 100, 60, 4);
+        feed(o.s, pw_session_add(o.s, 30, -1), IDS, N);
+        logits_of(o.s, N - 1, plain);
+        const size_t plain_bytes = pw_session_bytes(o.m, 100, 60, 4);
+        close_model(&o);
+
+        open_cached(&o, "tests/data/llama-untied", kinds[k].device, "", kinds[k].type, 100, 60, 4);
+        const struct pw_model_config *c = &o.m->config;
+        const size_t head = (size_t)c->head_dim, saved = 2 * (size_t)c->layers * 100 * (size_t)c->kv_heads * (head * pw_dtype_bytes(o.dev->act) - (kinds[k].type[0] == 'i' ? head + 4 : 2 * head));
+        ck_close((double)(plain_bytes - pw_session_bytes(o.m, 100, 60, 4)), (double)saved, 4.0 * 64 * c->layers, 0);
+        int a = pw_session_add(o.s, 30, -1);
+        feed(o.s, a, IDS, N);
+        logits_of(o.s, N - 1, alone);
+        ck_assert_msg(memcmp(alone, plain, sizeof plain) != 0, "%s: a cache of %s rounds nothing", kinds[k].device, kinds[k].type);
+        for (int v = 0; v < V; v++)
+            ck_close(alone[v], plain[v], kinds[k].off, 0);
+        pw_session_reset(o.s);
+        const int b = pw_session_add(o.s, 40, -1);
+        a = pw_session_add(o.s, 30, -1);
+        const struct pw_feed feeds[] = {{b, IDS + 3, 11}, {a, IDS, N}};
+        ck_ok(pw_session_feed(o.s, feeds, 2));
+        logits_of(o.s, 11 + N - 1, other);
+        ck_assert(memcmp(alone, other, sizeof alone) == 0);
+        if (strcmp(kinds[k].device, "cpu") == 0) { /* one path of attention whatever the number of queries */
+            pw_session_rewind(o.s, a, 0);
+            for (int i = 0; i < N; i++)
+                feed(o.s, a, IDS + i, 1);
+            logits_of(o.s, 0, other);
+            ck_assert(memcmp(alone, other, sizeof alone) == 0);
+        }
+        close_model(&o);
+    }
+    struct pw_dev *d;
+    struct pw_model *m;
+    const struct pw_model_options unknown = {.cache_type = "int4"}, wide = {.cache_type = "f32"};
+    ck_ok(pw_dev_open(&d, &(struct pw_dev_options){.kind = "simt"}));
+    ck_fails(pw_model_load(&m, d, "tests/data/llama-untied", &unknown), PW_E_USAGE, "expected auto, f32, bf16 or int8, got \"int4\"");
+    ck_fails(pw_model_load(&m, d, "tests/data/llama-untied", &wide), PW_E_USAGE, "computes in bf16");
+    pw_dev_close(d);
+}
+END_TEST
+
 START_TEST(wrong_loads)
 {
     const struct pw_dev_options dev = {.kind = "cpu", .threads = 1};
@@ -382,6 +438,7 @@ int main(void)
     tcase_add_test(t, shared_prefix);
     tcase_add_test(t, logprobs_are_of_the_logits);
     tcase_add_test(t, an_adapter_attached_later);
+    tcase_add_test(t, caches_of_other_types);
     tcase_add_test(t, wrong_feeds);
     tcase_add_test(t, wrong_loads);
     tcase_add_test(t, memory_limits);

@@ -20,6 +20,7 @@ struct pw_common {             /* options of every command, from one shared tabl
     bool json, quiet, verbose, help, force;  /* help: never seen by a command, main() answers it */
     const char *type;          /* quantise while loading, "" = as stored */
     bool double_quant;
+    const char *cache_type;    /* of keys and values, "auto" = as the device computes */
     struct pw_strings adapters;/* PATH[:SCALE] */
     const char *tokenizer;
 };

@@ -64,7 +64,8 @@ out:
 int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer)
 {
     const struct pw_common *o = c->common;
-    struct pw_model_options mo = {.tokenizer = o->tokenizer, .quantise = o->type, .double_quant = o->double_quant, .context = o->ctx, .memory = o->memory};
+    struct pw_model_options mo = {.tokenizer = o->tokenizer, .quantise = o->type, .double_quant = o->double_quant, .context = o->ctx, .memory = o->memory,
+                                   .cache_type = o->cache_type};
     int rc = 0;
     memset(l, 0, sizeof *l);
     PW_PASS_OUT(pw_cmd_device(c, &l->dev));

@@ -25,6 +25,8 @@ static const struct pw_option common_options[] = {
     {"type", 0, PW_OPT_STRING, offsetof(struct pw_common, type), "TYPE", NULL, "", 0, 0,
      "quantise or convert while loading: nf4, fp4, int8, f32, bf16; with quant and merge: the type to write"},
     {"double-quant", 0, PW_OPT_FLAG, offsetof(struct pw_common, double_quant), NULL, NULL, NULL, 0, 0, "quantise the scales of 4-bit types too"},
+    {"cache-type", 0, PW_OPT_CHOICE, offsetof(struct pw_common, cache_type), "TYPE", "auto|f32|bf16|int8", "auto", 0, 0,
+     "what keys and values of the text so far are kept in; auto: in what the device computes in"},
     {"adapter", 0, PW_OPT_LIST, offsetof(struct pw_common, adapters), "PATH[:SCALE]", NULL, NULL, 0, 0, "adapter folder; may be repeated"},
     {"tokenizer", 0, PW_OPT_STRING, offsetof(struct pw_common, tokenizer), "FILE", NULL, NULL, 0, 0, "tokenizer of a model that carries none"},
     PW_OPTIONS_END,

@@ -337,7 +337,7 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len};
     PW_PASS(pw_seqs_put(dev, p->seqs, &seqs));
     const struct pw_block_batch b = {
-        .tokens = n, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(), .k_pool = pw_none(), .v_pool = pw_none(),
+        .tokens = n, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(),
         .train = o->dropout && o->drop_p > 0, .drop_seed = o->drop_seed, .drop_offset = o->drop_offset, .drop_p = o->drop_p,
     };
     PW_TRY(forward(p, &r, &b, batch, o), "the forward pass");

@@ -11,6 +11,7 @@
 #include <omp.h>
 #include <string.h>
 #include "kernels/backend.h"
+#include "kernels/cache8.h"
 
 enum { QB = 32, KB = 64 };
 
@@ -56,11 +57,22 @@ static struct work work_of(const struct pw_dev *dev, int64_t d, bool backward)
     return w;
 }
 
-/* keys first.. n of them of head g, one after another */
-static void pack(float *to, struct pw_tensor from, const struct span *a, int64_t first, int64_t n, int64_t g)
+/* keys first.. n of them of head g, one after another, in f32 */
+static void pack(float *to, struct pw_tensor from, struct pw_tensor scale, const struct span *a, int64_t first, int64_t n, int64_t g)
 {
-    int64_t d = from.shape[2], stride = from.shape[1] * d;
-    for (int64_t j = 0; j < n; j++) memcpy(to + j * d, (const float *)from.data + row_of(a, first + j) * stride + g * d, (size_t)d * sizeof(float));
+    int64_t d = from.shape[2], groups = from.shape[1];
+    for (int64_t j = 0; j < n; j++) {
+        const int64_t head = row_of(a, first + j) * groups + g;
+        float *row = to + j * d;
+        if (from.dtype == PW_F32) memcpy(row, (const float *)from.data + head * d, (size_t)d * sizeof(float));
+        else if (from.dtype == PW_BF16)
+            for (int64_t i = 0; i < d; i++) row[i] = pw_bf16_to_f32(((const uint16_t *)from.data)[head * d + i]);
+        else {
+            const int8_t *code = (const int8_t *)from.data + head * d;
+            const float s = ((const float *)scale.data)[head];
+            for (int64_t i = 0; i < d; i++) row[i] = (float)code[i] * s;
+        }
+    }
 }
 
 struct block { int64_t q0, n_q, k0, n_k; };
@@ -90,11 +102,11 @@ static void key_range(const struct span *a, const struct pw_attn *attn, int64_t 
     *end = a->back + q0 + n_q;
 }
 
-static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v,
+static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, const struct pw_cache *c,
                          const struct pw_seqs *seqs, const struct pw_attn *attn, int seq, int64_t h)
 {
     const struct cpu_isa *isa = cpu_isa_of(dev);
-    int64_t heads = q.shape[1], g = h / (heads / k.shape[1]), d = q.shape[2], ldq = heads * d;
+    int64_t heads = q.shape[1], g = h / (heads / c->k.shape[1]), d = q.shape[2], ldq = heads * d;
     int64_t row0 = seqs->q_start[seq], queries = seqs->q_start[seq + 1] - row0;
     struct span a = span_of(seqs, seq);
     struct work w = work_of(dev, d, false);
@@ -107,8 +119,8 @@ static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct 
         key_range(&a, attn, q0, n_q, &first, &end);
         for (int64_t k0 = first; k0 < end; k0 += KB) {
             struct block b = { q0, n_q, k0, cpu_min(KB, end - k0) };
-            pack(w.k, k, &a, k0, b.n_k, g);
-            pack(w.v, v, &a, k0, b.n_k, g);
+            pack(w.k, c->k, c->k_scale, &a, k0, b.n_k, g);
+            pack(w.v, c->v, c->v_scale, &a, k0, b.n_k, g);
             scores(isa, &w, rows, ldq, d, &a, attn, b);
             for (int64_t i = 0; i < n_q; i++) {
                 float top = isa->max(KB, w.s + i * KB);
@@ -140,11 +152,39 @@ static int64_t score_work(const struct pw_seqs *seqs, int64_t heads, int64_t d)
     return work * heads * d;
 }
 
-int cpu_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
+int cpu_cache_attn(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, const struct pw_cache *cache, const struct pw_seqs *seqs, const struct pw_attn *attn)
 {
     int64_t heads = q.shape[1], tasks = seqs->n * heads;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (score_work(seqs, heads, q.shape[2]) > CPU_SMALL_WORK / 4)
-    for (int64_t i = 0; i < tasks; i++) forward_head(dev, out, lse, q, k, v, seqs, attn, (int)(i / heads), i % heads);
+    for (int64_t i = 0; i < tasks; i++) forward_head(dev, out, lse, q, cache, seqs, attn, (int)(i / heads), i % heads);
+    return 0;
+}
+int cpu_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
+{
+    return cpu_cache_attn(dev, out, lse, q, &(struct pw_cache){ k, v, pw_none(), pw_none() }, seqs, attn);
+}
+
+int cpu_cache_put(struct pw_dev *dev, struct pw_tensor pool, struct pw_tensor scale, struct pw_tensor x, struct pw_tensor rows)
+{
+    const int64_t groups = x.shape[1], d = x.shape[2], n = x.shape[0] * groups;
+#pragma omp parallel for num_threads(dev->threads) if (n * d > CPU_SMALL_ELEMENTS)
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t head = ((const int32_t *)rows.data)[i / groups] * groups + i % groups;
+        const float *from = (const float *)x.data + i * d;
+        if (pool.dtype == PW_BF16) {
+            for (int64_t e = 0; e < d; e++) ((uint16_t *)pool.data)[head * d + e] = pw_f32_to_bf16(from[e]);
+            continue;
+        }
+        float largest = 0, bad = 0;
+        for (int64_t e = 0; e < d; e++) {
+            const float a = fabsf(from[e]);
+            largest = a > largest ? a : largest;
+            bad += a * 0; /* NaN once a number is not finite */
+        }
+        const float s = pw_cache_scale(largest + bad);
+        ((float *)scale.data)[head] = s;
+        for (int64_t e = 0; e < d; e++) ((int8_t *)pool.data)[head * d + e] = pw_cache_code(from[e], s);
+    }
     return 0;
 }
 
@@ -166,8 +206,8 @@ static void backward_block(const struct cpu_isa *isa, const struct grads *t, str
     int64_t heads = t->q.shape[1], d = t->q.shape[2], ld = heads * d;
     const float *q = (const float *)t->q.data + row * ld + h * d, *up = (const float *)t->dout.data + row * ld + h * d;
     float scale = (float)attn->scale, cap = (float)attn->softcap;
-    pack(w->k, t->k, a, b.k0, b.n_k, g);
-    pack(w->v, t->v, a, b.k0, b.n_k, g);
+    pack(w->k, t->k, pw_none(), a, b.k0, b.n_k, g);
+    pack(w->v, t->v, pw_none(), a, b.k0, b.n_k, g);
     scores(isa, w, q, ld, d, a, attn, b);
     isa->dot(b.n_q, b.n_k, d, up, ld, w->v, d, w->ds, KB, false);
     for (int64_t i = 0; i < b.n_q; i++) {

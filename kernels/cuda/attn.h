@@ -22,7 +22,7 @@
 #include "kernels/cuda/cuda.h"
 
 enum {
-    ATTN_DECODE_QUERIES = 16,  /* sequences with no more queries than this go to attn_decode.cu: the path depends on the sequence alone */
+    ATTN_DECODE_QUERIES = 16,  /* sequences with no more queries than this go to attn_decode.h: the path depends on the sequence alone */
     ATTN_SPLIT_KEYS = 128,     /* fewest keys of a split */
     ATTN_SPLITS = 32,          /* most splits of a sequence */
     ATTN_WAVE_TOKENS = 32,     /* query tokens whose partial results are kept at a time */
@@ -42,6 +42,9 @@ struct attn_args {
     int heads, groups, share, d;
     int window;                /* INT32_MAX: all keys */
     int has_prefix, vec;
+    const int8_t *k8, *v8;     /* a cache of codes in place of k and v, (S, G, d) */
+    const float *k_scale, *v_scale; /* (S, G) */
+    int vec8;                  /* codes in pieces of 16: d % 16 == 0 and both pools begin on 16 bytes */
     float scale;               /* of the scores, in base e */
     float inner, outer;        /* z = outer * tanh(s * inner) with a cap, z = s * outer without */
     int capped;
@@ -121,6 +124,84 @@ template <int HD, int ROWS, int N> SIMT_INLINE void attn_stage_keys(bf16 *to, co
 template <int HD, int ROWS, int N> SIMT_INLINE void attn_stage_queries(bf16 *to, const bf16 *from, const struct attn_args &a, const struct attn_span &p, int g, int first, int end, int me)
 {
     attn_stage<HD, ROWS, N>(to, from, a.d, a.vec, me, [&](int i) -> int64_t { return first + i < end ? (int64_t)attn_query_at(a, p, g, first + i) : -1; });
+}
+
+/* ---- staging codes of 8 bits: global memory -> registers (in flight while something else is computed) -> bf16 in shared memory, exactly ---- */
+
+SIMT_FN uint32_t attn_code_pair(uint32_t w, int i) /* codes i and i + 1 of a word */
+{
+    return bf16x2((float)(int8_t)(w >> 8 * i & 0xff), (float)(int8_t)(w >> (8 * i + 8) & 0xff));
+}
+SIMT_FN void attn_store_piece(bf16 *to, uint4 v)
+{
+    uint4 *const at = (uint4 *)to;
+    at[0] = make_uint4(attn_code_pair(v.x, 0), attn_code_pair(v.x, 2), attn_code_pair(v.y, 0), attn_code_pair(v.y, 2));
+    at[1] = make_uint4(attn_code_pair(v.z, 0), attn_code_pair(v.z, 2), attn_code_pair(v.w, 0), attn_code_pair(v.w, 2));
+}
+template <int HD, int ROWS, int N> struct attn_codes {
+    static constexpr int PIECES = HD / 16, COUNT = (ROWS * PIECES + N - 1) / N;
+    uint4 v[COUNT];
+    float scale;               /* of row `me`, for the first ROWS threads */
+};
+/* Logical keys first .. first + ROWS of a sequence by N threads of which this is number `me`; those at or beyond `end` are zeros. */
+template <int HD, int ROWS, int N> SIMT_INLINE void attn_load_codes(struct attn_codes<HD, ROWS, N> &c, const int8_t *__restrict__ from, const float *__restrict__ scale, const struct attn_args &a,
+                                                                   const struct attn_span &p, int g, int first, int end, int me)
+{
+    static_assert(ROWS <= N, "a thread keeps one scale");
+    c.scale = me < ROWS && first + me < end ? scale[(size_t)attn_pool_row(p, first + me) * (size_t)a.groups + (size_t)g] : 0.0f;
+    if (!a.vec8) return;
+#pragma unroll
+    for (int j = 0; j < c.COUNT; j++) {
+        const int i = me + j * N, key = first + i / c.PIECES, e = i % c.PIECES * 16;
+        c.v[j] = make_uint4(0, 0, 0, 0);
+        if (i < ROWS * c.PIECES && key < end && e < a.d) c.v[j] = *(const uint4 *)(from + ((int64_t)attn_pool_row(p, key) * a.groups + g) * a.d + e);
+    }
+}
+template <int HD, int ROWS, int N> SIMT_INLINE void attn_store_codes(bf16 *to, float *scales, const struct attn_codes<HD, ROWS, N> &c, const int8_t *__restrict__ from, const struct attn_args &a,
+                                                                    const struct attn_span &p, int g, int first, int end, int me)
+{
+    static constexpr int LD = HD + 8;
+    if (me < ROWS) scales[me] = c.scale;
+    if (a.vec8) {
+#pragma unroll
+        for (int j = 0; j < c.COUNT; j++) {
+            const int i = me + j * N;
+            if (i < ROWS * c.PIECES) attn_store_piece(to + i / c.PIECES * LD + i % c.PIECES * 16, c.v[j]);
+        }
+    } else {
+#pragma unroll 1
+        for (int i = me; i < ROWS * HD; i += N) {
+            const int key = first + i / HD, e = i % HD;
+            store(to, (size_t)(i / HD * LD + e), key < end && e < a.d ? (float)from[((int64_t)attn_pool_row(p, key) * a.groups + g) * a.d + e] : 0.0f);
+        }
+    }
+}
+/* Both at once, two pieces in flight, where there are no registers for more. */
+template <int HD, int ROWS, int N> SIMT_INLINE void attn_stage_codes(bf16 *to, float *scales, const int8_t *__restrict__ from, const float *__restrict__ scale, const struct attn_args &a,
+                                                                    const struct attn_span &p, int g, int first, int end, int me)
+{
+    static constexpr int LD = HD + 8, PIECES = HD / 16;
+    if (!a.vec8) {
+        struct attn_codes<HD, ROWS, N> c;
+        attn_load_codes(c, from, scale, a, p, g, first, end, me);
+        attn_store_codes(to, scales, c, from, a, p, g, first, end, me);
+        return;
+    }
+    if (me < ROWS) scales[me] = first + me < end ? scale[(size_t)attn_pool_row(p, first + me) * (size_t)a.groups + (size_t)g] : 0.0f;
+#pragma unroll 2
+    for (int i = me; i < ROWS * PIECES; i += N) {
+        const int key = first + i / PIECES, e = i % PIECES * 16;
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (key < end && e < a.d) v = *(const uint4 *)(from + ((int64_t)attn_pool_row(p, key) * a.groups + g) * a.d + e);
+        attn_store_piece(to + i / PIECES * LD + e, v);
+    }
+}
+/* Columns of a tile of products or weights by the scales of their keys. */
+template <int N> SIMT_INLINE void attn_scale_keys(float (&s)[N / 8][4], const float *scales, int lane)
+{
+#pragma unroll
+    for (int i = 0; i < N / 8; i++)
+        for (int e = 0; e < 4; e++) s[i][e] *= scales[8 * i + 2 * (lane % 4) + e % 2];
 }
 
 /* ---- fragments: where lane l looks for a 16 x 16 piece whose first row is at `tile` ---- */
@@ -283,7 +364,10 @@ static inline __host__ __device__ struct attn_split attn_split_of(int keys, int 
 
 struct attn_args attn_args_of(struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn);
 bool attn_aligned(const void *const *p, int n, int64_t d);
-int attn_decode(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs);
+int attn_forward(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs); /* sequences with many queries: attn_fwd.h */
+int attn_decode(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs);  /* the others: attn_decode.h */
+int attn_forward_codes(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs); /* the same over k8, v8 */
+int attn_decode_codes(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs);
 size_t attn_decode_scratch(int64_t tokens, int64_t keys, int heads, int head_dim);
 int attn_bwd_keys(struct pw_dev *dev, const struct attn_args *a);
 int attn_bwd_queries(struct pw_dev *dev, const struct attn_args *a);

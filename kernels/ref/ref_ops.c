@@ -48,6 +48,7 @@ double ref_get(struct pw_tensor t, int64_t i)
     case PW_F64: return ((const double *)t.data)[i];
     case PW_F16: return pw_f16_to_f32(((const uint16_t *)t.data)[i]);
     case PW_BF16: return pw_bf16_to_f32(((const uint16_t *)t.data)[i]);
+    case PW_I8: return ((const int8_t *)t.data)[i];
     default: return ((const float *)t.data)[i];
     }
 }

@@ -156,19 +156,26 @@ mutant test_op kernels/ref/ref_linear.c 's/ref_add(g->dm, n, dot \/ ref_get(w->l
 mutant test_op kernels/cuda/dora.cu 's/out\[mine\] += sum \/ norm/out[mine] += sum * norm/' column_dot
 mutant test_op kernels/cuda/dora.cu 's/if (r > RANKS || k0 == 0) {/if (k0 == 0) {/' row_norm/dense/f32/2056
 mutant test_op kernels/cuda/dora.cu 's/v = k + e < w.n_in ? __fmaf_rn(scale/v = true ? __fmaf_rn(scale * 0.5f/' row_norm/nf4
+mutant test_op kernels/cpu/cpu_attn.c 's/((const float \*)scale.data)\[head\];/((const float *)scale.data)[head - g];/' cache/
+mutant test_cache kernels/cache8.h 's/!(largest <= FLT_MAX) ? NAN : //'
+mutant test_cache kernels/cuda/cache.cu 's/largest = !(a <= 3.402823466e38f) ? INFINITY : /largest = /'
+mutant test_op kernels/cuda/attn.h 's/\*= scales\[8 \* i + 2 \* (lane % 4) + e % 2\]/*= scales[8 * i + 2 * (lane % 4)]/' cache/
+mutant test_op kernels/cuda/attn_fwd.h 's/^        if constexpr (CODES) attn_store_codes(sk.*$//' cache/
+mutant test_cache kernels/cuda/attn_decode.h 's/attn_load_codes(kc, a.k8, a.k_scale, a, p, g, k0 + t::STEP, end, lane);//'
+mutant test_session infer/session.c 's/pw_dtype_bytes(m->cache_type);/pw_dtype_bytes(m->dev->act);/'
 mutant test_op kernels/cuda/attn.h 's/if (key >= w.seen\[e \/ 2\] ||/if (key > w.seen[e \/ 2] ||/' attn/dense/f32/65,
 mutant test_op kernels/cuda/attn.h 's/key < w.low\[e \/ 2\]) s/key + 1 < w.low[e \/ 2]) s/' attn/dense/f32/200,
 mutant test_op kernels/cuda/attn.h 's/w.o\[i\]\[e\] \*= shrink\[e \/ 2\]/w.o[i][e] *= shrink[0]/' attn/dense/f32/130,
-mutant test_op kernels/cuda/attn_fwd.cu 's/last_row \/ a.share + 1;/last_row \/ a.share;/' attn/dense/f32/65,
-mutant test_op kernels/cuda/attn_fwd.cu 's/^        cp_async_wait<0>();$/        cp_async_wait<1>();/' attn/dense/f32/65,
-mutant test_op kernels/cuda/attn_decode.cu 's/cp_async_wait<1>();/cp_async_wait<2>();/' attn/dense/f32/1,3
-mutant test_op kernels/cuda/attn_decode.cu 's/i < split.n; i++) {/i < split.n - 1; i++) {/' attn/dense/f32/1,3
+mutant test_op kernels/cuda/attn_fwd.h 's/last_row \/ a.share + 1;/last_row \/ a.share;/' attn/dense/f32/65,
+mutant test_op kernels/cuda/attn_fwd.h 's/^        cp_async_wait<0>();$/        cp_async_wait<1>();/' attn/dense/f32/65,
+mutant test_op kernels/cuda/attn_decode.h 's/cp_async_wait<1>();/cp_async_wait<2>();/' attn/dense/f32/1,3
+mutant test_op kernels/cuda/attn_decode.h 's/i < split.n; i++) {/i < split.n - 1; i++) {/' attn/dense/f32/1,3
 mutant test_op kernels/cuda/attn_bwd_keys.cu 's/a.window - p.back - 1;/a.window - p.back - 2;/' attn/dense/f32/200,
 mutant test_op kernels/cuda/attn_bwd_keys.cu 's/first = max(0, from - p.back)/first = max(0, from + 16 - p.back)/' attn/dense/f32/200,
 mutant test_op kernels/cuda/attn_bwd_keys.cu 's/chunk < a.n_seqs; chunk += t::THREADS/chunk < 1; chunk += t::THREADS/' attn/dense/f32/3,300
 mutant test_op kernels/cuda/attn_bwd_keys.cu 's/min(top - shift, visit % 2 ? p.n : p.prefix_n)/min(top - shift, p.n)/' attn/dense/f32/70,2
 mutant test_op kernels/cuda/attn_bwd_queries.cu 's/dp\[i\]\[e\] - delta\[h\]/dp[i][e] - 0 * delta[h]/' attn/dense/f32/5,
-mutant test_attn_rows kernels/cuda/attn_decode.cu 's/n \&\& tokens > ATTN_WAVE_TOKENS/n \&\& tokens > 40 * ATTN_WAVE_TOKENS/'
+mutant test_attn_rows kernels/cuda/attn_decode.h 's/n \&\& tokens > ATTN_WAVE_TOKENS/n \&\& tokens > 40 * ATTN_WAVE_TOKENS/'
 mutant test_attn_rows kernels/cuda/attn_bwd_keys.cu 's/ \* a.share \& ~(MB - 1);/ * a.share;/'
 mutant test_op kernels/ref/ref_ops.c 's/s \* (1 + z \* (1 - s))/s * (1 + z * s)/' glu/
 mutant test_op kernels/ref/ref_ops.c 's/(ref_get(w, i) + w_offset) - xi \* dot/(ref_get(w, i) + w_offset) - 0.999 * xi * dot/' norm/
