@@ -19,6 +19,7 @@ struct running {
     int32_t *ids;              /* prompt and continuation; g->tokens is its tail */
     int64_t n, fed;            /* tokens known; tokens in the cache */
 };
+enum { LOGITS = 8 };
 struct loop {
     struct pw_session *s;
     const struct pw_tokenizer *tokenizer;
@@ -27,7 +28,7 @@ struct loop {
     struct running *runs;
     struct pw_feed *feeds;
     int32_t *rows, *which;     /* of each row whose logits are asked for: where in the pass, whose */
-    float *logits;             /* (1, V): one request after the other, so memory does not grow with the batch */
+    float *logits;             /* (LOGITS, V): the head is read once for that many requests, and memory does not grow with the batch */
     int n;
     int64_t batch_tokens;
     double started;
@@ -228,8 +229,9 @@ static int step(struct loop *k)
     for (int j = 0; j < n_rows; j++) {
         struct running *r = &k->runs[k->which[j]];
         int32_t id;
-        PW_PASS(pw_session_logits(k->s, &k->rows[j], 1, k->logits));
-        PW_PASS(pw_sampler_pick(&r->g->sampler, k->logits, k->c->vocab, &id));
+        if (j % LOGITS == 0)
+            PW_PASS(pw_session_logits(k->s, k->rows + j, n_rows - j < LOGITS ? n_rows - j : LOGITS, k->logits));
+        PW_PASS(pw_sampler_pick(&r->g->sampler, k->logits + (size_t)(j % LOGITS) * (size_t)k->c->vocab, k->c->vocab, &id));
         PW_PASS(take_token(k, r, id));
         if (!r->done && k->opt->no_cache) {
             PW_PASS(pw_session_rewind(k->s, r->seq, 0));
@@ -259,7 +261,7 @@ int pw_generate(struct pw_session *s, const struct pw_tokenizer *t, struct pw_ge
     k.feeds = pw_arena_array(&arena, (size_t)n, sizeof *k.feeds);
     k.rows = pw_arena_array(&arena, (size_t)n, sizeof *k.rows);
     k.which = pw_arena_array(&arena, (size_t)n, sizeof *k.which);
-    k.logits = pw_arena_array(&arena, (size_t)m->config.vocab, sizeof *k.logits);
+    k.logits = pw_arena_array(&arena, (size_t)(n < LOGITS ? n : LOGITS) * (size_t)m->config.vocab, sizeof *k.logits);
     PW_CHECK_OUT(k.runs && k.feeds && k.rows && k.which && k.logits, PW_E_NOMEM, "out of memory for %d requests", n);
     for (int i = 0; i < n; i++)
         PW_TRY_OUT(begin(&k, &k.runs[i], &requests[i]), "prompt %d", i + 1);

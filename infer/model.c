@@ -826,6 +826,7 @@ int pw_model_norms(struct pw_model *m)
 
 static int attach(struct pw_model *m, const struct pw_adapter *a, bool shapes)
 {
+    m->attached++;
     detach(m);
     for (size_t i = 0; a && i < a->n; i++) {
         const struct pw_adapter_module *module = &a->modules[i];

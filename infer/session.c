@@ -15,6 +15,10 @@
 
 enum list { IDS, POS, KV_ROWS, TARGETS, BEST, LISTS };
 
+enum { GRAPHS = 16 };
+/* A captured step and all that it holds for; without `graph` a step that was seen once. */
+struct step { bool used; int n_feeds; int64_t most_keys; bool prefix; const void *scratch; uint64_t attached; void *graph; };
+
 struct timeline { bool used; int64_t start, capacity, length, coming; int prefix, shared; }; /* coming: the least length that its rotary factors are for */
 
 struct pw_session {
@@ -36,6 +40,10 @@ struct pw_session {
     int32_t *q_start, *kv_start, *kv_len, *prefix_start, *prefix_len; /* (max_seqs + 1) */
     /* device side, where that is not host memory */
     void *lists[LISTS], *seqs, *logits;
+    struct step steps[GRAPHS];
+    int next_step;                         /* the next to be overwritten */
+    bool capture;
+    int64_t replays;
     struct pw_arena arena;
 };
 
@@ -179,6 +187,7 @@ int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, i
     PW_TRY_OUT(open_host(s), "opening a session");
     PW_TRY_OUT(open_pools(s), "opening a session");
     PW_TRY_OUT(reserve(s), "opening a session");
+    s->capture = pw_dev_captures(m->dev);
 out:
     if (rc < 0) {
         pw_session_close(s);
@@ -188,10 +197,18 @@ out:
     return rc;
 }
 
+static void forget_steps(struct pw_session *s)
+{
+    for (int i = 0; i < GRAPHS; i++)
+        pw_dev_graph_free(s->m->dev, s->steps[i].graph);
+    memset(s->steps, 0, sizeof s->steps);
+}
+
 void pw_session_close(struct pw_session *s)
 {
     if (!s)
         return;
+    forget_steps(s);
     pw_pool_close(&s->adapter);
     pw_pool_close(&s->scratch);
     pw_pool_close(&s->kv);
@@ -202,6 +219,16 @@ void pw_session_close(struct pw_session *s)
 const struct pw_model *pw_session_model(const struct pw_session *s)
 {
     return s->m;
+}
+
+void pw_session_capture(struct pw_session *s, bool on)
+{
+    s->capture = on && pw_dev_captures(s->m->dev);
+}
+
+int64_t pw_session_replays(const struct pw_session *s)
+{
+    return s->replays;
 }
 
 int64_t pw_session_batch_tokens(const struct pw_session *s)
@@ -355,6 +382,7 @@ static int follow_adapter(struct pw_session *s)
     for (int l = 0; l < PW_LIN_COUNT; l++)
         most = ranks[l] > most ? ranks[l] : most;
     if (most > s->xa_rank) {
+        forget_steps(s);
         pw_pool_close(&s->adapter);
         s->adapter = (struct pw_pool){0};
         s->xa_rank = 0;
@@ -400,10 +428,71 @@ static int list_of(struct pw_session *s, enum list which, int32_t *host, int64_t
     return s->m->dev->host ? 0 : pw_dev_put(s->m->dev, out->data, host, (size_t)n * sizeof *host);
 }
 
-int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
+/* The ops of a pass, over lists that lie where the device sees them. */
+static int compute(struct pw_session *s, struct pw_block_batch *b, struct pw_tensor ids)
 {
     struct pw_model *m = s->m;
     const struct pw_model_config *c = &m->config;
+    const struct pw_tensor x = pw_rows(s->x, 0, b->tokens), h = pw_rows(s->h, 0, b->tokens);
+    PW_PASS(pw_embed_fwd(m->dev, x, m->embed, ids));
+    if (c->embed_scale != 1.0)
+        PW_PASS(pw_scale(m->dev, x, pw_model_embed_scale(m)));
+    for (int i = 0; i < c->layers; i++) {
+        b->cache = s->cache[i];
+        PW_PASS(pw_block_forward(m, i, x, b, &s->work, NULL));
+    }
+    return pw_rmsnorm_fwd(m->dev, h, pw_none(), x, m->norm_final, c->norm_eps, c->norm_offset);
+}
+
+/* The most keys that the step serves: doublings, so that few steps are captured while texts grow; never more than there is scratch for. */
+static int64_t most_keys(const struct pw_session *s, const struct pw_seqs *seqs)
+{
+    int64_t longest = 1, most = 256;
+    for (int i = 0; i < seqs->n; i++) {
+        const int64_t keys = seqs->kv_len[i] + (seqs->prefix_len ? seqs->prefix_len[i] : 0);
+        longest = keys > longest ? keys : longest;
+    }
+    while (most < longest)
+        most *= 2;
+    return most < 2 * s->rows ? most : 2 * s->rows;
+}
+
+static bool same_step(const struct step *a, const struct step *b)
+{
+    return a->used && a->n_feeds == b->n_feeds && a->most_keys == b->most_keys && a->prefix == b->prefix && a->scratch == b->scratch &&
+           a->attached == b->attached;
+}
+
+/* A pass of one token a timeline. The first of its kind is launched, since libraries and the driver make ready what they need then; the second is
+ * captured. */
+static int compute_step(struct pw_session *s, struct pw_block_batch *b, struct pw_seqs *seqs, struct pw_tensor ids)
+{
+    struct pw_dev *dev = s->m->dev;
+    const struct step wanted = {.used = true, .n_feeds = seqs->n, .most_keys = most_keys(s, seqs), .prefix = seqs->prefix_len != NULL,
+                                .scratch = dev->scratch, .attached = s->m->attached};
+    struct step *step = NULL;
+    for (int i = 0; i < GRAPHS && !step; i++)
+        step = same_step(&s->steps[i], &wanted) ? &s->steps[i] : NULL;
+    seqs->most_keys = wanted.most_keys;
+    if (!step) {
+        step = &s->steps[s->next_step];
+        s->next_step = (s->next_step + 1) % GRAPHS;
+        pw_dev_graph_free(dev, step->graph);
+        *step = wanted;
+        return compute(s, b, ids);
+    }
+    if (!step->graph) {
+        PW_PASS(pw_dev_capture(dev));
+        const int rc = compute(s, b, ids), end = pw_dev_captured(dev, rc < 0 ? NULL : &step->graph);
+        PW_PASS(rc);
+        PW_PASS(end);
+    }
+    s->replays++;
+    return pw_dev_replay(dev, step->graph);
+}
+
+int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
+{
     int64_t n;
     PW_PASS(check_feed(s, feeds, n_feeds, &n));
     PW_PASS(follow_adapter(s));
@@ -413,20 +502,11 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
                            .prefix_start = any_prefix ? s->prefix_start : NULL, .prefix_len = any_prefix ? s->prefix_len : NULL};
     struct pw_block_batch b = {.tokens = n, .seqs = &seqs};
     struct pw_tensor ids;
-    const struct pw_tensor x = pw_rows(s->x, 0, n), h = pw_rows(s->h, 0, n);
     PW_PASS(list_of(s, IDS, s->ids, n, &ids));
     PW_PASS(list_of(s, POS, s->pos, n, &b.pos));
     PW_PASS(list_of(s, KV_ROWS, s->kv_rows, n, &b.kv_rows));
-    PW_PASS(pw_seqs_put(m->dev, s->seqs, &seqs));
-
-    PW_PASS(pw_embed_fwd(m->dev, x, m->embed, ids));
-    if (c->embed_scale != 1.0)
-        PW_PASS(pw_scale(m->dev, x, pw_model_embed_scale(m)));
-    for (int i = 0; i < c->layers; i++) {
-        b.cache = s->cache[i];
-        PW_PASS(pw_block_forward(m, i, x, &b, &s->work, NULL));
-    }
-    PW_PASS(pw_rmsnorm_fwd(m->dev, h, pw_none(), x, m->norm_final, c->norm_eps, c->norm_offset));
+    PW_PASS(pw_seqs_put(s->m->dev, s->seqs, &seqs));
+    PW_PASS(s->capture && n == n_feeds ? compute_step(s, &b, &seqs, ids) : compute(s, &b, ids));
     for (int i = 0; i < n_feeds; i++) {
         struct timeline *t = &s->timelines[feeds[i].seq];
         t->coming = factors_of(s, feeds[i].seq, length_of(s, feeds[i].seq) + feeds[i].n);

@@ -35,6 +35,10 @@ bool pw_session_stale(const struct pw_session *s, int seq, int64_t n);
  * ids are out of range, capacity or context would be exceeded, or the batch is too large. */
 struct pw_feed { int seq; const int32_t *ids; int64_t n; };
 int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds);
+/* Passes of one token a timeline are captured where the device captures steps (kernels/dev.h) and replayed from then on; results have the same bytes.
+ * Off: every pass is launched anew. pw_session_replays: passes that were replayed. */
+void pw_session_capture(struct pw_session *s, bool on);
+int64_t pw_session_replays(const struct pw_session *s);
 /* After a feed: logits (n, V) f32 in host memory for the given rows of the pass. */
 int pw_session_logits(struct pw_session *s, const int32_t *rows, int n, float *logits);
 /* After a feed: log P(target) for every row of the pass with target >= 0 (others 0), and the arg max (may be NULL). No full logits. */

@@ -26,6 +26,10 @@ struct pw_backend {
     int (*send)(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes);
     int (*bring)(struct pw_dev *d, int lane, void *device, const void *host, size_t bytes);
     int (*wait)(struct pw_dev *d, int lane);
+    int (*capture)(struct pw_dev *d);                                 /* NULL, all four: this backend captures nothing */
+    int (*captured)(struct pw_dev *d, void **graph);                  /* graph NULL: what was recorded is dropped */
+    int (*replay)(struct pw_dev *d, void *graph);
+    void (*forget)(struct pw_dev *d, void *graph);
     size_t (*scratch_linear)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_head)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_experts)(const struct pw_dev *d, int64_t rows, const struct pw_experts *experts, bool backward);

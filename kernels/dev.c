@@ -151,6 +151,16 @@ int pw_dev_wait(struct pw_dev *d, int lane) { return d->backend->wait(d, lane); 
 int pw_dev_pinned(struct pw_dev *d, void **out, size_t bytes) { return d->backend->take_pinned(d, out, bytes ? bytes : 64); }
 void pw_dev_pinned_free(struct pw_dev *d, void *p) { if (p) d->backend->give_pinned(d, p); }
 
+bool pw_dev_captures(const struct pw_dev *d) { return d->backend->capture != NULL; }
+int pw_dev_capture(struct pw_dev *d)
+{
+    PW_CHECK(pw_dev_captures(d), PW_E_UNSUPPORTED, "device %s captures no steps", d->kind);
+    return d->backend->capture(d);
+}
+int pw_dev_captured(struct pw_dev *d, void **graph) { return d->backend->captured(d, graph); }
+int pw_dev_replay(struct pw_dev *d, void *graph) { return d->backend->replay(d, graph); }
+void pw_dev_graph_free(struct pw_dev *d, void *graph) { if (graph) d->backend->forget(d, graph); }
+
 /* ---- pools ---- */
 
 int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *name)

@@ -50,6 +50,16 @@ int pw_dev_wait(struct pw_dev *d, int lane);
 int pw_dev_pinned(struct pw_dev *d, void **out, size_t bytes); /* cleared; kernels may read it as if it were device memory, only slower */
 void pw_dev_pinned_free(struct pw_dev *d, void *p);            /* NULL is fine */
 
+/* A step that is the same each time, captured once and replayed as one piece of work (a CUDA graph; on simt a recording). Ops called between capture and
+ * captured are recorded, not run; nothing else may be called there. A replay runs them on what device memory holds by then, so all that
+ * changes from step to step lies there, is put before the replay, and no op of the step may choose by it on the host (pw_seqs.most_keys says how
+ * attention does not). Memory and scratch that the step used must live as long as the graph. */
+bool pw_dev_captures(const struct pw_dev *d);
+int pw_dev_capture(struct pw_dev *d);
+int pw_dev_captured(struct pw_dev *d, void **graph);   /* ends it; NULL drops what was recorded, as after an error between the two */
+int pw_dev_replay(struct pw_dev *d, void *graph);      /* queued, like an op */
+void pw_dev_graph_free(struct pw_dev *d, void *graph); /* NULL is fine */
+
 /* A pool: one allocation, pieces handed out in order, all given back at once. Pieces are 64-byte aligned and cleared. */
 struct pw_pool { struct pw_dev *dev; char *base; size_t bytes, used; const char *name; };
 int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *name);

@@ -195,6 +195,8 @@ static int good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int6
             PW_CHECK(n == 0 || (at >= 0 && n > 0 && at <= pool && n <= pool - at), PW_E_FAIL,
                      "%s: seqs: sequence %d: prefix %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, at, n, pool);
         }
+        PW_CHECK(!s->most_keys || len + (s->prefix_len ? s->prefix_len[i] : 0) <= s->most_keys, PW_E_FAIL, "%s: seqs: sequence %d has more keys than the %" PRId64 " that are planned for", op, i,
+                 s->most_keys);
         /* backward adds to a sequence's own key rows without locks */
         if (backward && len) {
             PW_CHECK(start >= taken, PW_E_FAIL, "%s: seqs: keys of sequence %d begin at row %" PRId64 ", before row %" PRId64 " where those of an earlier one end", op, i, start, taken);

@@ -30,6 +30,7 @@ struct pw_seqs {
     const int32_t *kv_start, *kv_len;         /* (n) */
     const int32_t *prefix_start, *prefix_len; /* (n) or NULL */
     const int32_t *device;                    /* the five lists one after the other where the device sees them: pw_seqs_put; NULL on host devices */
+    int64_t most_keys;                        /* in a captured step: what is launched serves every kv_len and prefix_len that sum up to this; 0: those of now */
 };
 size_t pw_seqs_bytes(int n);                  /* of device memory that pw_seqs_put wants */
 int pw_seqs_put(struct pw_dev *dev, void *memory, struct pw_seqs *s); /* sets s->device; the host's lists stay the ones that are checked */

@@ -360,6 +360,13 @@ static inline __host__ __device__ struct attn_split attn_split_of(int keys, int 
     return s;
 }
 
+/* The most that any sequence of up to `keys` keys can have. */
+static inline int attn_most_splits(int64_t keys)
+{
+    const int64_t n = (keys + 63 + ATTN_SPLIT_KEYS - 1) / ATTN_SPLIT_KEYS; /* a window may begin up to 63 keys early */
+    return (int)(n > ATTN_SPLITS ? (int64_t)ATTN_SPLITS : n);
+}
+
 /* ---- launchers ---- */
 
 struct attn_args attn_args_of(struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn);

@@ -10,7 +10,8 @@
  * same bits whatever else is in the batch. It is not the same bits as from attn_fwd.h, whose sums run over other tiles.
  * Partial results live in scratch, ATTN_WAVE_TOKENS query tokens at a time: more sequences go in waves, one after the other in the stream,
  * and the scratch is bounded whatever the batch. A sequence with one split writes its output at once and needs none.
- * In a captured graph the number of splits of the grid must cover the longest sequence to come: blocks beyond a sequence's splits return.
+ * In a captured step (pw_seqs.most_keys) the grid has the splits of the longest sequence to come: blocks beyond a sequence's own splits return, and the
+ * sums are those of its own splits, so that the bytes are the same.
  *
  *   shared memory  K [4][16][HD+8], V [4][16][HD+8], Q [16][HD+8];  afterwards o [4][16][HD+8] f32 over K and V, maximum and sum [2][4][16] over Q
  *     HD = 128: 38 KiB, HD = 256: 74 KiB. Rows of o are HD + 8 floats: a half warp's pairs cover all banks once.
@@ -182,7 +183,8 @@ template <bool CODES> static int decode_all(struct pw_dev *dev, const struct att
         wave.first_token = seqs->q_start[first];
         for (; first + n < seqs->n; n++) {
             const int i = first + n, n_q = seqs->q_start[i + 1] - seqs->q_start[i], keys = seqs->kv_len[i] + (seqs->prefix_len ? seqs->prefix_len[i] : 0);
-            const int splits = n_q ? attn_split_of(keys, n_q, a.window).n : 1;
+            const int64_t most = min(seqs->most_keys, (int64_t)a.window + n_q);
+            const int splits = n_q == 0 ? 1 : seqs->most_keys ? attn_most_splits(most) : attn_split_of(keys, n_q, a.window).n;
             const int tokens = seqs->q_start[i + 1] - wave.first_token;
             if (n_q > ATTN_DECODE_QUERIES) break;
             if (n && tokens > ATTN_WAVE_TOKENS && max(splits, wave.splits) > 1) break;

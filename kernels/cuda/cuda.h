@@ -47,6 +47,7 @@ struct cuda_impl {
     struct cuda_status *status;
     int card;                 /* index; -1 on simt */
     int processors;           /* streaming multiprocessors */
+    bool capturing;           /* ops are recorded; nothing else may be queued */
     size_t shared_limit;      /* bytes of shared memory a block may ask for */
     void *gemm;               /* kernels/cuda/gemm.h */
     void *lanes;              /* of transfers: plugin.cu */

@@ -40,10 +40,18 @@ static int look_at_status(struct pw_dev *dev)
     return pw_error(PW_E_FAIL, "%s[%lld]: expected 0 to %lld, got %d", what[s.fault], (long long)s.index, (long long)s.limit - 1, s.value);
 }
 
+/* Between the beginning and the end of a captured step only ops may be called: a transfer would happen once, at its time, or not at all. */
+static int not_capturing(struct pw_dev *dev, const char *what)
+{
+    PW_CHECK(!cuda_of(dev)->capturing, PW_E_FAIL, "device %s: %s inside of a step that is being captured", dev->kind, what);
+    return 0;
+}
+
 /* ---- memory ---- */
 
 static int take(struct pw_dev *dev, void **out, size_t bytes)
 {
+    PW_PASS(not_capturing(dev, "taking memory"));
     *out = NULL;
     simt_error e = rt_malloc(out, bytes);
     if (e != 0) return pw_error(PW_E_NOMEM, "device %s: no memory for %zu bytes: %s", dev->kind, bytes, rt_error_text(e));
@@ -56,15 +64,18 @@ static void give(struct pw_dev *dev, void *p)
 }
 static int put(struct pw_dev *dev, void *device, const void *host, size_t bytes)
 {
+    PW_PASS(not_capturing(dev, "a copy"));
     return failed(dev, "copy to the device", rt_put(device, host, bytes, cuda_of(dev)->stream));
 }
 static int sync(struct pw_dev *dev)
 {
+    PW_PASS(not_capturing(dev, "waiting"));
     PW_PASS(failed(dev, "work on the device", rt_sync(cuda_of(dev)->stream)));
     return look_at_status(dev);
 }
 static int get(struct pw_dev *dev, void *host, const void *device, size_t bytes)
 {
+    PW_PASS(not_capturing(dev, "a copy"));
     PW_PASS(failed(dev, "copy from the device", rt_get(host, device, bytes, cuda_of(dev)->stream)));
     return sync(dev);
 }
@@ -82,13 +93,41 @@ static int take_pinned(struct pw_dev *dev, void **out, size_t bytes)
 static void give_pinned(struct pw_dev *dev, void *p) { (void)dev, (void)rt_pinned_free(p); }
 static int send(struct pw_dev *dev, int lane, void *host, const void *device, size_t bytes)
 {
+    PW_PASS(not_capturing(dev, "a transfer"));
     return failed(dev, "transfer to the host", rt_transfer(lanes_of(dev), lane, host, device, bytes, true, cuda_of(dev)->stream));
 }
 static int bring(struct pw_dev *dev, int lane, void *device, const void *host, size_t bytes)
 {
+    PW_PASS(not_capturing(dev, "a transfer"));
     return failed(dev, "transfer from the host", rt_transfer(lanes_of(dev), lane, device, host, bytes, false, cuda_of(dev)->stream));
 }
-static int wait(struct pw_dev *dev, int lane) { return failed(dev, "transfer", rt_wait(lanes_of(dev), lane, cuda_of(dev)->stream)); }
+static int wait(struct pw_dev *dev, int lane)
+{
+    PW_PASS(not_capturing(dev, "waiting"));
+    return failed(dev, "transfer", rt_wait(lanes_of(dev), lane, cuda_of(dev)->stream));
+}
+
+/* ---- captured steps ---- */
+
+static int capture(struct pw_dev *dev)
+{
+    PW_PASS(not_capturing(dev, "a capture"));
+    PW_PASS(failed(dev, "capturing a step", rt_capture_begin(cuda_of(dev)->stream)));
+    cuda_of(dev)->capturing = true;
+    return 0;
+}
+static int captured(struct pw_dev *dev, void **graph)
+{
+    PW_CHECK(cuda_of(dev)->capturing, PW_E_FAIL, "device %s: no step is being captured", dev->kind);
+    cuda_of(dev)->capturing = false;
+    return failed(dev, "capturing a step", rt_capture_end(graph, cuda_of(dev)->stream));
+}
+static int replay(struct pw_dev *dev, void *graph)
+{
+    PW_PASS(not_capturing(dev, "a replay"));
+    return failed(dev, "running a captured step", rt_replay(graph, cuda_of(dev)->stream));
+}
+static void forget(struct pw_dev *dev, void *graph) { (void)dev, rt_graph_free(graph); }
 
 /* ---- open, close ---- */
 
@@ -180,7 +219,7 @@ out:
 
 static const struct pw_backend backend = {
     .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory,
-    .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait,
+    .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget,
     .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_attn = cuda_scratch_attn,
 };
 

@@ -42,6 +42,21 @@ static inline simt_error rt_transfer(struct rt_lanes *l, int lane, void *to, con
     return e == 0 ? cudaEventRecord(l->lane[lane], l->stream) : e;
 }
 static inline simt_error rt_wait(struct rt_lanes *l, int lane, simt_stream s) { return cudaStreamWaitEvent(s, l->lane[lane], 0); }
+
+/* A step as a graph: what is queued between begin and end is recorded, not run. */
+static inline simt_error rt_capture_begin(simt_stream s) { return cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal); }
+static inline simt_error rt_capture_end(void **out, simt_stream s) /* out NULL: what was recorded is dropped */
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    simt_error e = cudaStreamEndCapture(s, &graph);
+    if (e == 0 && out) e = cudaGraphInstantiate(&exec, graph, 0);
+    if (graph) (void)cudaGraphDestroy(graph);
+    if (out) *out = exec;
+    return e;
+}
+static inline simt_error rt_replay(void *graph, simt_stream s) { return cudaGraphLaunch((cudaGraphExec_t)graph, s); }
+static inline void rt_graph_free(void *graph) { (void)cudaGraphExecDestroy((cudaGraphExec_t)graph); }
 #else
 #include "base/memory.h"
 #include "kernels/simt/memory.h"
@@ -59,6 +74,10 @@ static inline simt_error rt_lanes_open(struct rt_lanes *) { return 0; }
 static inline void rt_lanes_close(struct rt_lanes *) {}
 static inline simt_error rt_transfer(struct rt_lanes *, int, void *to, const void *from, size_t bytes, bool, simt_stream s) { return rt_put(to, from, bytes, s); }
 static inline simt_error rt_wait(struct rt_lanes *, int, simt_stream) { return 0; }
+static inline simt_error rt_capture_begin(simt_stream) { return simt_record_begin() ? 0 : 1; }
+static inline simt_error rt_capture_end(void **out, simt_stream) { return simt_record_end((struct simt_graph **)out); }
+static inline simt_error rt_replay(void *graph, simt_stream) { return simt_replay((struct simt_graph *)graph); }
+static inline void rt_graph_free(void *graph) { simt_graph_free((struct simt_graph *)graph); }
 static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return *free_bytes = pw_memory_available(), *total = *free_bytes, 0; }
 #endif
 #endif

@@ -533,3 +533,80 @@ simt_error simt_launch(dim3 grid, dim3 block, size_t smem, void (*body)(void *),
     simt_memory_close();
     return failed;
 }
+
+/* ---- recording ---- */
+
+struct record { dim3 grid, block; size_t smem; void (*body)(void *); simt_error (*work)(void *); void *arg; };
+struct simt_graph { record *list; size_t n, room; bool failed; };
+static simt_graph *recording;
+
+bool simt_record_begin(void)
+{
+    if (recording) return false;
+    recording = (simt_graph *)pw_alloc_zero(1, sizeof *recording);
+    return recording != NULL;
+}
+
+void simt_graph_free(simt_graph *g)
+{
+    if (!g) return;
+    for (size_t i = 0; i < g->n; i++) pw_free(g->list[i].arg);
+    pw_free(g->list);
+    pw_free(g);
+}
+
+simt_error simt_record_end(simt_graph **out)
+{
+    simt_graph *g = recording;
+    recording = NULL;
+    if (out) *out = NULL;
+    if (!g) return snprintf(fault_text, sizeof fault_text, "nothing is being recorded"), 1;
+    if (!out || g->failed) {
+        const bool failed = g->failed;
+        simt_graph_free(g);
+        if (failed) snprintf(fault_text, sizeof fault_text, "no memory for a recording");
+        return failed ? 2 : 0;
+    }
+    *out = g;
+    return 0;
+}
+
+static simt_error keep(record r, const void *arg, size_t bytes)
+{
+    simt_graph *g = recording;
+    r.arg = pw_alloc_zero(1, bytes ? bytes : 1);
+    if (g->n == g->room) {
+        const size_t room = g->room ? 2 * g->room : 64;
+        record *list = (record *)pw_realloc(g->list, g->room * sizeof *list, room * sizeof *list);
+        if (list) g->list = list, g->room = room;
+    }
+    if (!r.arg || g->n == g->room) {
+        pw_free(r.arg);
+        g->failed = true;
+        snprintf(fault_text, sizeof fault_text, "no memory for a recording");
+        return 2;
+    }
+    memcpy(r.arg, arg, bytes);
+    g->list[g->n++] = r;
+    return 0;
+}
+
+simt_error simt_enqueue(dim3 grid, dim3 block, size_t smem, void (*body)(void *), void *arg, size_t bytes)
+{
+    return recording ? keep({grid, block, smem, body, NULL, NULL}, arg, bytes) : simt_launch(grid, block, smem, body, arg);
+}
+
+simt_error simt_host(simt_error (*work)(void *), void *arg, size_t bytes)
+{
+    return recording ? keep({dim3(0), dim3(0), 0, NULL, work, NULL}, arg, bytes) : work(arg);
+}
+
+simt_error simt_replay(const simt_graph *g)
+{
+    for (size_t i = 0; i < g->n; i++) {
+        const record &r = g->list[i];
+        const simt_error e = r.work ? r.work(r.arg) : simt_launch(r.grid, r.block, r.smem, r.body, r.arg);
+        if (e) return e;
+    }
+    return 0;
+}

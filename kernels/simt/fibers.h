@@ -83,11 +83,23 @@ bool simt_schedule(const char *name); /* "" or "forward", "reverse", "random:SEE
 void simt_threads(int n);             /* blocks at a time */
 simt_error simt_launch(dim3 grid, dim3 block, size_t smem, void (*body)(void *), void *arg);
 
+/* Recording, the twin of a stream's capture: between begin and end launches are kept with a copy of their arguments instead of being run; a replay runs
+ * them in their order, each time on what memory holds then. One recording at a time. Work of the host that belongs to the stream (the twin of a
+ * library's kernel) goes through simt_host. */
+struct simt_graph;
+bool simt_record_begin(void);                   /* false: one is under way */
+simt_error simt_record_end(struct simt_graph **out); /* out NULL: what was recorded is dropped */
+simt_error simt_replay(const struct simt_graph *g);
+void simt_graph_free(struct simt_graph *g);     /* NULL is fine */
+simt_error simt_enqueue(dim3 grid, dim3 block, size_t smem, void (*body)(void *), void *arg, size_t bytes);
+simt_error simt_host(simt_error (*work)(void *), void *arg, size_t bytes);
+
 /* Arguments are evaluated once and passed by value to every thread, as in CUDA. */
 template <class K, class... A> static inline simt_error simt_call(dim3 grid, dim3 block, size_t smem, K kernel, A... a)
 {
-    auto run = [&] { kernel(a...); };
-    return simt_launch(grid, block, smem, [](void *p) { (*(decltype(run) *)p)(); }, &run);
+    auto run = [=] { kernel(a...); };
+    static_assert(__is_trivially_copyable(decltype(run)), "arguments of kernels are copied as bytes");
+    return simt_enqueue(grid, block, smem, [](void *p) { (*(decltype(run) *)p)(); }, &run, sizeof run);
 }
 #define SIMT_LAUNCH(kernel, grid, block, smem, stream, ...) ((void)(stream), simt_call((grid), (block), (smem), [](auto... a) { kernel(a...); }, __VA_ARGS__))
 #endif

@@ -11,14 +11,17 @@ int gemm_open(void **handle, const char *)
 }
 void gemm_close(void *) { }
 
-int gemm_run(struct pw_dev *dev, const char *op, const struct gemm_call *g)
+struct work { struct gemm_call call; int threads; };
+
+static simt_error multiply(void *arg)
 {
+    const struct gemm_call *g = &((struct work *)arg)->call;
     float *b = (float *)pw_alloc_zero((size_t)(g->n * g->k), sizeof *b); /* B as f32, (n, k): each element is read m times */
-    PW_CHECK(b, PW_E_NOMEM, "%s: device %s: no memory for a copy of the second operand", op, dev->kind);
+    if (!b) return 2;
     simt_memory_open();
     for (int64_t n = 0; n < g->n; n++)
         for (int64_t k = 0; k < g->k; k++) b[n * g->k + k] = bf16_to_f32(g->b[g->layout == GEMM_NT ? n * g->ldb + k : k * g->ldb + n].bits);
-#pragma omp parallel for num_threads(dev->threads) schedule(static) if (g->m * g->n * g->k > 65536)
+#pragma omp parallel for num_threads(((struct work *)arg)->threads) schedule(static) if (g->m * g->n * g->k > 65536)
     for (int64_t m = 0; m < g->m; m++)
         for (int64_t n = 0; n < g->n; n++) {
             const int64_t at = m * g->ldc + n;
@@ -29,5 +32,12 @@ int gemm_run(struct pw_dev *dev, const char *op, const struct gemm_call *g)
         }
     simt_memory_close();
     pw_free(b);
+    return 0;
+}
+
+int gemm_run(struct pw_dev *dev, const char *op, const struct gemm_call *g)
+{
+    struct work w = {*g, dev->threads};
+    PW_CHECK(simt_host(multiply, &w, sizeof w) == 0, PW_E_NOMEM, "%s: device %s: no memory for a copy of the second operand", op, dev->kind);
     return 0;
 }

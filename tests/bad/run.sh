@@ -163,6 +163,9 @@ mutant test_op kernels/cuda/attn.h 's/\*= scales\[8 \* i + 2 \* (lane % 4) + e %
 mutant test_op kernels/cuda/attn_fwd.h 's/^        if constexpr (CODES) attn_store_codes(sk.*$//' cache/
 mutant test_cache kernels/cuda/attn_decode.h 's/attn_load_codes(kc, a.k8, a.k_scale, a, p, g, k0 + t::STEP, end, lane);//'
 mutant test_session infer/session.c 's/pw_dtype_bytes(m->cache_type);/pw_dtype_bytes(m->dev->act);/'
+mutant test_capture infer/session.c 's/^    seqs->most_keys = wanted.most_keys;$//'
+mutant test_capture infer/session.c 's/a->attached == b->attached/a->used/'
+mutant test_capture kernels/cuda/attn_decode.h 's/attn_most_splits(most) :/(most > 0) :/'
 mutant test_op kernels/cuda/attn.h 's/if (key >= w.seen\[e \/ 2\] ||/if (key > w.seen[e \/ 2] ||/' attn/dense/f32/65,
 mutant test_op kernels/cuda/attn.h 's/key < w.low\[e \/ 2\]) s/key + 1 < w.low[e \/ 2]) s/' attn/dense/f32/200,
 mutant test_op kernels/cuda/attn.h 's/w.o\[i\]\[e\] \*= shrink\[e \/ 2\]/w.o[i][e] *= shrink[0]/' attn/dense/f32/130,
