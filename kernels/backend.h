@@ -9,6 +9,11 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* Which way a linear layer of this shape multiplies: kernels/choices.h. */
+enum { PW_CHOICE_LEAST = 32, PW_CHOICE_MOST = 4096 }; /* rows: a power of two that stands for the numbers above the one before it, the last for all */
+enum pw_way { PW_WAY_FUSED, PW_WAY_DECODED };
+struct pw_choice { enum pw_qtype type; enum pw_dtype dtype; int64_t rows, n_out, n_in; enum pw_way way; double seconds[2]; };
+
 struct pw_backend {
     const char *kind;
     const struct pw_ops *ops;
@@ -30,6 +35,8 @@ struct pw_backend {
     int (*captured)(struct pw_dev *d, void **graph);                  /* graph NULL: what was recorded is dropped */
     int (*replay)(struct pw_dev *d, void *graph);
     void (*forget)(struct pw_dev *d, void *graph);
+    void (*choose)(struct pw_dev *d, const struct pw_choice *list, size_t n); /* uses the list, not a copy; NULL, both: there is one way */
+    int64_t (*driver)(struct pw_dev *d);                              /* its version; 0: times mean nothing here */
     size_t (*scratch_linear)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_head)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_experts)(const struct pw_dev *d, int64_t rows, const struct pw_experts *experts, bool backward);

@@ -20,6 +20,7 @@ struct pw_common {             /* options of every command, from one shared tabl
     bool json, quiet, verbose, help, force;  /* help: never seen by a command, main() answers it */
     const char *type;          /* quantise while loading, "" = as stored */
     bool double_quant;
+    const char *products;      /* file of measured choices, NULL: the one in the cache */
     const char *cache_type;    /* of keys and values, "auto" = as the device computes */
     struct pw_strings adapters;/* PATH[:SCALE] */
     const char *tokenizer;
@@ -50,6 +51,7 @@ int pw_cmd_emit(struct pw_cmd *c);                               /* writes and c
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out);  /* opens --device with --threads; says on stderr what auto took */
 int pw_cmd_host_device(const struct pw_cmd *c, struct pw_dev **out); /* for commands that work on host memory: another --device is refused */
 void pw_interrupt_on(int number);                                /* this signal too is Ctrl-C */
+const char *pw_cmd_cache(char path[4096], const char *name);     /* a folder of the user's cache, made when absent; NULL: there is no place for it */
 bool pw_interrupted(void);                                       /* Ctrl-C was pressed (set by a handler that main installs) */
 int pw_json_finish(struct pw_cmd *c, struct pw_json *w);         /* moves a finished JSON document and a newline into c->out */
 void pw_json_begin(struct pw_json *w);                           /* '{' and "schema": 1 */

@@ -23,20 +23,7 @@ static const struct pw_option train_options[] = {
 /* Where tokenised rows are kept between runs; NULL when there is no home for them. */
 static const char *cache_dir(char path[4096])
 {
-    const char *own = getenv("PW_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (own && own[0])
-        snprintf(path, 4096, "%s/rows", own);
-    else if (xdg && xdg[0])
-        snprintf(path, 4096, "%s/pennyweight/rows", xdg);
-    else if (home && home[0])
-        snprintf(path, 4096, "%s/.cache/pennyweight/rows", home);
-    else
-        return NULL;
-    if (pw_dir_make(path) < 0) {   /* a read-only home is no reason not to train */
-        pw_error_clear();
-        return NULL;
-    }
-    return path;
+    return pw_cmd_cache(path, "rows");   /* a read-only home is no reason not to train */
 }
 
 static bool stop(void *ctx)

@@ -61,6 +61,68 @@ out:
     return rc;
 }
 
+/* ---- choices of products ---- */
+
+/* On a handle of its own, so that the memory is given back; once for each shape that the blocks have. */
+static int measure(struct pw_choices *choices, const struct pw_model *m, const char *device)
+{
+    const int64_t rows = m->config.context < PW_CHOICE_MOST ? m->config.context : PW_CHOICE_MOST;
+    struct pw_dev *dev = NULL;
+    int rc = 0;
+    PW_PASS(pw_dev_open(&dev, &(struct pw_dev_options){.kind = device}));
+    for (int i = 0; i < m->config.layers && rc == 0; i++)
+        for (int j = 0; j < PW_LIN_COUNT && rc == 0; j++)
+            if (m->layers[i].linear[j].data)
+                rc = pw_choices_measure(choices, dev, &m->layers[i].linear[j], rows);
+    pw_dev_close(dev);
+    return rc;
+}
+
+/* The file that --products names must be good; the one in the cache is made anew with a word when it is not, and is no reason to fail. With --memory nothing
+ * is measured, since that takes memory of its own. */
+static int choose_products(struct pw_loaded *l, const struct pw_cmd *c)
+{
+    const char *given = c->common->products;
+    char folder[4096], path[4400], name[256];
+    PW_CHECK(!given || l->dev->backend->choose, PW_E_USAGE, "--products: device %s has one way of multiplying", l->dev->kind);
+    if (!l->dev->backend->choose)
+        return 0;
+    const bool times = l->dev->backend->driver(l->dev) != 0;
+    PW_CHECK(!given || times || pw_file_exists(given), PW_E_REFUSED, "--products %s: there is no such file, and device %s has no times to measure", given, l->dev->kind);
+    if (given)
+        snprintf(path, sizeof path, "%s", given);
+    else {
+        if (!times || !pw_cmd_cache(folder, "products"))
+            return 0;
+        snprintf(name, sizeof name, "%s", l->dev->level);
+        for (char *at = name; *at; at++)
+            if (strchr("/ \\", *at))
+                *at = '-';
+        snprintf(path, sizeof path, "%s/%s.json", folder, name);
+    }
+    int rc = pw_choices_read(&l->choices, l->dev, path);
+    if (given)
+        PW_TRY(rc, "reading the choices of --products");
+    if (rc < 0) {
+        if (!c->common->quiet)
+            fprintf(stderr, "pw: products are measured anew: %s\n", pw_error_text());
+        pw_error_clear();
+    }
+    const size_t before = l->choices.n;
+    if (times && c->common->memory == 0) {
+        PW_TRY(measure(&l->choices, l->model, strcmp(c->common->device, "auto") == 0 ? l->dev->kind : c->common->device), "measuring products");
+        if (l->choices.n > before && pw_choices_write(&l->choices, l->dev, path) < 0) {
+            if (given)
+                return PW_E_IO;
+            if (!c->common->quiet)
+                fprintf(stderr, "pw: what was measured is not kept: %s\n", pw_error_text());
+            pw_error_clear();
+        }
+    }
+    pw_choices_use(&l->choices, l->dev);
+    return 0;
+}
+
 int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer)
 {
     const struct pw_common *o = c->common;
@@ -70,6 +132,7 @@ int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool 
     memset(l, 0, sizeof *l);
     PW_PASS_OUT(pw_cmd_device(c, &l->dev));
     PW_TRY_OUT(pw_model_load(&l->model, l->dev, path, &mo), "loading the model %s", path);
+    PW_PASS_OUT(choose_products(l, c));
     PW_PASS_OUT(open_tokenizer(&l->tokenizer, l->model->checkpoint, needs_tokenizer));
     l->adapter_names = o->adapters.items;
     if (o->adapters.n > 0) {
@@ -106,6 +169,7 @@ void pw_unload(struct pw_loaded *l)
     pw_free(l->adapters);
     if (l->dev)
         pw_dev_close(l->dev);
+    pw_choices_free(&l->choices);
     memset(l, 0, sizeof *l);
 }
 

@@ -6,6 +6,8 @@
 #include "infer/model.h"
 #include "tools/cmd.h"
 
+#include "kernels/choices.h"
+
 struct pw_loaded {
     struct pw_dev *dev;
     struct pw_model *model;
@@ -13,6 +15,7 @@ struct pw_loaded {
     struct pw_adapter *adapters;     /* those of --adapter, in order, scales multiplied in; not attached yet */
     const char **adapter_names;      /* as given */
     size_t n_adapters;
+    struct pw_choices choices;       /* of products, on devices that know more than one way */
 };
 /* Loads MODEL as --type, --ctx, --device, --threads and --tokenizer say, and reads every --adapter. Errors leave nothing open. */
 int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);

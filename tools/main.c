@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "tools/help.h"
 #include "tools/ranks.h"
 
@@ -27,6 +28,8 @@ static const struct pw_option common_options[] = {
     {"double-quant", 0, PW_OPT_FLAG, offsetof(struct pw_common, double_quant), NULL, NULL, NULL, 0, 0, "quantise the scales of 4-bit types too"},
     {"cache-type", 0, PW_OPT_CHOICE, offsetof(struct pw_common, cache_type), "TYPE", "auto|f32|bf16|int8", "auto", 0, 0,
      "what keys and values of the text so far are kept in; auto: in what the device computes in"},
+    {"products", 0, PW_OPT_STRING, offsetof(struct pw_common, products), "FILE", NULL, NULL, 0, 0,
+     "of a card: which way of multiplying was the faster for each shape; otherwise one in the cache"},
     {"adapter", 0, PW_OPT_LIST, offsetof(struct pw_common, adapters), "PATH[:SCALE]", NULL, NULL, 0, 0, "adapter folder; may be repeated"},
     {"tokenizer", 0, PW_OPT_STRING, offsetof(struct pw_common, tokenizer), "FILE", NULL, NULL, 0, 0, "tokenizer of a model that carries none"},
     PW_OPTIONS_END,
@@ -47,6 +50,24 @@ void pw_interrupt_on(int number)
 {
     struct sigaction act = {.sa_handler = on_signal};
     sigaction(number, &act, NULL);
+}
+
+const char *pw_cmd_cache(char path[4096], const char *name)
+{
+    const char *own = getenv("PW_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (own && own[0])
+        snprintf(path, 4096, "%s/%s", own, name);
+    else if (xdg && xdg[0])
+        snprintf(path, 4096, "%s/pennyweight/%s", xdg, name);
+    else if (home && home[0])
+        snprintf(path, 4096, "%s/.cache/pennyweight/%s", home, name);
+    else
+        return NULL;
+    if (pw_dir_make(path) < 0) {
+        pw_error_clear();
+        return NULL;
+    }
+    return path;
 }
 
 bool pw_interrupted(void)

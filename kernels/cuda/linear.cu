@@ -33,16 +33,35 @@ bool linear_fused(const struct pw_weight *w)
     return kind != DECODE_KINDS && (linear_words(w) || kind == DECODE_F32 || kind == DECODE_BF16);
 }
 
-/* Today's rule, not measured on a card. Decoding to memory writes and reads 4 bytes a weight whatever the number of rows, the fused kernel decodes again for
+/* Without a choice measured for the shape (kernels/choices.h; forward alone). Not measured on a card. Decoding to memory writes and reads 4 bytes a weight whatever the number of rows, the fused kernel decodes again for
  * each 128 rows but moves 0.5 to 2 bytes: with 512 rows the product itself (1024 operations a weight) takes about as long as that traffic on cards
- * with 150 TFLOP/s and 1 TB/s. A choice measured once for each shape is to be looked up here. */
+ * with 150 TFLOP/s and 1 TB/s. */
+static const struct pw_choice *choice_of(const struct pw_dev *dev, int64_t rows, const struct pw_weight *w)
+{
+    int64_t bucket = PW_CHOICE_LEAST;
+    while (bucket < rows && bucket < PW_CHOICE_MOST) bucket *= 2;
+    for (size_t i = 0; i < cuda_of(dev)->n_choices; i++) {
+        const struct pw_choice *c = &cuda_of(dev)->choices[i];
+        if (c->rows == bucket && c->n_out == w->n_out && c->n_in == w->n_in && c->type == w->type && (w->type != PW_Q_DENSE || c->dtype == w->dtype)) return c;
+    }
+    return NULL;
+}
 static enum cuda_linear_path linear_path(const struct pw_dev *dev, int64_t rows, const struct pw_weight *w, bool backward)
 {
     const int forced = cuda_of(dev)->hooks.linear_path;
     if (!backward && rows <= skinny_rows(w) && (forced == CUDA_LINEAR_AUTO || forced == CUDA_LINEAR_SKINNY)) return CUDA_LINEAR_SKINNY;
     if (!linear_fused(w)) return CUDA_LINEAR_DECODED;
     if (forced == CUDA_LINEAR_DECODED || forced == CUDA_LINEAR_FUSED) return (enum cuda_linear_path)forced;
+    const struct pw_choice *const choice = backward ? NULL : choice_of(dev, rows, w);
+    if (choice) return choice->way == PW_WAY_FUSED ? CUDA_LINEAR_FUSED : CUDA_LINEAR_DECODED;
     return rows < FUSED_ROWS ? CUDA_LINEAR_FUSED : CUDA_LINEAR_DECODED;
+}
+/* Whether this many rows, or fewer, are multiplied after decoding: scratch that is enough for a pass is enough for a smaller one. */
+static bool may_decode(const struct pw_dev *dev, int64_t rows, const struct pw_weight *w, bool backward)
+{
+    bool may = linear_path(dev, rows, w, backward) == CUDA_LINEAR_DECODED;
+    for (int64_t fewer = PW_CHOICE_LEAST; !may && !backward && cuda_of(dev)->n_choices && fewer < rows; fewer *= 2) may = linear_path(dev, fewer, w, false) == CUDA_LINEAR_DECODED;
+    return may;
 }
 int linear_known(struct pw_dev *dev, const char *op, const struct pw_weight *w)
 {
@@ -80,7 +99,7 @@ static struct layout layout_of(const struct pw_dev *dev, int64_t tokens, const s
         partial = most(linear_pieces(w->n_out) * slab * r, t * most(r * most(w->n_in, w->n_out), w->n_out));
     } else partial = linear_pieces(w->n_in) * slab * r;
     l.decoded = l.workspace = l.shared;
-    if (linear_path(dev, tokens, w, backward) == CUDA_LINEAR_DECODED) {
+    if (may_decode(dev, tokens, w, backward)) {
         const size_t decoded = in_place(w) ? 0 : cuda_round((size_t)(linear_decoded_part(dev, w, backward) * (backward ? w->n_out : whole(w->n_in, 8))) * 2);
         l.workspace = l.decoded + decoded;
         product = decoded + GEMM_WORKSPACE;

@@ -129,6 +129,15 @@ static int replay(struct pw_dev *dev, void *graph)
 }
 static void forget(struct pw_dev *dev, void *graph) { (void)dev, rt_graph_free(graph); }
 
+/* ---- choices ---- */
+
+static void choose(struct pw_dev *dev, const struct pw_choice *list, size_t n)
+{
+    cuda_of(dev)->choices = list;
+    cuda_of(dev)->n_choices = n;
+}
+static int64_t driver_version(struct pw_dev *dev) { return (void)dev, rt_driver(); }
+
 /* ---- open, close ---- */
 
 #if defined(__CUDACC__)
@@ -219,7 +228,7 @@ out:
 
 static const struct pw_backend backend = {
     .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory,
-    .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget,
+    .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget, .choose = choose, .driver = driver_version,
     .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_attn = cuda_scratch_attn,
 };
 

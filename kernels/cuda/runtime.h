@@ -18,6 +18,12 @@ static inline simt_error rt_pinned(void **p, size_t bytes) { return cudaHostAllo
 static inline simt_error rt_pinned_free(void *p) { return cudaFreeHost(p); }
 static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return cudaMemGetInfo(free_bytes, total); }
 
+static inline int rt_driver(void)
+{
+    int version = 0;
+    return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
 /* A second stream for transfers, and an event for each lane: transfers wait for the ops queued before them, ops for the lane they ask for. */
 struct rt_lanes { cudaStream_t stream; cudaEvent_t ops, lane[2]; };
 static inline simt_error rt_lanes_open(struct rt_lanes *l)
@@ -74,6 +80,7 @@ static inline simt_error rt_lanes_open(struct rt_lanes *) { return 0; }
 static inline void rt_lanes_close(struct rt_lanes *) {}
 static inline simt_error rt_transfer(struct rt_lanes *, int, void *to, const void *from, size_t bytes, bool, simt_stream s) { return rt_put(to, from, bytes, s); }
 static inline simt_error rt_wait(struct rt_lanes *, int, simt_stream) { return 0; }
+static inline int rt_driver(void) { return 0; }
 static inline simt_error rt_capture_begin(simt_stream) { return simt_record_begin() ? 0 : 1; }
 static inline simt_error rt_capture_end(void **out, simt_stream) { return simt_record_end((struct simt_graph **)out); }
 static inline simt_error rt_replay(void *graph, simt_stream) { return simt_replay((struct simt_graph *)graph); }

@@ -166,6 +166,9 @@ mutant test_session infer/session.c 's/pw_dtype_bytes(m->cache_type);/pw_dtype_b
 mutant test_capture infer/session.c 's/^    seqs->most_keys = wanted.most_keys;$//'
 mutant test_capture infer/session.c 's/a->attached == b->attached/a->used/'
 mutant test_capture kernels/cuda/attn_decode.h 's/attn_most_splits(most) :/(most > 0) :/'
+mutant test_choices kernels/cuda/linear.cu 's/bucket < rows \&\& bucket/bucket <= rows \&\& bucket/'
+mutant test_choices kernels/cuda/linear.cu 's/!may \&\& !backward/!may \&\& backward/'
+mutant test_choices kernels/choices.c 's/if (find(c, \&one)) continue;//'
 mutant test_op kernels/cuda/attn.h 's/if (key >= w.seen\[e \/ 2\] ||/if (key > w.seen[e \/ 2] ||/' attn/dense/f32/65,
 mutant test_op kernels/cuda/attn.h 's/key < w.low\[e \/ 2\]) s/key + 1 < w.low[e \/ 2]) s/' attn/dense/f32/200,
 mutant test_op kernels/cuda/attn.h 's/w.o\[i\]\[e\] \*= shrink\[e \/ 2\]/w.o[i][e] *= shrink[0]/' attn/dense/f32/130,

@@ -1,0 +1,194 @@
+/* Choices of products: each is obeyed within its bucket and nowhere else, scratch that is planned serves smaller passes, the file is read back or
+ * refused with its place, and what is measured is kept. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/error.h"
+#include "base/file.h"
+#include "base/rng.h"
+#include "kernels/choices.h"
+#include "kernels/cuda/hooks.h"
+#include "tests/support.h"
+
+enum { N = 150, K = 192, MOST = 80 };
+struct on { struct pw_dev *dev; struct pw_pool pool; struct pw_weight w; struct pw_tensor x, y; };
+
+static void open_on(struct on *o)
+{
+    struct pw_rng r = pw_rng_make(3, PW_STREAM_TEST);
+    static float value[N * K];
+    static uint16_t x[MOST * K];
+    for (int i = 0; i < N * K; i++) value[i] = (float)(2 * pw_rng_uniform(&r) - 1);
+    for (int i = 0; i < MOST * K; i++) x[i] = pw_f32_to_bf16((float)(2 * pw_rng_uniform(&r) - 1));
+    ck_ok(pw_dev_open(&o->dev, &(struct pw_dev_options){ .kind = test_card(), .threads = 1 }));
+    ck_ok(pw_pool_open(&o->pool, o->dev, 1 << 20, "test"));
+    void *dense = pw_pool_take(&o->pool, sizeof value);
+    ck_ok(pw_dev_put(o->dev, dense, value, sizeof value));
+    o->w = (struct pw_weight){ .n_out = N, .n_in = K, .type = PW_Q_NF4, .dtype = PW_BF16, .data = pw_pool_take(&o->pool, N * K / 2), .absmax = pw_pool_take(&o->pool, N * K / 64 * 4), .block = 64 };
+    ck_ok(pw_encode(o->dev, &o->w, pw_tensor2(dense, PW_F32, N, K)));
+    o->x = pw_tensor2(pw_pool_take(&o->pool, sizeof x), PW_BF16, MOST, K);
+    o->y = pw_tensor2(pw_pool_take(&o->pool, MOST * N * 4), PW_F32, MOST, N);
+    ck_ok(pw_dev_put(o->dev, o->x.data, x, sizeof x));
+}
+static void close_on(struct on *o)
+{
+    pw_pool_close(&o->pool);
+    pw_dev_close(o->dev);
+}
+static void multiply(struct on *o, int64_t rows, float *y)
+{
+    ck_ok(pw_dev_reserve(o->dev, pw_scratch_linear(o->dev, rows, &o->w, false)));
+    ck_ok(pw_linear_fwd(o->dev, pw_rows(o->y, 0, rows), pw_none(), pw_rows(o->x, 0, rows), &o->w, (struct pw_drop){ 0 }));
+    ck_ok(pw_dev_get(o->dev, y, o->y.data, (size_t)(rows * N) * 4));
+}
+
+static struct pw_choice choice(int64_t rows, enum pw_way way)
+{
+    return (struct pw_choice){ .type = PW_Q_NF4, .dtype = PW_BF16, .rows = rows, .n_out = N, .n_in = K, .way = way, .seconds = { 0.25, 0.125 } };
+}
+
+START_TEST(obeyed)
+{
+    struct on o;
+    static float y[2][MOST * N], got[MOST * N];
+    open_on(&o);
+    struct cuda_hooks *hooks = (struct cuda_hooks *)o.dev->impl;
+    for (int way = 0; way < 2; way++) {
+        hooks->linear_path = way == PW_WAY_FUSED ? CUDA_LINEAR_FUSED : CUDA_LINEAR_DECODED;
+        multiply(&o, MOST, y[way]);
+    }
+    hooks->linear_path = CUDA_LINEAR_AUTO;
+    ck_assert(memcmp(y[0], y[1], sizeof y[0]) != 0);
+    /* f32 out, weights rounded to bf16 either way: what is left is the order of the sums, 2 (K / 16 + 16) u of the sum of |x w| <= K in each */
+    ck_assert(test_worst(y[0], y[1], MOST * N, 4 * (K / 16 + 16) * 0x1p-24 * K, 0) <= 1);
+    multiply(&o, MOST, got);
+    ck_assert_msg(memcmp(got, y[PW_WAY_FUSED], sizeof got) == 0, "the fixed rule for %d rows changed", MOST);
+    static const struct { int64_t rows, bucket; bool taken; } at[] = { { 80, 128, true }, { 65, 128, true }, { 64, 128, false }, { 33, 64, true }, { 32, 64, false }, { 20, 32, true } };
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+        struct pw_choice one = choice(at[i].bucket, PW_WAY_DECODED);
+        const struct pw_choices list = { &one, 1, 1 };
+        pw_choices_use(&list, o.dev);
+        multiply(&o, at[i].rows, got);
+        ck_assert_msg(memcmp(got, y[at[i].taken], (size_t)at[i].rows * N * 4) == 0, "%d rows, a choice for %d", (int)at[i].rows, (int)at[i].bucket);
+    }
+    const struct pw_choice others[] = { { .type = PW_Q_FP4, .rows = 128, .n_out = N, .n_in = K, .way = PW_WAY_DECODED }, { .type = PW_Q_NF4, .rows = 128, .n_out = K, .n_in = N, .way = PW_WAY_DECODED } };
+    for (int i = 0; i < 2; i++) { /* another type, another shape */
+        struct pw_choice one = others[i];
+        pw_choices_use(&(struct pw_choices){ &one, 1, 1 }, o.dev);
+        multiply(&o, MOST, got);
+        ck_assert(memcmp(got, y[PW_WAY_FUSED], sizeof got) == 0);
+    }
+    close_on(&o);
+    ck_assert(pw_choice_bucket(1) == 32 && pw_choice_bucket(33) == 64 && pw_choice_bucket(4096) == 4096 && pw_choice_bucket(100000) == 4096);
+}
+END_TEST
+
+/* A device that was made ready for 80 rows does 40, though those go another way that wants more. */
+START_TEST(scratch_for_fewer)
+{
+    struct on o;
+    static float y[MOST * N];
+    open_on(&o);
+    struct pw_choice list[] = { choice(128, PW_WAY_FUSED), choice(64, PW_WAY_DECODED) };
+    const struct pw_choices all = { list, 2, 2 };
+    const size_t plain = pw_scratch_linear(o.dev, MOST, &o.w, false);
+    pw_choices_use(&all, o.dev);
+    ck_assert(pw_scratch_linear(o.dev, MOST, &o.w, false) > plain);
+    ck_assert(pw_scratch_linear(o.dev, MOST, &o.w, false) >= pw_scratch_linear(o.dev, 40, &o.w, false));
+    ck_ok(pw_dev_reserve(o.dev, pw_scratch_linear(o.dev, MOST, &o.w, false)));
+    for (int64_t rows = 1; rows <= MOST; rows++) ck_ok(pw_linear_fwd(o.dev, pw_rows(o.y, 0, rows), pw_none(), pw_rows(o.x, 0, rows), &o.w, (struct pw_drop){ 0 }));
+    ck_ok(pw_dev_get(o.dev, y, o.y.data, sizeof y));
+    close_on(&o);
+}
+END_TEST
+
+static int64_t some_driver(struct pw_dev *d) { (void)d; return 13000; }
+
+START_TEST(measured_once)
+{
+    struct on o;
+    struct pw_choices c = { 0 }, again;
+    const char *path = test_path(test_tmpdir(), "products.json");
+    open_on(&o);
+    ck_ok(pw_choices_read(&c, o.dev, path)); /* not there: none */
+    ck_assert(c.n == 0);
+    ck_ok(pw_choices_measure(&c, o.dev, &o.w, 100));
+    ck_assert_msg(c.n == 0, "the emulation has no times");
+    struct pw_backend with_times = *o.dev->backend; /* as if it were a card */
+    const struct pw_backend *const own = o.dev->backend;
+    with_times.driver = some_driver;
+    o.dev->backend = &with_times;
+    ck_ok(pw_choices_measure(&c, o.dev, &o.w, 100));
+    ck_assert_int_eq((int)c.n, 3); /* 32, 64, 128 */
+    for (size_t i = 0; i < c.n; i++) {
+        ck_assert(c.list[i].rows == 32 << i && c.list[i].seconds[0] > 0 && c.list[i].seconds[1] > 0);
+        ck_assert(c.list[i].way == (c.list[i].seconds[0] <= c.list[i].seconds[1] ? PW_WAY_FUSED : PW_WAY_DECODED));
+    }
+    ck_ok(pw_choices_write(&c, o.dev, path));
+    ck_ok(pw_choices_read(&again, o.dev, path));
+    ck_assert(again.n == c.n && memcmp(again.list, c.list, c.n * sizeof *c.list) == 0);
+    ck_ok(pw_choices_measure(&again, o.dev, &o.w, 64));
+    ck_assert(again.n == c.n && memcmp(again.list, c.list, c.n * sizeof *c.list) == 0); /* nothing anew */
+    pw_choices_free(&again);
+    o.dev->backend = own;
+    ck_fails(pw_choices_read(&again, o.dev, path), PW_E_REFUSED, "driver: expected 0, got 13000");
+    ck_assert(again.n == 0);
+    pw_choices_free(&c);
+    close_on(&o);
+}
+END_TEST
+
+START_TEST(damaged)
+{
+    struct on o;
+    struct pw_choices c;
+    const char *path = test_path(test_tmpdir(), "products.json");
+#define HEAD "{\"schema\": 1, \"version\": \"" PW_VERSION "\", \"device\": \"\", \"driver\": 0, \"choices\": ["
+#define ONE(type, rows, n, way) "{\"type\": \"" type "\", \"dtype\": \"bf16\", \"rows\": " rows ", \"n_out\": " n ", \"n_in\": 8, \"way\": \"" way "\", \"fused_s\": 1, \"decoded_s\": 2}"
+    static const struct { const char *text; int code; const char *why; } files[] = {
+        { HEAD ONE("nf4", "64", "5", "fused") "]}", 0, "" },
+        { HEAD ONE("nf4", "64", "5", "fused"), PW_E_FORMAT, "products.json" },
+        { "", PW_E_FORMAT, "products.json" },
+        { "[]", PW_E_FORMAT, "expected choices of products, got list" },
+        { "{\"schema\": 2}", PW_E_FORMAT, "schema: expected 1, got 2" },
+        { "{\"schema\": 1, \"version\": \"0\"}", PW_E_REFUSED, "version: expected" },
+        { "{\"schema\": 1, \"version\": \"" PW_VERSION "\", \"device\": \"a card\"}", PW_E_REFUSED, "device: expected \"\", got \"a card\"" },
+        { HEAD ONE("nf9", "64", "5", "fused") "]}", PW_E_FORMAT, "got \"nf9\"" },
+        { HEAD ONE("?", "64", "5", "fused") "]}", PW_E_FORMAT, "got \"?\"" },
+        { HEAD ONE("nf4", "65", "5", "fused") "]}", PW_E_FORMAT, "a power of two from 32 to 4096, got 65" },
+        { HEAD ONE("nf4", "8192", "5", "fused") "]}", PW_E_FORMAT, "got 8192" },
+        { HEAD ONE("nf4", "-32", "5", "fused") "]}", PW_E_FORMAT, "got -32" },
+        { HEAD ONE("nf4", "64", "0", "fused") "]}", PW_E_FORMAT, "expected positive sizes" },
+        { HEAD ONE("nf4", "64", "5", "both") "]}", PW_E_FORMAT, "\"both\"" },
+        { HEAD ONE("nf4", "64", "5", "fused") "," ONE("nf4", "64", "5", "decoded") "]}", PW_E_FORMAT, "a shape is there twice" },
+        { HEAD "3]}", PW_E_FORMAT, "expected a choice, got int" },
+    };
+    open_on(&o);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        ck_ok(pw_file_write(path, files[i].text, strlen(files[i].text), true));
+        if (files[i].code == 0) {
+            ck_ok(pw_choices_read(&c, o.dev, path));
+            ck_assert(c.n == 1 && c.list[0].way == PW_WAY_FUSED && c.list[0].n_out == 5);
+        } else {
+            ck_fails(pw_choices_read(&c, o.dev, path), files[i].code, files[i].why);
+            ck_assert(c.n == 0 && !c.list);
+        }
+        pw_choices_free(&c);
+        pw_error_clear();
+    }
+    close_on(&o);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("choices");
+    TCase *t = tcase_create("choices");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, obeyed);
+    tcase_add_test(t, scratch_for_fewer);
+    tcase_add_test(t, measured_once);
+    tcase_add_test(t, damaged);
+    suite_add_tcase(s, t);
+    return test_run(s);
+}
