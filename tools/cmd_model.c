@@ -78,6 +78,27 @@ static void id_or_null(struct pw_json *w, const char *key, int32_t id)
         pw_json_null(w, key);
 }
 
+/* A few are shown; models with hundreds of reserved ones exist, and --json has all. */
+static void write_special(const struct pw_tokenizer *t, struct pw_buf *text)
+{
+    int shown = 0, all = 0;
+    size_t stops;
+    const int32_t *ids = pw_tokenizer_stops(t, &stops);
+    pw_buf_str(text, "special     ");
+    for (int32_t i = 0; i < pw_tokenizer_vocab(t); i++)
+        if (pw_tokenizer_is_special(t, i) && pw_tokenizer_piece(t, i)) {
+            if (all++ < 12)
+                pw_buf_printf(text, " %s %d", pw_tokenizer_piece(t, i), (int)i), shown++;
+        }
+    if (all > shown)
+        pw_buf_printf(text, " and %d more", all - shown);
+    pw_buf_str(text, all ? "\n" : " none\n");
+    pw_buf_printf(text, "stops       ");
+    for (size_t i = 0; i < stops; i++)
+        pw_buf_printf(text, " %d", (int)ids[i]);
+    pw_buf_printf(text, "%s; BOS is %s\n", stops ? "" : " none", pw_tokenizer_adds_bos(t) ? "added to texts" : "not added to texts");
+}
+
 static void write_tokenizer(const struct pw_tokenizer *t, struct pw_json *w, struct pw_buf *text)
 {
     if (!t) {
@@ -91,10 +112,29 @@ static void write_tokenizer(const struct pw_tokenizer *t, struct pw_json *w, str
     id_or_null(w, "bos", pw_tokenizer_bos(t));
     id_or_null(w, "eos", pw_tokenizer_eos(t));
     id_or_null(w, "pad", pw_tokenizer_pad(t));
+    pw_json_bool(w, "adds_bos", pw_tokenizer_adds_bos(t));
+    pw_json_open(w, "special", '[');
+    for (int32_t i = 0; i < pw_tokenizer_vocab(t); i++)
+        if (pw_tokenizer_is_special(t, i) && pw_tokenizer_piece(t, i)) {
+            pw_json_open(w, NULL, '{');
+            pw_json_i64(w, "id", i);
+            pw_json_str(w, "text", pw_tokenizer_piece(t, i));
+            pw_json_close(w, '}');
+        }
+    pw_json_close(w, ']');
+    size_t stops;
+    const int32_t *ids = pw_tokenizer_stops(t, &stops);
+    pw_json_open(w, "stops", '[');
+    for (size_t i = 0; i < stops; i++)
+        pw_json_i64(w, NULL, ids[i]);
+    pw_json_close(w, ']');
     pw_json_close(w, '}');
     pw_buf_printf(text, "tokenizer    %s, %d pieces, bos %d, eos %d, pad %d\n", pw_tokenizer_kind(t), pw_tokenizer_vocab(t), pw_tokenizer_bos(t),
                   pw_tokenizer_eos(t), pw_tokenizer_pad(t));
+    write_special(t, text);
 }
+
+static const char *const scalings[] = {"none", "linear", "llama3", "dynamic", "yarn", "longrope"};
 
 static int model_info(struct pw_cmd *c)
 {
@@ -130,14 +170,21 @@ static int model_info(struct pw_cmd *c)
     pw_json_i64(&w, "vocab", m->vocab);
     pw_json_i64(&w, "context", m->context);
     pw_json_bool(&w, "tied", m->tied);
+    pw_json_i64(&w, "window", m->window);
+    pw_json_str(&w, "rope_scaling", scalings[m->rope_scaling]);
+    pw_json_f64(&w, "rope_theta", m->rope_theta);
     pw_format_bytes(bytes, pw_checkpoint_bytes(k));
-    char experts[64] = "";
+    char experts[64] = "", context[96] = "";
+    if (m->window)
+        snprintf(context, sizeof context, ", sliding window %" PRId64, m->window);
+    if (m->rope_scaling != PW_ROPE_PLAIN)
+        snprintf(context + strlen(context), sizeof context - strlen(context), ", rope scaling %s", scalings[m->rope_scaling]);
     if (m->experts)
         snprintf(experts, sizeof experts, ", %d of %d experts, ffn %d", m->experts_chosen, m->experts, m->expert_ffn);
     pw_buf_printf(&text, "family       %s (%s), %s\nparameters   %" PRId64 ", %s\nshape        %d layers, hidden %d, heads %d of %d, key/value heads %d, ffn %d%s\n"
-                         "vocabulary   %" PRId64 "%s\ncontext      %" PRId64 "\ntensors     ",
+                         "vocabulary   %" PRId64 "%s\ncontext      %" PRId64 "%s\ntensors     ",
                   m->family, m->architecture, pw_checkpoint_format(k), m->parameters, bytes, m->layers, m->hidden, m->heads, m->head_dim, m->kv_heads, m->ffn, experts,
-                  m->vocab, m->tied ? ", head tied to the embedding" : "", m->context);
+                  m->vocab, m->tied ? ", head tied to the embedding" : "", m->context, context);
     const size_t n = count_types(k, types);
     pw_json_open(&w, "types", '{');
     for (size_t i = 0; i < n; i++) {

@@ -91,5 +91,10 @@ rc 0 pw train r.yaml --set adapter.kind=dora --set adapter.modules_to_save=norm 
 rc 1 pw lora export dora/adapter --to gguf -o x.gguf -q; has err 'pw lora merge'; checks=$((checks + 1)); [ ! -e x.gguf ] || fail 'a DoRA adapter was written as GGUF'
 json pw lora merge "$BASE" --adapter dora/adapter -o dora.gguf --type f32 --json -q; json pw lora verify "$BASE+dora/adapter" dora.gguf --json -q --tolerance 1e-3
 
+# ---- the same model in every form ----
+rc 0 pw quant "$BASE" -o nf4 --type nf4 --double-quant -q
+for form in "$BASE" base.gguf nf4; do json pw model info "$form" --json; has out '"family":"llama","architecture":"LlamaForCausalLM"'; has out '"rope_scaling":"none"'; has out '"special":[{"id":0,"text":"<|start|>"}'; has out '"stops":[1]'; has out '"fits":['; done
+rc 0 pw model info nf4; has out 'special      <|start|> 0 <|end|> 1'; has out 'bitsandbytes nf4'
+
 echo "$checks checks, $failures failures"
 [ $failures = 0 ]
