@@ -132,8 +132,16 @@ static void run_config(const uint8_t *bytes, size_t n)
     struct pw_value *v;
     struct pw_model_config c;
     pw_arena_init(&a);
-    if (pw_json_parse(&a, (const char *)bytes, n, "config.json", &v) == 0 && pw_model_config_parse(&c, v, "config.json") == 0)
+    if (pw_json_parse(&a, (const char *)bytes, n, "config.json", &v) == 0 && pw_model_config_parse(&c, v, "config.json") == 0) {
+        struct pw_json w = {0};
         pw_model_config_count(&c);
+        pw_json_open(&w, NULL, '{');
+        pw_model_config_write(&c, "float32", &w);
+        pw_json_close(&w, '}');
+        pw_json_free(&w);
+        for (int i = 0; i < c.layers; i++)
+            pw_model_config_local(&c, i);
+    }
     pw_arena_free(&a);
 }
 
