@@ -301,7 +301,7 @@ mutant test_ranks train/ranks.c 's/for (size_t k = 1; k < size; k++)/for (size_t
 mutant test_ranks train/ranks.c 's/n - next < chunk ? n - next : chunk/n - next < chunk ? n - next - 1 : chunk/'
 mutant test_ranks train/ranks.c 's/b == PW_E_INTERRUPTED \&\& a != PW_E_INTERRUPTED/a == PW_E_INTERRUPTED/'
 mutant test_ranks train/trainer.c 's/(uint64_t)(i - t->at) << 20/(uint64_t)(i - mine) << 20/'
-mutant test_ranks train/trainer.c 's/t->losses\[i - t->at\] = loss/t->losses[i - mine] = loss/'
+mutant test_ranks train/trainer.c 's/t->losses\[i - t->at\] = loss/t->losses[i - t->at] = i == mine ? loss : 0/'
 mutant test_ranks train/trainer.c 's/(double)(plan->pass_start\[last\] - plan->pass_start\[first\]) : 0/(double)(plan->pass_start[end] - plan->pass_start[mine]) : 0/'
 mutant test_ranks train/resume.c 's/averages ? PARTS : 1/averages ? 1 : 1/'
 mutant test_ranks train/run_train.c 's/    then.accumulate \*= ranks;//'
