@@ -71,6 +71,9 @@ int pw_model_create(struct pw_model **out, struct pw_dev *dev, const struct pw_m
 int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config);
 /* The same in another type: f64 on the ref device, for gradient checks. Experts too, though they are not among the parameters. */
 int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, uint64_t seed, enum pw_dtype type);
+/* Random weights made by the device where they lie, encoded as opt->quantise and double_quant say (dense: the device's type, or f32), for measuring
+ * speed and memory; opt->context counts too. Not trainable. */
+int pw_model_random(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config, const struct pw_model_options *opt, uint64_t seed);
 /* All trainable parameters of a full-training model in a fixed order, for the optimiser and for saving: the embedding; per layer
  * norms and linears in forward order (input norm, q, k, v, norms of q and k, o, ...); the final norm; the head unless it is tied (then the gradients of both uses are
  * added into the embedding's). Names are those of Hugging Face. */

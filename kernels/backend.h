@@ -26,6 +26,7 @@ struct pw_backend {
     int (*get)(struct pw_dev *d, void *host, const void *device, size_t bytes);
     int (*sync)(struct pw_dev *d);
     int (*memory)(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);
+    size_t (*held)(const struct pw_dev *d);                           /* see pw_dev_held; 0 on host devices */
     int (*take_pinned)(struct pw_dev *d, void **out, size_t bytes);   /* host memory that transfers and kernels reach; cleared */
     void (*give_pinned)(struct pw_dev *d, void *p);
     int (*send)(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes);
@@ -61,6 +62,7 @@ int pw_host_move(struct pw_dev *d, void *to, const void *from, size_t bytes);
 int pw_host_transfer(struct pw_dev *d, int lane, void *to, const void *from, size_t bytes);
 int pw_host_wait(struct pw_dev *d, int lane);
 int pw_host_sync(struct pw_dev *d);
+size_t pw_host_held(const struct pw_dev *d);
 int pw_host_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);
 #ifdef __cplusplus
 }

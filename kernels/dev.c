@@ -39,6 +39,7 @@ int pw_host_transfer(struct pw_dev *d, int lane, void *to, const void *from, siz
 }
 int pw_host_wait(struct pw_dev *d, int lane) { (void)d, (void)lane; return 0; }
 int pw_host_sync(struct pw_dev *d) { (void)d; return 0; }
+size_t pw_host_held(const struct pw_dev *d) { (void)d; return 0; }
 int pw_host_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes)
 {
     (void)d;
@@ -144,6 +145,7 @@ static int of_queue(const struct pw_dev *d, int rc)
 int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return bytes ? of_queue(d, d->backend->get(d, host, device, bytes)) : 0; }
 int pw_dev_sync(struct pw_dev *d) { return of_queue(d, d->backend->sync(d)); }
 int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes) { return d->backend->memory(d, free_bytes, total_bytes); }
+size_t pw_dev_held(const struct pw_dev *d) { return d->backend->held(d); }
 
 int pw_dev_send(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes) { return d->backend->send(d, lane, host, device, bytes); }
 int pw_dev_bring(struct pw_dev *d, int lane, void *device, const void *host, size_t bytes) { return d->backend->bring(d, lane, device, host, bytes); }

@@ -41,6 +41,10 @@ int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes); 
 int pw_dev_sync(struct pw_dev *d);                                              /* waits and reports */
 int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes);   /* of the card; of the machine on host devices and simt */
 
+/* Bytes of the card in use when it was opened: the driver's context and the libraries' handles, which every plan must count, and other programs.
+ * 0 where memory is the host's. */
+size_t pw_dev_held(const struct pw_dev *d);
+
 /* Transfers that run beside the ops, on PW_LANES lanes. `host` is pinned memory (ordinary memory on host devices). A transfer begins when the ops
  * queued before it are done, and returns at once; ops queued after pw_dev_wait run when the lane's last transfer is done. */
 enum { PW_LANES = 2 };

@@ -1,4 +1,5 @@
 /* Quantising by a device whose memory is not the host's (quant/stage.h): the real CUDA kernels on the processor, against the encoder of the host, to the bit. */
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -118,6 +119,41 @@ START_TEST(quantises_in_tiles)
 }
 END_TEST
 
+/* A random model is made of the same bytes by any device, dense weights rounded to its own type. */
+START_TEST(draws_the_same_codes)
+{
+    const struct pw_model_config config = {.family = "llama", .vocab = 40, .layers = 2, .hidden = 32, .heads = 2, .kv_heads = 1, .head_dim = 16, .ffn = 72, .context = 16,
+                                           .norm_eps = 1e-5, .rope_theta = 1e4, .attn_scale = 0.25, .embed_scale = 1, .init_range = 0.02};
+    const struct pw_model_options opt = {.quantise = "nf4", .double_quant = true};
+    struct pw_dev *dev, *cpu;
+    struct pw_model *there, *here;
+    if (!open_simt(&dev, "random:2")) return;
+    ck_ok(pw_dev_open(&cpu, NULL));
+    ck_ok(pw_model_random(&there, dev, &config, &opt, 3));
+    ck_ok(pw_model_random(&here, cpu, &config, &opt, 3));
+    ck_assert_uint_eq(here->pool.used, here->pool.bytes);
+    ck_assert_uint_eq(there->pool.used, there->pool.bytes);
+    for (int i = 0; i < 2; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++) same_weight(dev, &there->layers[i].linear[l], &here->layers[i].linear[l], "random nf4");
+    const float *table = here->embed.data;
+    double sum = 0, squares = 0;
+    uint16_t rounded[40 * 32];
+    for (int i = 0; i < 40 * 32; i++) {
+        rounded[i] = pw_f32_to_bf16(table[i]);
+        sum += (double)table[i];
+        squares += (double)table[i] * (double)table[i];
+    }
+    same_bytes(dev, there->embed.data, rounded, sizeof rounded, "the embedding");
+    ck_close(sqrt(squares / (40 * 32)), 0.02, 0, 0.1);   /* 1280 uniform numbers: the deviation of their spread is 1.3 % */
+    ck_close(sum / (40 * 32), 0, 4 * 0.02 / sqrt(40 * 32), 0);
+    ck_assert(memcmp(here->layers[0].linear[PW_LIN_Q].data, here->layers[1].linear[PW_LIN_Q].data, 32 * 16) != 0);
+    pw_model_free(there);
+    pw_model_free(here);
+    pw_dev_close(cpu);
+    pw_dev_close(dev);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("quant_device");
@@ -125,6 +161,7 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_test(t, loads_the_same_codes);
     tcase_add_test(t, quantises_in_tiles);
+    tcase_add_test(t, draws_the_same_codes);
     suite_add_tcase(s, t);
     return test_run(s);
 }

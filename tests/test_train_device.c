@@ -63,6 +63,10 @@ static void train(const char *device, const char *quant, const char *more, const
     const struct pw_run_options opt = {.recipe = &recipe, .dev = dev};
     ck_ok(pw_run_open(&run, &opt));
     ck_ok(pw_run_train(&run, &result));
+    /* The plan of a device is exact: what it says is in use after a step is within 2 % of it. */
+    if (!dev->host)
+        ck_assert_msg(result.peak_bytes > 50000 && fabs((double)result.planned_bytes - (double)result.peak_bytes) <= 0.02 * (double)result.peak_bytes, "planned %llu bytes, in use %llu",
+                      (unsigned long long)result.planned_bytes, (unsigned long long)result.peak_bytes);
     ck_ok(pw_runlog_read(a, test_path(output, "log.jsonl"), &read, &n));
     ck_assert_uint_eq(n, STEPS);
     memcpy(lines, read, n * sizeof *lines);

@@ -215,14 +215,15 @@ int pw_run_fill_budget(struct pw_run *run)
     struct pw_budget *b = &run->budget;
     const struct pw_trainer *t = &run->trainer;
     struct pw_dev *dev = run->opt.dev;
-    if (!dev->host) {          /* a card's memory holds weights and training alone; what the program itself takes is the host's */
+    if (!dev->host) {          /* a card's memory holds weights and training; what the program itself takes is the host's */
         size_t free_bytes, total_bytes;
         *b = (struct pw_budget){0};
+        pw_budget_add(b, PW_BUDGET_PROCESS, "driver and libraries", pw_dev_held(dev));
         pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes - (run->fit.embed_host ? pw_pool_round(pw_bytes(run->model->embed)) : 0));
         pw_trainer_budget(t, b);
     pw_budget_add(b, PW_BUDGET_SCRATCH, "samples", pw_probes_bytes(&run->probes, run->model));
         PW_PASS(pw_dev_memory(dev, &free_bytes, &total_bytes));
-        run->limit = run->opt.memory ? run->opt.memory : free_bytes;
+        run->limit = run->opt.memory ? run->opt.memory : free_bytes + pw_dev_held(dev);
         run->host_limit = pw_memory_available() / (size_t)pw_ranks_local(run->opt.ranks, NULL);
         return 0;
     }

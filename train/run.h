@@ -47,7 +47,7 @@ struct pw_run_result {
     double eval_loss; bool has_eval;
     double first_eval_loss;
     double seconds;
-    uint64_t planned_bytes, peak_bytes;
+    uint64_t planned_bytes, peak_bytes; /* the most that the process came to; on a card: that was in use after a step */
 };
 /* Everything but memory and steps: data, counts, the plan. Several ranks succeed or fail together, here and in pw_run_train. */
 int pw_run_open(struct pw_run *run, const struct pw_run_options *opt);

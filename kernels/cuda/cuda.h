@@ -54,6 +54,7 @@ struct cuda_impl {
     void *gemm;               /* kernels/cuda/gemm.h */
     void *lanes;              /* of transfers: plugin.cu */
     double *sums;             /* CUDA_SUMS partial sums, on the device: for one op at a time, which the stream sees to */
+    size_t held;              /* bytes of the card in use when it was opened */
     char name[256];
 };
 static inline struct cuda_impl *cuda_of(const struct pw_dev *dev) { return (struct cuda_impl *)dev->impl; }

@@ -80,6 +80,7 @@ static int get(struct pw_dev *dev, void *host, const void *device, size_t bytes)
     return sync(dev);
 }
 static int memory(struct pw_dev *dev, size_t *free_bytes, size_t *total) { return failed(dev, "asking for its memory", rt_memory(free_bytes, total)); }
+static size_t held(const struct pw_dev *dev) { return cuda_of(dev)->held; }
 
 /* ---- transfers beside the ops ---- */
 
@@ -221,13 +222,18 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     memset(status, 0, sizeof *impl->status);
     PW_PASS_OUT(failed(dev, "memory for sums", rt_malloc(&sums, CUDA_SUMS * sizeof(double))));
     impl->sums = (double *)sums;
+    {
+        size_t free_bytes = 0, total = 0;
+        PW_PASS_OUT(memory(dev, &free_bytes, &total));
+        impl->held = total - free_bytes;
+    }
 out:
     if (rc < 0) close_device(dev);
     return rc;
 }
 
 static const struct pw_backend backend = {
-    .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory,
+    .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory, .held = held,
     .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget, .choose = choose, .driver = driver_version,
     .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_attn = cuda_scratch_attn,
 };

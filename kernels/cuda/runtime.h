@@ -85,6 +85,6 @@ static inline simt_error rt_capture_begin(simt_stream) { return simt_record_begi
 static inline simt_error rt_capture_end(void **out, simt_stream) { return simt_record_end((struct simt_graph **)out); }
 static inline simt_error rt_replay(void *graph, simt_stream) { return simt_replay((struct simt_graph *)graph); }
 static inline void rt_graph_free(void *graph) { simt_graph_free((struct simt_graph *)graph); }
-static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return *free_bytes = pw_memory_available(), *total = *free_bytes, 0; }
+static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return *free_bytes = pw_memory_available(), *total = *free_bytes + simt_memory_taken(), 0; }
 #endif
 #endif

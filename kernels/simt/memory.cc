@@ -48,6 +48,15 @@ void simt_memory_give(void *data)
     pthread_mutex_unlock(&lock);
 }
 
+size_t simt_memory_taken(void)
+{
+    size_t sum = 0;
+    pthread_mutex_lock(&lock);
+    for (piece *p = pieces; p; p = p->next) sum += (size_t)(p->map + p->bytes - p->data);
+    pthread_mutex_unlock(&lock);
+    return sum;
+}
+
 void simt_memory_open(void)
 {
     pthread_mutex_lock(&lock);

@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 void *simt_memory_take(size_t bytes); /* cleared, 64-byte aligned; NULL = none */
+size_t simt_memory_taken(void); /* bytes, over all pieces, as they were asked for, rounded to 64 */
 void simt_memory_give(void *p);
 void simt_memory_open(void);          /* nests; device memory may be touched until the matching close */
 void simt_memory_close(void);

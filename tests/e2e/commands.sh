@@ -50,6 +50,17 @@ json pw plan r.yaml --json --memory 1MiB; has out '"fits":false'
 json pw train r.yaml --dry-run --json; gone run
 json pw lora init "$BASE" -o fresh --json; json pw lora info fresh --json
 json pw eval list --json
+json pw bench synthetic:tiny --device cpu --prompt 16,32 --gen 4 --batch 1,2 --train 2x16,24 --repeat 1 --json
+has out '"train_tokens_per_s":'; has out '"decode_runs":[{"batch":1,"tokens":4,'; has out '"train_runs":[{"batch":2,"tokens":16,'
+json pw bench "$BASE" --device cpu --prompt 0 --batch 0 --train 0 --repeat 1 --json; has out '"train_tokens_per_s":null'
+refused 2 'expected numbers N or BxN from 1' pw bench synthetic:tiny --train 4y8
+refused 2 'expected numbers from 1' pw bench synthetic:tiny --prompt 16,,8
+refused 2 'sequences begin with the first --prompt' pw bench synthetic:tiny --prompt 0
+refused 2 'there are synthetic:100m' pw bench synthetic:8t
+# What a device says is in use while it trains is what was planned, within 2 %.
+json "$ROOT/pw" bench synthetic:tiny --device simt --type nf4 --double-quant --prompt 0 --batch 0 --train 24 --checkpointing --repeat 1 --json --quiet
+of() { grep -oE "\"$1\":[0-9]+" out | head -1 | grep -oE '[0-9]+$'; }
+checks=$((checks + 1)); awk -v p="$(of planned_bytes)" -v m="$(of in_use_bytes)" 'BEGIN { exit !(m > 100000 && p >= 0.98 * m && p <= 1.02 * m) }' || fail "planned $(of planned_bytes), in use $(of in_use_bytes)"
 json pw train r.yaml --json --quiet; empty err
 json pw entry build run -o entry.tar.zst --json
 json pw entry check entry.tar.zst --json
