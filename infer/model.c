@@ -27,9 +27,11 @@ struct plan {                  /* --type, resolved, and where weights are made *
     bool head;                 /* the output layer is quantised, as quant_head says */
     struct pw_quant_options quant_head;
     bool embed_host;
+    bool stream;               /* blocks go to the slots of m->stream */
     bool device;               /* the model's device is not the host: everything is made in `stage`, then moved to the pool */
     struct pw_dev *maker;      /* a host device */
     struct pw_pool stage;
+    struct pw_pool *into;      /* where weights go: the model's pool, or a slot */
     struct pw_quant_stage there; /* block linears are quantised by the device itself */
 };
 
@@ -205,7 +207,7 @@ static int place_made_there(struct pw_model *m, struct plan *p, struct pw_weight
     const struct pw_quant_options *quant = quant_of(p, where);
     const size_t bytes = pw_quant_bytes(w->n_out, w->n_in, quant), bias_bytes = w->bias ? (size_t)w->n_out * sizeof(float) : 0;
     struct pw_weight made = {0};
-    void *memory = pw_pool_take(&m->pool, bytes), *bias = bias_bytes ? pw_pool_take(&m->pool, bias_bytes) : NULL;
+    void *memory = pw_pool_take(p->into, bytes), *bias = bias_bytes ? pw_pool_take(p->into, bias_bytes) : NULL;
     PW_CHECK(memory && (bias || !bias_bytes), PW_E_NOMEM, "no room for a weight on device %s", m->dev->kind);
     PW_PASS(pw_quant_place(&made, w->n_out, w->n_in, quant, memory, bytes));
     PW_PASS(pw_quant_stage_encode(&p->there, &made, pw_tensor2((void *)(uintptr_t)w->data, w->dtype, w->n_out, w->n_in)));
@@ -225,7 +227,7 @@ static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w,
     PW_PASS(make_weight(m, p, w, where));
     if (!p->device)
         return 0;
-    void *memory = pw_pool_take(&m->pool, pw_weight_put_bytes(w));
+    void *memory = pw_pool_take(p->into, pw_weight_put_bytes(w));
     PW_CHECK(memory, PW_E_NOMEM, "no room for a weight on device %s", m->dev->kind);
     PW_PASS(pw_weight_put(m->dev, memory, w));
     p->stage.used = 0;
@@ -365,6 +367,16 @@ static bool own_head(const struct pw_model *m, const struct plan *p)
     return !m->config.tied || p->head || (!m->embed.data && !p->convert);
 }
 
+static size_t block_need(const struct pw_model *m, const struct plan *p, int layer)
+{
+    size_t bytes = 0;
+    enum place where;
+    const struct pw_weight *w;
+    for (int at = 0; (w = next_weight(m, layer, &at, &where));)
+        bytes += weight_need(p, w, where);
+    return bytes;
+}
+
 static size_t need(const struct pw_model *m, const struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
@@ -376,10 +388,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     for (int i = 0; i < k->layers; i++) {
         for (int n = 0; n < PW_NORM_COUNT; n++)
             bytes += pw_norm_suffix(k, n) ? pw_pool_round((size_t)pw_norm_width(k, n) * sizeof(float)) : 0;
-        enum place where;
-        const struct pw_weight *w;
-        for (int at = 0; (w = next_weight(m, i, &at, &where));)
-            bytes += weight_need(p, w, where);
+        bytes += p->stream ? 0 : block_need(m, p, i);
     }
     return bytes;
 }
@@ -426,6 +435,15 @@ static int open_there(struct pw_model *m, struct plan *p)
             room_there(&size, m, p, w, where);
     }
     return size.most ? pw_quant_stage_open(&p->there, m->dev, &size) : 0;
+}
+
+static int open_stream(struct pw_model *m, const struct plan *p)
+{
+    size_t *bytes = pw_arena_array(&m->arena, (size_t)m->config.layers, sizeof *bytes);
+    PW_CHECK(bytes, PW_E_NOMEM, "out of memory for %d layers", m->config.layers);
+    for (int i = 0; i < m->config.layers; i++)
+        bytes[i] = block_need(m, p, i);
+    return pw_stream_open(&m->stream, m->dev, bytes, m->config.layers);
 }
 
 static int place_embed(struct pw_model *m, struct plan *p)
@@ -476,6 +494,7 @@ static int place(struct pw_model *m, struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
     const bool own = own_head(m, p);
+    p->into = &m->pool;
     if (own)                   /* before the embedding: a tied one is made from what is stored */
         PW_TRY(place_weight(m, p, &m->head, HEAD), "head");
     PW_TRY(place_embed(m, p), "embedding");
@@ -487,6 +506,7 @@ static int place(struct pw_model *m, struct plan *p)
         for (int n = 0; n < PW_NORM_COUNT; n++)
             if (layer->norm[n].data)
                 PW_PASS(place_tensor(m, p, &layer->norm[n], PW_F32));
+        p->into = p->stream ? pw_stream_place(&m->stream, i) : &m->pool;
         enum place where;
         struct pw_weight *w;
         char name[PW_EXPERT_NAME];
@@ -497,6 +517,8 @@ static int place(struct pw_model *m, struct plan *p)
                 read_ahead(m, i, at);
             PW_TRY(place_weight(m, p, w, where), "layer %d: %s", i, name_of(m, at, name));
         }
+        if (p->stream)
+            PW_TRY(pw_stream_placed(&m->stream, i), "layer %d", i);
     }
     return 0;
 }
@@ -623,6 +645,8 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     plan.device = !dev->host;
     plan.embed_host = opt->embed_host;
     PW_CHECK(!opt->embed_host || !dev->host, PW_E_USAGE, "device %s: the embedding is in host memory already", dev->kind);
+    plan.stream = opt->stream;
+    PW_CHECK(!opt->stream || (!dev->host && !opt->trainable), PW_E_USAGE, "device %s: layers are streamed to a card, and only when they are not trained themselves", dev->kind);
     plan.maker = dev;
     PW_PASS(pw_model_new(&m, dev, NULL));
     m->memory = opt->memory;
@@ -641,6 +665,11 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     PW_CHECK_OUT(!opt->trainable || !m->config.experts, PW_E_UNSUPPORTED, "%s: full training of a model with experts is not supported", path);
     PW_PASS_OUT(pw_model_make_layers(m));
     PW_TRY_OUT(collect(m), "loading %s", path);
+    for (int i = 0; i < m->config.layers; i++) {
+        const size_t bytes = pw_pool_round(block_need(m, &plan, i));
+        m->block_bytes += bytes;
+        m->largest_block_bytes = bytes > m->largest_block_bytes ? bytes : m->largest_block_bytes;
+    }
     if (opt->measure) {
         m->pool.bytes = need(m, &plan);
         shape(m, &plan);
@@ -654,6 +683,8 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
         PW_PASS_OUT(pw_pool_open(&plan.stage, plan.maker, largest(m, &plan), "staging of weights"));
     }
     PW_PASS_OUT(pw_pool_open(&m->pool, dev, need(m, &plan), "weights"));
+    if (plan.stream)
+        PW_PASS_OUT(open_stream(m, &plan));
     PW_PASS_OUT(open_there(m, &plan));
     PW_TRY_OUT(place(m, &plan), "loading %s", path);
     PW_TRY_OUT(pw_model_make_rope(m, PW_F32), "loading %s", path);
@@ -678,6 +709,7 @@ void pw_model_free(struct pw_model *m)
     if (!m)
         return;
     pw_dev_pinned_free(m->dev, m->embed_pinned);
+    pw_stream_close(&m->stream);
     pw_pool_close(&m->pool);
     pw_arena_free(&m->arena);
     pw_checkpoint_close(m->checkpoint);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "infer/model_parts.h"
+#include "infer/rope.h"
 #include "quant/stage.h"
 
 struct made {
@@ -64,13 +65,13 @@ static int make_norm(struct made *k, struct pw_tensor *t, int64_t n)
 static size_t count(const struct made *k, int64_t *rows, struct pw_quant_stage_size *size)
 {
     const struct pw_model_config *c = &k->m->config;
-    size_t bytes = 2 * pw_pool_round((size_t)(c->context * (c->head_dim / 2)) * sizeof(float)) + pw_pool_round((size_t)c->hidden * sizeof(float)) + dense(k, c->vocab * c->hidden);
+    size_t bytes = pw_rope_bytes(c, sizeof(float)) + pw_pool_round((size_t)c->hidden * sizeof(float)) + dense(k, c->vocab * c->hidden);
     *rows = c->vocab;
     for (int l = -1; l < PW_LIN_COUNT; l++) {
         const bool head = l < 0;
         const struct pw_quant_options *q = head ? &k->head : &k->quant;
         int64_t n_out = c->vocab, n_in = c->hidden;
-        if (head && c->tied && q->type == PW_Q_DENSE)
+        if ((head && c->tied && q->type == PW_Q_DENSE) || (!head && !pw_linear_has(c, l)))
             continue;
         if (!head)
             pw_linear_shape(c, l, &n_out, &n_in);
@@ -118,6 +119,8 @@ static int make(struct made *k)
                 PW_PASS(make_norm(k, &m->layers[i].norm[n], pw_norm_width(c, n)));
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             int64_t n_out, n_in;
+            if (!pw_linear_has(c, l))
+                continue;
             pw_linear_shape(c, l, &n_out, &n_in);
             PW_TRY(make_matrix(k, &m->layers[i].linear[l], n_out, n_in, &k->quant), "layer %d: %s", i, pw_linear_suffix(l));
         }
@@ -134,7 +137,7 @@ int pw_model_random(struct pw_model **out, struct pw_dev *dev, const struct pw_m
     int64_t rows = 0;
     int rc = 0;
     *out = NULL;
-    PW_CHECK(!config->qkv_bias && !config->o_bias && !config->mlp_bias, PW_E_UNSUPPORTED, "a random model with biases");
+    PW_CHECK(!config->qkv_bias && !config->o_bias && !config->mlp_bias && !config->experts, PW_E_UNSUPPORTED, "a random model with biases or experts");
     PW_PASS(pw_model_new(&k.m, dev, config));
     if (opt->context > 0)
         k.m->config.context = opt->context;

@@ -47,7 +47,8 @@ size_t pw_dev_held(const struct pw_dev *d);
 
 /* Transfers that run beside the ops, on PW_LANES lanes. `host` is pinned memory (ordinary memory on host devices). A transfer begins when the ops
  * queued before it are done, and returns at once; ops queued after pw_dev_wait run when the lane's last transfer is done. */
-enum { PW_LANES = 2 };
+enum { PW_LANES = 4, PW_INPUT_LANES = 2, PW_LANE_WEIGHTS = 2 }; /* 0, 1: inputs of blocks, state of the optimizer;
+                                                                           * 2, 3: weights. The two pairs do not wait for each other. */
 int pw_dev_send(struct pw_dev *d, int lane, void *host, const void *device, size_t bytes);
 int pw_dev_bring(struct pw_dev *d, int lane, void *device, const void *host, size_t bytes);
 int pw_dev_wait(struct pw_dev *d, int lane);

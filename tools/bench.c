@@ -14,7 +14,7 @@ static double linear_weights(const struct pw_model *m)
     double n = 0;
     for (int i = 0; i < m->config.layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            n += (double)m->layers[i].linear[l].n_out * (double)m->layers[i].linear[l].n_in;
+            n += pw_linear_has(&m->config, l) ? (double)m->layers[i].linear[l].n_out * (double)m->layers[i].linear[l].n_in : 0;
     return n;
 }
 static double linear_bytes(const struct pw_model *m)
@@ -22,7 +22,7 @@ static double linear_bytes(const struct pw_model *m)
     double n = (double)pw_weight_bytes(&m->head);
     for (int i = 0; i < m->config.layers; i++)
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            n += (double)pw_weight_bytes(&m->layers[i].linear[l]);
+            n += pw_linear_has(&m->config, l) ? (double)pw_weight_bytes(&m->layers[i].linear[l]) : 0;
     return n;
 }
 static double head_weights(const struct pw_model *m) { return (double)m->head.n_out * (double)m->head.n_in; }

@@ -2,23 +2,23 @@
  *
  * Nothing here changes the bytes of the result. Order of the savings, by what they cost on a card: fewer kept blocks (a block is computed again),
  * then the embedding in host memory (rows read over the bus), then the state of the optimizer (moved once a step), then block inputs (moved in every pass,
- * while blocks compute). */
+ * while blocks compute), and last the frozen weights of blocks themselves (brought over the bus twice a pass). */
 #include <string.h>
 
 #include "base/error.h"
 #include "train/run_parts.h"
 
-struct savings { bool embed, optim, inputs; };   /* what waits on the host */
+struct savings { bool embed, optim, inputs, weights; };   /* what waits on the host */
 
 static int try_fit(struct pw_run *run, int kept, struct savings s, bool *fits)
 {
     struct pw_trainer *t = &run->trainer;
-    run->fit = (struct pw_run_fit){.kept = kept, .offload = s.inputs, .embed_host = s.embed, .optim_host = s.optim};
+    run->fit = (struct pw_run_fit){.kept = kept, .offload = s.inputs, .embed_host = s.embed, .optim_host = s.optim, .stream = s.weights};
     t->set.kept = t->shape.kept = kept;
     t->set.offload = t->shape.offload = s.inputs;
     t->set.optim_host = s.optim;
     run->fit.host_bytes = pw_pass_host_bytes(run->model, &t->shape) + (s.embed ? pw_bytes(run->model->embed) : 0) +
-                          (s.optim ? pw_optim_host_bytes(t->kind, t->slots, t->n_slots) : 0);
+                          (s.optim ? pw_optim_host_bytes(t->kind, t->slots, t->n_slots) : 0) + (s.weights ? run->model->block_bytes : 0);
     PW_PASS(pw_run_fill_budget(run));
     *fits = pw_run_fits(run);
     return 0;
@@ -53,15 +53,19 @@ static int most_kept(struct pw_run *run, int least, int most, struct savings s, 
 int pw_run_choose_fit(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
-    const bool card = !run->opt.dev->host, least = strcmp(r->memory, "least") == 0;
+    const bool card = !run->opt.dev->host, least = strcmp(r->memory, "least") == 0, stream = strcmp(r->memory, "stream") == 0;
     const bool optim_free = strcmp(r->optimizer_state, "auto") == 0;
     const int layers = run->config.layers, given = r->checkpointing ? 1 : layers;
     const struct savings none = {.optim = card && strcmp(r->optimizer_state, "host") == 0};
-    const struct savings all = {.embed = embed_may_wait(run), .optim = card && (none.optim || optim_free), .inputs = card && (least || r->checkpointing)};
+    const struct savings all = {.embed = embed_may_wait(run), .optim = card && (none.optim || optim_free), .inputs = card && (least || stream || r->checkpointing)};
+    const bool streams = card && !run->model->trainable && !r->fresh;
     struct savings s = none;
     bool fits = false;
-    if (least)
-        return try_fit(run, 1, all, &fits);
+    PW_CHECK(!stream || streams, PW_E_USAGE, "train.memory: stream is for adapters on a card");
+    struct savings most = all;
+    most.weights = streams;
+    if (least || stream)
+        return try_fit(run, 1, stream ? most : all, &fits);
     if (strcmp(r->memory, "as_given") == 0 || !(card || run->opt.memory))
         return try_fit(run, given, none, &fits);
     PW_PASS(most_kept(run, given, layers, s, &fits));
@@ -75,5 +79,7 @@ int pw_run_choose_fit(struct pw_run *run)
     }
     if (!fits && all.inputs != s.inputs)
         PW_PASS(most_kept(run, given, layers, all, &fits));
-    return fits ? 0 : try_fit(run, given, all, &fits); /* the leanest is what is shown and refused */
+    if (!fits && streams)
+        PW_PASS(most_kept(run, given, layers, most, &fits));
+    return fits ? 0 : try_fit(run, given, most, &fits); /* the leanest is what is shown and refused */
 }

@@ -86,7 +86,7 @@ static size_t room(enum pw_optim_kind kind, const struct pw_slot *slots, size_t 
 
 size_t pw_optim_bytes(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n, bool on_host)
 {
-    return pw_optim_region(slots, n) + (on_host ? PW_LANES * room(kind, slots, n) : averages(kind, slots, n)) + pw_pool_round(sizeof(double)) +
+    return pw_optim_region(slots, n) + (on_host ? PW_INPUT_LANES * room(kind, slots, n) : averages(kind, slots, n)) + pw_pool_round(sizeof(double)) +
            (kind == PW_OPTIM_ADAMW8 ? pw_pool_round(MAPS * sizeof(float)) : 0);
 }
 
@@ -110,7 +110,7 @@ static int take_host(struct pw_optim *o, struct pw_pool *pool, struct pw_pool *h
     const size_t bytes = pw_optim_host_bytes(o->kind, o->slots, o->n), each = room(o->kind, o->slots, o->n);
     PW_TRY(pw_dev_pinned(pool->dev, &o->host, bytes), "taking host memory for the state of the optimizer");
     o->dev = pool->dev;
-    for (int i = 0; i < PW_LANES; i++) {
+    for (int i = 0; i < PW_INPUT_LANES; i++) {
         o->rooms[i] = pw_pool_take(pool, each);
         PW_CHECK(o->rooms[i], PW_E_NOMEM, "placing the optimiser");
     }
@@ -131,7 +131,7 @@ int pw_optim_settle(struct pw_optim *o)
 {
     if (!o->on_host)
         return 0;
-    for (int i = 0; i < PW_LANES; i++)
+    for (int i = 0; i < PW_INPUT_LANES; i++)
         PW_PASS(pw_dev_wait(o->dev, i));
     return pw_dev_sync(o->dev);
 }
@@ -301,11 +301,11 @@ static int step_by_pieces(struct pw_optim *o, const struct pw_adamw *h)
     bool more = next_piece(o, &now);
     if (more)
         PW_PASS(bring(o, &now, 0));
-    for (int lane = 0; more; lane = (lane + 1) % PW_LANES, now = next) {
+    for (int lane = 0; more; lane = (lane + 1) % PW_INPUT_LANES, now = next) {
         next = now;
         more = next_piece(o, &next);
         if (more)
-            PW_PASS(bring(o, &next, (lane + 1) % PW_LANES));
+            PW_PASS(bring(o, &next, (lane + 1) % PW_INPUT_LANES));
         PW_PASS(update(o, &now, lane, h));
     }
     return 0;

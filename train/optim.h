@@ -28,7 +28,7 @@ struct pw_optim {
     struct pw_tensor norm2;               /* (1) f64 */
     struct pw_tensor maps;                /* (512) f32 of AdamW8, else none */
     bool on_host;                         /* m, v and their scales are host memory */
-    struct pw_dev *dev; void *host; char *rooms[PW_LANES];
+    struct pw_dev *dev; void *host; char *rooms[PW_INPUT_LANES];
 };
 size_t pw_optim_region(const struct pw_slot *slots, size_t n);                            /* bytes of the gradients */
 size_t pw_optim_bytes(enum pw_optim_kind kind, const struct pw_slot *slots, size_t n, bool on_host);    /* what pw_optim_place takes from the pool */

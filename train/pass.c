@@ -57,7 +57,7 @@ static void walk_saved(struct walk *k, struct pw_pass *p, const struct pw_model 
     const struct pw_block_shape block = shape_of(m, s);
     const int64_t again = again_of(m, s);
     if (again > 0)
-        p->inputs = matrix(k, m->dev->act, (s->offload && again > PW_LANES ? PW_LANES : again) * s->tokens, m->config.hidden);
+        p->inputs = matrix(k, m->dev->act, (s->offload && again > PW_INPUT_LANES ? PW_INPUT_LANES : again) * s->tokens, m->config.hidden);
     for (int64_t i = 0; i < slots_of(m, s); i++) {
         k->bytes += pw_saved_bytes(&block);
         if (k->pool && k->rc == 0)
@@ -220,7 +220,7 @@ static struct rows narrow(const struct pw_pass *p, int64_t n)
 /* Where the input of a block that is computed again lies on the device, and where it waits on the host. */
 static struct pw_tensor input_of(const struct pw_pass *p, int layer, int64_t n)
 {
-    return pw_rows(p->inputs, (p->host_inputs ? layer % PW_LANES : layer) * p->shape.tokens, n);
+    return pw_rows(p->inputs, (p->host_inputs ? layer % PW_INPUT_LANES : layer) * p->shape.tokens, n);
 }
 static char *host_input(const struct pw_pass *p, int layer)
 {
@@ -232,22 +232,22 @@ static int keep_input(struct pw_pass *p, int layer, struct pw_tensor x)
     struct pw_dev *dev = p->m->dev;
     const struct pw_tensor to = input_of(p, layer, x.shape[0]);
     if (p->host_inputs)
-        PW_PASS(pw_dev_wait(dev, layer % PW_LANES));     /* what was there two blocks ago has left */
+        PW_PASS(pw_dev_wait(dev, layer % PW_INPUT_LANES));     /* what was there two blocks ago has left */
     PW_PASS(pw_copy(dev, to, x));
-    return p->host_inputs ? pw_dev_send(dev, layer % PW_LANES, host_input(p, layer), to.data, pw_bytes(to)) : 0;
+    return p->host_inputs ? pw_dev_send(dev, layer % PW_INPUT_LANES, host_input(p, layer), to.data, pw_bytes(to)) : 0;
 }
 
 static int bring_input(struct pw_pass *p, int layer, int64_t n)
 {
     const struct pw_tensor to = input_of(p, layer, n);
-    return p->host_inputs && layer >= 0 ? pw_dev_bring(p->m->dev, layer % PW_LANES, to.data, host_input(p, layer), pw_bytes(to)) : 0;
+    return p->host_inputs && layer >= 0 ? pw_dev_bring(p->m->dev, layer % PW_INPUT_LANES, to.data, host_input(p, layer), pw_bytes(to)) : 0;
 }
 
 /* x = input of the block; the one before it is on its way from then on. */
 static int take_input(struct pw_pass *p, int layer, struct pw_tensor x)
 {
     if (p->host_inputs)
-        PW_PASS(pw_dev_wait(p->m->dev, layer % PW_LANES));
+        PW_PASS(pw_dev_wait(p->m->dev, layer % PW_INPUT_LANES));
     PW_PASS(pw_copy(p->m->dev, x, input_of(p, layer, x.shape[0])));
     return bring_input(p, layer - 1, x.shape[0]);
 }
@@ -279,6 +279,7 @@ static int forward(struct pw_pass *p, const struct rows *r, const struct pw_bloc
             PW_PASS(keep_input(p, i, r->x));
         else if (backward)
             saved = &p->saved[i - again];
+        PW_PASS(pw_stream_need(&m->stream, i, i + 1));
         PW_PASS(pw_block_forward(m, i, r->x, b, &p->work, saved));
     }
     struct pw_tensor inv = backward ? pw_rows(p->inv_final, 0, b->tokens) : pw_none();
@@ -296,6 +297,7 @@ static int backward(struct pw_pass *p, const struct rows *r, const struct pw_blo
     PW_PASS(pw_rmsnorm_bwd(dev, dx, p->dnorm_final, dh, r->x, m->norm_final, pw_rows(p->inv_final, 0, b->tokens), m->config.norm_offset));
     for (int i = m->config.layers - 1; i >= 0; i--) {
         struct pw_saved *saved = &p->saved[i < again ? 0 : i - again];
+        PW_PASS(pw_stream_need(&m->stream, i, i - 1));
         if (i < again) {
             PW_PASS(take_input(p, i, r->x));
             PW_TRY(pw_block_forward(m, i, r->x, b, &p->work, saved), "computing layer %d again", i);

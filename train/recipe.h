@@ -52,7 +52,7 @@ struct pw_recipe {
     bool checkpointing;
     const char *compute;                  /* "f32", "bf16" */
     const char *optimizer_state;          /* "auto", "device", "host" */
-    const char *memory;                   /* "auto", "as_given", "least" */
+    const char *memory;                   /* "auto", "as_given", "least", "stream" */
     int64_t save_every, eval_every, keep, patience, seed;
     double spike, neftune;
     const char *samples;                  /* file of prompts, or NULL */

@@ -49,6 +49,8 @@ static int not_capturing(struct pw_dev *dev, const char *what)
 
 /* ---- memory ---- */
 
+static struct rt_lanes *lanes_of(struct pw_dev *dev) { return (struct rt_lanes *)cuda_of(dev)->lanes; }
+
 static int take(struct pw_dev *dev, void **out, size_t bytes)
 {
     PW_PASS(not_capturing(dev, "taking memory"));
@@ -59,8 +61,9 @@ static int take(struct pw_dev *dev, void **out, size_t bytes)
 }
 static void give(struct pw_dev *dev, void *p)
 {
-    (void)dev;
-    if (p) (void)rt_free(p);
+    if (!p) return;
+    rt_lanes_drain(lanes_of(dev));
+    (void)rt_free(p);
 }
 static int put(struct pw_dev *dev, void *device, const void *host, size_t bytes)
 {
@@ -84,14 +87,18 @@ static size_t held(const struct pw_dev *dev) { return cuda_of(dev)->held; }
 
 /* ---- transfers beside the ops ---- */
 
-static struct rt_lanes *lanes_of(struct pw_dev *dev) { return (struct rt_lanes *)cuda_of(dev)->lanes; }
+static_assert((int)RT_LANES == (int)PW_LANES, "the lanes of the runtime are those of the device");
 static int take_pinned(struct pw_dev *dev, void **out, size_t bytes)
 {
     PW_PASS(failed(dev, "pinned memory", rt_pinned(out, bytes)));
     memset(*out, 0, bytes);
     return 0;
 }
-static void give_pinned(struct pw_dev *dev, void *p) { (void)dev, (void)rt_pinned_free(p); }
+static void give_pinned(struct pw_dev *dev, void *p)
+{
+    rt_lanes_drain(lanes_of(dev));
+    (void)rt_pinned_free(p);
+}
 static int send(struct pw_dev *dev, int lane, void *host, const void *device, size_t bytes)
 {
     PW_PASS(not_capturing(dev, "a transfer"));

@@ -24,29 +24,34 @@ static inline int rt_driver(void)
     return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
-/* A second stream for transfers, and an event for each lane: transfers wait for the ops queued before them, ops for the lane they ask for. */
-struct rt_lanes { cudaStream_t stream; cudaEvent_t ops, lane[2]; };
+/* A stream for each pair of lanes, and an event for each lane: transfers wait for the ops queued before them, ops for the lane they ask for. */
+enum { RT_LANES = 4 };
+struct rt_lanes { cudaStream_t stream[RT_LANES / 2]; cudaEvent_t ops, lane[RT_LANES]; };
 static inline simt_error rt_lanes_open(struct rt_lanes *l)
 {
-    simt_error e = cudaStreamCreateWithFlags(&l->stream, cudaStreamNonBlocking);
+    simt_error e = cudaSuccess;
+    for (int i = 0; i < RT_LANES / 2 && e == 0; i++) e = cudaStreamCreateWithFlags(&l->stream[i], cudaStreamNonBlocking);
     if (e == 0) e = cudaEventCreateWithFlags(&l->ops, cudaEventDisableTiming);
-    for (int i = 0; i < 2 && e == 0; i++) e = cudaEventCreateWithFlags(&l->lane[i], cudaEventDisableTiming);
+    for (int i = 0; i < RT_LANES && e == 0; i++) e = cudaEventCreateWithFlags(&l->lane[i], cudaEventDisableTiming);
     return e;
 }
 static inline void rt_lanes_close(struct rt_lanes *l)
 {
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < RT_LANES; i++)
         if (l->lane[i]) (void)cudaEventDestroy(l->lane[i]);
     if (l->ops) (void)cudaEventDestroy(l->ops);
-    if (l->stream) (void)cudaStreamDestroy(l->stream);
+    for (int i = 0; i < RT_LANES / 2; i++)
+        if (l->stream[i]) (void)cudaStreamDestroy(l->stream[i]);
 }
 static inline simt_error rt_transfer(struct rt_lanes *l, int lane, void *to, const void *from, size_t bytes, bool to_host, simt_stream s)
 {
+    const cudaStream_t beside = l->stream[lane / 2];
     simt_error e = cudaEventRecord(l->ops, s);
-    if (e == 0) e = cudaStreamWaitEvent(l->stream, l->ops, 0);
-    if (e == 0) e = cudaMemcpyAsync(to, from, bytes, to_host ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice, l->stream);
-    return e == 0 ? cudaEventRecord(l->lane[lane], l->stream) : e;
+    if (e == 0) e = cudaStreamWaitEvent(beside, l->ops, 0);
+    if (e == 0) e = cudaMemcpyAsync(to, from, bytes, to_host ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice, beside);
+    return e == 0 ? cudaEventRecord(l->lane[lane], beside) : e;
 }
+static inline void rt_lanes_drain(struct rt_lanes *) {} /* freeing memory waits for what uses it */
 static inline simt_error rt_wait(struct rt_lanes *l, int lane, simt_stream s) { return cudaStreamWaitEvent(s, l->lane[lane], 0); }
 
 /* A step as a graph: what is queued between begin and end is recorded, not run. */
@@ -75,11 +80,34 @@ static inline simt_error rt_get(void *host, const void *device, size_t bytes, si
 static inline simt_error rt_sync(simt_stream) { return 0; }
 static inline simt_error rt_pinned(void **p, size_t bytes) { return (*p = pw_alloc_zero(bytes, 1)) ? 0 : 2; }
 static inline simt_error rt_pinned_free(void *p) { return pw_free(p), 0; }
-struct rt_lanes { int none; };
+/* As late as a card may be: a transfer happens when its lane is waited for, or used again, or memory is given back. Until then what comes to the device is
+ * NaN there, so that an op that did not wait is seen; what goes to the host is read late, so that an op that did not wait changes it. */
+enum { RT_LANES = 4 };
+struct rt_lanes { struct { void *to; const void *from; size_t bytes; } on_its_way[RT_LANES]; };
 static inline simt_error rt_lanes_open(struct rt_lanes *) { return 0; }
-static inline void rt_lanes_close(struct rt_lanes *) {}
-static inline simt_error rt_transfer(struct rt_lanes *, int, void *to, const void *from, size_t bytes, bool, simt_stream s) { return rt_put(to, from, bytes, s); }
-static inline simt_error rt_wait(struct rt_lanes *, int, simt_stream) { return 0; }
+static inline simt_error rt_wait(struct rt_lanes *l, int lane, simt_stream)
+{
+    auto &t = l->on_its_way[lane];
+    simt_memory_open();
+    if (t.bytes) memcpy(t.to, t.from, t.bytes);
+    simt_memory_close();
+    t.bytes = 0;
+    return 0;
+}
+static inline void rt_lanes_drain(struct rt_lanes *l)
+{
+    for (int i = 0; i < RT_LANES; i++) (void)rt_wait(l, i, {});
+}
+static inline void rt_lanes_close(struct rt_lanes *l) { rt_lanes_drain(l); }
+static inline simt_error rt_transfer(struct rt_lanes *l, int lane, void *to, const void *from, size_t bytes, bool to_host, simt_stream s)
+{
+    (void)rt_wait(l, lane, s);
+    simt_memory_open();
+    if (!to_host) memset(to, 0xff, bytes);
+    simt_memory_close();
+    l->on_its_way[lane] = {to, from, bytes};
+    return 0;
+}
 static inline int rt_driver(void) { return 0; }
 static inline simt_error rt_capture_begin(simt_stream) { return simt_record_begin() ? 0 : 1; }
 static inline simt_error rt_capture_end(void **out, simt_stream) { return simt_record_end((struct simt_graph **)out); }

@@ -61,6 +61,13 @@ refused 2 'there are synthetic:100m' pw bench synthetic:8t
 json "$ROOT/pw" bench synthetic:tiny --device simt --type nf4 --double-quant --prompt 0 --batch 0 --train 24 --checkpointing --repeat 1 --json --quiet
 of() { grep -oE "\"$1\":[0-9]+" out | head -1 | grep -oE '[0-9]+$'; }
 checks=$((checks + 1)); awk -v p="$(of planned_bytes)" -v m="$(of in_use_bytes)" 'BEGIN { exit !(m > 100000 && p >= 0.98 * m && p <= 1.02 * m) }' || fail "planned $(of planned_bytes), in use $(of in_use_bytes)"
+# Layers that wait in host memory: the same bytes, less of the card, and what the plan takes when nothing else fits.
+device=(--device simt --set quant.type=nf4 --set train.steps=1 --set train.batch_size=1 --set train.save_every=0 --set data.max_length=24 --json --quiet)
+for how in least stream; do json "$ROOT/pw" train r.yaml "${device[@]}" --set output=$how --set train.memory=$how; done
+checks=$((checks + 1)); cmp -s least/adapter/adapter_model.safetensors stream/adapter/adapter_model.safetensors || fail "streamed layers: another adapter"
+checks=$((checks + 1)); [ "$(of planned_bytes)" = "$(of peak_bytes)" ] || fail "streamed layers: planned $(of planned_bytes), in use $(of peak_bytes)"
+json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --set train.memory=least; has out '"weights_on_host":false'
+json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --memory $(($(of peak_bytes) - 1)); has out '"fits":true'; has out '"weights_on_host":true'
 json pw train r.yaml --json --quiet; empty err
 json pw entry build run -o entry.tar.zst --json
 json pw entry check entry.tar.zst --json

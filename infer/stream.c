@@ -1,0 +1,84 @@
+/* See stream.h. */
+#include "infer/stream.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/memory.h"
+
+int pw_stream_open(struct pw_layer_stream *s, struct pw_dev *dev, const size_t *bytes, int layers)
+{
+    size_t largest = 0, sum = 0;
+    int rc = 0;
+    *s = (struct pw_layer_stream){.dev = dev, .layers = layers, .held = {-1, -1}};
+    s->offset = pw_alloc_zero(2 * (size_t)layers, sizeof *s->offset);
+    PW_CHECK(s->offset, PW_E_NOMEM, "out of memory for %d layers", layers);
+    s->bytes = s->offset + layers;
+    for (int i = 0; i < layers; i++) {
+        s->bytes[i] = pw_pool_round(bytes[i]);
+        s->offset[i] = sum;
+        sum += s->bytes[i];
+        largest = s->bytes[i] > largest ? s->bytes[i] : largest;
+    }
+    void *host = NULL;
+    PW_PASS_OUT(pw_pool_open(&s->memory, dev, PW_STREAM_SLOTS * largest, "slots for layers"));
+    PW_TRY_OUT(pw_dev_pinned(dev, &host, sum), "taking host memory for the weights of layers");
+    s->host = host;
+    for (int k = 0; k < PW_STREAM_SLOTS; k++)
+        s->slot[k] = (struct pw_pool){.dev = dev, .base = s->memory.base + (size_t)k * largest, .bytes = largest, .name = "a slot for a layer"};
+    s->on = true;
+out:
+    if (rc < 0)
+        pw_stream_close(s);
+    return rc;
+}
+
+void pw_stream_close(struct pw_layer_stream *s)
+{
+    if (s->dev) {
+        pw_dev_pinned_free(s->dev, s->host);
+        pw_pool_close(&s->memory);
+    }
+    pw_free(s->offset);
+    *s = (struct pw_layer_stream){0};
+}
+
+struct pw_pool *pw_stream_place(struct pw_layer_stream *s, int layer)
+{
+    struct pw_pool *slot = &s->slot[layer % PW_STREAM_SLOTS];
+    slot->used = 0;
+    s->held[layer % PW_STREAM_SLOTS] = -1;
+    return slot;
+}
+
+int pw_stream_placed(struct pw_layer_stream *s, int layer)
+{
+    const struct pw_pool *slot = &s->slot[layer % PW_STREAM_SLOTS];
+    PW_CHECK(slot->used == s->bytes[layer], PW_E_FAIL, "a layer of %zu bytes was counted as %zu", slot->used, s->bytes[layer]);
+    PW_PASS(pw_dev_get(s->dev, s->host + s->offset[layer], slot->base, slot->used));
+    s->held[layer % PW_STREAM_SLOTS] = layer;
+    return 0;
+}
+
+static int lane_of(int layer) { return PW_LANE_WEIGHTS + layer % PW_STREAM_SLOTS; }
+
+static int bring(struct pw_layer_stream *s, int layer)
+{
+    const int k = layer % PW_STREAM_SLOTS;
+    if (s->held[k] == layer)
+        return 0;
+    s->held[k] = -1;
+    PW_TRY(pw_dev_bring(s->dev, lane_of(layer), s->slot[k].base, s->host + s->offset[layer], s->bytes[layer]), "bringing layer %d", layer);
+    s->held[k] = layer;
+    return 0;
+}
+
+/* A transfer sets out when the ops queued before it are done: those of the block that used the slot last. */
+int pw_stream_need(struct pw_layer_stream *s, int layer, int next)
+{
+    if (!s->on)
+        return 0;
+    PW_PASS(bring(s, layer));
+    PW_PASS(pw_dev_wait(s->dev, lane_of(layer)));
+    return next >= 0 && next < s->layers && next % PW_STREAM_SLOTS != layer % PW_STREAM_SLOTS ? bring(s, next) : 0;
+}
