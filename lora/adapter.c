@@ -192,7 +192,13 @@ static int plan_layer(struct pw_adapter *a, const struct pw_model_config *model,
         pw_expert_suffix(model, e / PW_EXPERT_PARTS, (enum pw_expert_part)(e % PW_EXPERT_PARTS), suffix);
         snprintf(name, sizeof name, "model.layers.%d.%s", i, suffix);
         pw_expert_shape(model, (enum pw_expert_part)(e % PW_EXPERT_PARTS), &n_out, &n_in);
+        const size_t before = a->n;
         PW_PASS(consider(a, name, n_out, n_in));
+        if (a->n > before && strcmp(a->config.kind, "dora") == 0) {
+            const int rc = pw_error(PW_E_UNSUPPORTED, "adapter.kind: dora on experts is not supported (%s)", name);
+            pw_error_hint("use adapter.kind: lora, or adapter.targets without experts: q_proj,k_proj,v_proj,o_proj");
+            return rc;
+        }
     }
     return 0;
 }

@@ -55,6 +55,15 @@ START_TEST(plan_selects)
     k = base_config;
     strcpy(k.kind, "loha");
     ck_fails(pw_adapter_plan(&a, &k, &model), PW_E_UNSUPPORTED, "loha");
+    struct pw_model_config sparse = model;
+    sparse.experts = 4, sparse.experts_chosen = 2, sparse.expert_ffn = 12;
+    k = base_config;
+    strcpy(k.kind, "dora");
+    ck_fails(pw_adapter_plan(&a, &k, &sparse), PW_E_UNSUPPORTED, "dora on experts");
+    k.targets = "q_proj,v_proj";
+    ck_ok(pw_adapter_plan(&a, &k, &sparse));
+    ck_assert_uint_eq(a.n, 24);
+    pw_adapter_free(&a);
 }
 END_TEST
 
