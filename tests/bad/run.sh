@@ -265,7 +265,7 @@ mutant test_session infer/block.c 's/layout = k->c->rope/layout = !k->c->rope/'
 
 mutant test_block infer/experts.c 's/linear_back(\&k, PW_EXPERT_UP, dxs, dup/linear_back(\&k, PW_EXPERT_UP, dxs, dgate/'
 mutant test_block infer/experts.c 's/PW_PASS(pw_fill(k.dev, dxs, 0));//'
-mutant test_block infer/block.c 's/pw_expert_rows(c, k->tokens) \* c->expert_ffn/k->tokens * c->expert_ffn/'
+mutant test_families infer/block.c 's/pw_expert_rows(c, k->tokens) \* c->expert_ffn/k->tokens * c->expert_ffn/'
 mutant test_families infer/block.c 's/norm_back(k, n, heads_of(k, into), grads, heads_of(k, dq)/norm_back(k, n, heads_of(k, into), grads, heads_of(k, dq.data ? x : dq)/'
 mutant test_families infer/block.c 's/norm_back(k, n, into, grads, dx, x, inv)/norm_back(k, n, into, grads, dx, x.data ? dx : x, inv)/'
 mutant test_families infer/block.c 's/pw_columns(dy, at, parts/pw_columns(dy, 0, parts/'
