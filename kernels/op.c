@@ -1,237 +1,29 @@
 /* The checked entry points: shape, dtype, contiguity, aliasing and ids are validated here, once; then the device's table is called.
  * Backends hold no validation. Messages read "rmsnorm_fwd: w: expected (128) f32, got (64) f32". Computes nothing. */
-#include "kernels/op.h"
+#include "kernels/op_check.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
+
 #include "base/error.h"
 #include "kernels/backend.h"
 #include "kernels/blocks.h"
 
-/* ---- one tensor ---- */
-
-static void describe(char *out, size_t room, int ndim, const int64_t *shape, const char *type)
-{
-    size_t at = 0;
-    out[0] = 0;
-    for (int i = 0; i < ndim && at < room; i++) at += (size_t)snprintf(out + at, room - at, "%s%" PRId64, i ? ", " : "(", shape[i]);
-    if (at < room) snprintf(out + at, room - at, ") %s", type);
-}
-
-static int has_shape(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int ndim, const int64_t *shape)
-{
-    bool same = t.data && t.dtype == type && t.ndim == ndim;
-    for (int i = 0; same && i < ndim; i++) same = t.shape[i] == shape[i];
-    if (!same) {
-        char want[128], got[128] = "none";
-        describe(want, sizeof want, ndim, shape, pw_dtype_name(type));
-        if (t.data) describe(got, sizeof got, t.ndim < 0 ? 0 : t.ndim > 4 ? 4 : t.ndim, t.shape, pw_dtype_name(t.dtype));
-        return pw_error(PW_E_FAIL, "%s: %s: expected %s, got %s", op, name, want, got);
-    }
-    PW_CHECK(pw_contiguous(t), PW_E_FAIL, "%s: %s: expected contiguous rows, got strides", op, name);
-    return 0;
-}
-static int want1(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int64_t a)
-{
-    return has_shape(op, name, t, type, 1, (int64_t[]){ a });
-}
-static int want2(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int64_t a, int64_t b)
-{
-    return has_shape(op, name, t, type, 2, (int64_t[]){ a, b });
-}
-static int want3(const char *op, const char *name, struct pw_tensor t, enum pw_dtype type, int64_t a, int64_t b, int64_t c)
-{
-    return has_shape(op, name, t, type, 3, (int64_t[]){ a, b, c });
-}
-static int want_like(const char *op, const char *name, struct pw_tensor t, struct pw_tensor like)
-{
-    return has_shape(op, name, t, like.dtype, like.ndim, like.shape);
-}
-
-static bool is_float(enum pw_dtype t) { return t == PW_F32 || t == PW_F64 || t == PW_F16 || t == PW_BF16; }
-static bool is_ref(const struct pw_dev *dev) { return strcmp(dev->kind, "ref") == 0; }
-/* The type of parameters, statistics and gradients of parameters beside activations of type `act`. */
-static enum pw_dtype wide_of(enum pw_dtype act) { return act == PW_F64 ? PW_F64 : PW_F32; }
-
-static int lead_shape(const char *op, const char *name, struct pw_tensor t, int ndim)
-{
-    PW_CHECK(t.ndim >= 1 && t.ndim <= 4 && (!ndim || t.ndim == ndim), PW_E_FAIL, "%s: %s: expected %d dimensions, got %d", op, name, ndim, t.ndim);
-    for (int i = 0; i < t.ndim; i++)
-        PW_CHECK(t.shape[i] >= 0, PW_E_FAIL, "%s: %s: dimension %d is negative (%" PRId64 ")", op, name, i, t.shape[i]);
-    PW_CHECK(pw_contiguous(t), PW_E_FAIL, "%s: %s: expected contiguous rows, got strides", op, name);
-    return 0;
-}
-
-/* The tensor that sets the sizes and the type of a call: present, `ndim` dimensions, contiguous, of the device's type of activations (or f64 on ref). */
-static int lead(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
-{
-    PW_CHECK(t.data, PW_E_FAIL, "%s: %s: expected a tensor, got none", op, name);
-    PW_CHECK(t.dtype == dev->act || (t.dtype == PW_F64 && is_ref(dev)), PW_E_FAIL, "%s: %s: expected %s, got %s", op, name, pw_dtype_name(dev->act),
-             pw_dtype_name(t.dtype));
-    return lead_shape(op, name, t, ndim);
-}
-/* The same for parameters and what goes with them: f32 (or f64 on ref). */
-static int lead_wide(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
-{
-    PW_CHECK(t.data, PW_E_FAIL, "%s: %s: expected a tensor, got none", op, name);
-    PW_CHECK(t.dtype == PW_F32 || (t.dtype == PW_F64 && is_ref(dev)), PW_E_FAIL, "%s: %s: expected f32, got %s", op, name, pw_dtype_name(t.dtype));
-    return lead_shape(op, name, t, ndim);
-}
-/* Either of the two. */
-static int lead_any(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int ndim)
-{
-    return t.data && t.dtype == PW_F32 ? lead_wide(dev, op, name, t, ndim) : lead(dev, op, name, t, ndim);
-}
-
-/* ---- aliasing ---- */
-
-static bool overlap(const void *a, size_t na, const void *b, size_t nb)
-{
-    if (!a || !b || !na || !nb) return false;
-    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
-    return x < y ? na > y - x : nb > x - y;
-}
-struct named { const char *name; struct pw_tensor t; };
-#define NAMED(t) { #t, t }
-
-/* No output may touch another output or an input. */
-static int apart(const char *op, const struct named *outs, int n_outs, const struct named *ins, int n_ins)
-{
-    for (int i = 0; i < n_outs; i++) {
-        const struct named *o = &outs[i];
-        for (int j = i + 1; j < n_outs; j++)
-            PW_CHECK(!overlap(o->t.data, pw_bytes(o->t), outs[j].t.data, pw_bytes(outs[j].t)), PW_E_FAIL, "%s: %s and %s share memory", op, o->name, outs[j].name);
-        for (int j = 0; j < n_ins; j++)
-            PW_CHECK(!overlap(o->t.data, pw_bytes(o->t), ins[j].t.data, pw_bytes(ins[j].t)), PW_E_FAIL, "%s: %s and %s share memory", op, o->name, ins[j].name);
-    }
-    return 0;
-}
-#define APART(op, outs, ins) PW_PASS(apart(op, outs, (int)(sizeof(outs) / sizeof *(outs)), ins, (int)(sizeof(ins) / sizeof *(ins))))
-/* out may be exactly x, but not overlap it otherwise */
-static int same_or_apart(const char *op, const char *name, struct pw_tensor out, const char *in_name, struct pw_tensor x)
-{
-    PW_CHECK(out.data == x.data || !overlap(out.data, pw_bytes(out), x.data, pw_bytes(x)), PW_E_FAIL, "%s: %s overlaps %s without being it", op, name, in_name);
-    return 0;
-}
-
-/* ---- ids, weights, sequences ---- */
-
-static int ids_in(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor ids, int64_t low, int64_t limit)
-{
-    if (!dev->host) return 0; /* other backends look at them where they are */
-    const int32_t *id = ids.data;
-    for (int64_t i = 0; i < ids.shape[0]; i++)
-        PW_CHECK(id[i] >= low && id[i] < limit, PW_E_FAIL, "%s: %s[%" PRId64 "]: expected %" PRId64 " to %" PRId64 ", got %" PRId32, op, name, i, low, limit - 1, id[i]);
-    return 0;
-}
-
-static int good_weight(const struct pw_dev *dev, const char *op, const struct pw_weight *w, enum pw_dtype type)
-{
-    PW_CHECK(w && w->data, PW_E_FAIL, "%s: w: expected a weight, got none", op);
-    PW_CHECK(w->n_out >= 1 && w->n_in >= 1, PW_E_FAIL, "%s: w: expected positive sizes, got (%" PRId64 ", %" PRId64 ")", op, w->n_out, w->n_in);
-    switch (w->type) {
-    case PW_Q_DENSE:
-        if (type == PW_F64) PW_CHECK(is_float(w->dtype), PW_E_FAIL, "%s: w: expected a float type, got %s", op, pw_dtype_name(w->dtype));
-        else PW_CHECK(is_float(w->dtype) && w->dtype != PW_F64, PW_E_FAIL, "%s: w: expected f32, f16 or bf16, got %s", op, pw_dtype_name(w->dtype));
-        break;
-    case PW_Q_NF4:
-    case PW_Q_FP4:
-        PW_CHECK(w->block >= 2 && w->block % 2 == 0, PW_E_FAIL, "%s: w: expected an even block size, got %d", op, w->block);
-        if (w->absmax_q) PW_CHECK(w->nested_absmax && w->nested_code && w->nested_block >= 1, PW_E_FAIL, "%s: w: nested scales without their tables", op);
-        else PW_CHECK(w->absmax, PW_E_FAIL, "%s: w: %s without absmax", op, pw_qtype_name(w->type));
-        break;
-    case PW_Q_INT8:
-        PW_CHECK(w->absmax, PW_E_FAIL, "%s: w: int8 without absmax", op);
-        break;
-    default: {
-        const struct pw_block_type *b = pw_block_type(w->type);
-        PW_CHECK(b, PW_E_FAIL, "%s: w: unknown weight type %d", op, (int)w->type);
-        PW_CHECK(w->n_in % b->elements == 0, PW_E_FAIL, "%s: w: expected rows of whole %s blocks of %d, got %" PRId64 " elements", op, b->name, b->elements, w->n_in);
-    }
-    }
-    if (w->lora) {
-        PW_CHECK(w->lora->r >= 1, PW_E_FAIL, "%s: w: adapter of rank %d", op, w->lora->r);
-        PW_PASS(want2(op, "lora.a", w->lora->a, wide_of(type), w->lora->r, w->n_in));
-        PW_PASS(want2(op, "lora.b", w->lora->b, wide_of(type), w->n_out, w->lora->r));
-        if (pw_weight_is_dora(w)) {
-            PW_PASS(want1(op, "lora.magnitude", w->lora->magnitude, wide_of(type), w->n_out));
-            PW_PASS(want1(op, "lora.norm", w->lora->norm, wide_of(type), w->n_out));
-        }
-    }
-    (void)dev;
-    return 0;
-}
-
-static int good_drop(const char *op, struct pw_drop drop, const struct pw_lora *lora)
-{
-    PW_CHECK(drop.p >= 0 && drop.p < 1, PW_E_FAIL, "%s: dropout: expected 0 <= p < 1, got %g", op, drop.p);
-    PW_CHECK(!(drop.p > 0) || !lora || lora->magnitude.ndim == 0 || lora->drops, PW_E_FAIL, "%s: dropout: expected an adapter that says it drops, got one with a magnitude that does not", op);
-    return 0;
-}
-
-static int enough(const struct pw_dev *dev, const char *op, size_t bytes)
-{
-    PW_CHECK(bytes <= dev->scratch_bytes, PW_E_FAIL, "%s: scratch: expected %zu bytes, device %s has %zu", op, bytes, dev->kind, dev->scratch_bytes);
-    return 0;
-}
-
-static int good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int64_t pool, bool backward)
-{
-    PW_CHECK(s && s->n >= 0, PW_E_FAIL, "%s: seqs: expected a list of sequences, got none", op);
-    PW_CHECK(s->n == 0 || (s->q_start && s->kv_start && s->kv_len), PW_E_FAIL, "%s: seqs: a list is missing", op);
-    PW_CHECK(!s->prefix_start == !s->prefix_len, PW_E_FAIL, "%s: seqs: prefix_start and prefix_len go together", op);
-    PW_CHECK(s->n == 0 ? rows == 0 : s->q_start[0] == 0 && s->q_start[s->n] == rows, PW_E_FAIL, "%s: seqs: expected query rows 0 to %" PRId64 " to be covered", op, rows);
-    int64_t taken = 0; /* own key rows before this one belong to earlier sequences */
-    for (int i = 0; i < s->n; i++) {
-        int64_t n_q = (int64_t)s->q_start[i + 1] - s->q_start[i], start = s->kv_start[i], len = s->kv_len[i];
-        PW_CHECK(n_q >= 0, PW_E_FAIL, "%s: seqs: q_start falls from %d to %d at sequence %d", op, s->q_start[i], s->q_start[i + 1], i);
-        PW_CHECK(len >= n_q, PW_E_FAIL, "%s: seqs: sequence %d has %" PRId64 " queries and only %" PRId64 " keys", op, i, n_q, len);
-        PW_CHECK(start >= 0 && start <= pool && len <= pool - start, PW_E_FAIL,
-                 "%s: seqs: sequence %d: keys %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, start, len, pool);
-        if (s->prefix_len) {
-            int64_t at = s->prefix_start[i], n = s->prefix_len[i];
-            PW_CHECK(n == 0 || (at >= 0 && n > 0 && at <= pool && n <= pool - at), PW_E_FAIL,
-                     "%s: seqs: sequence %d: prefix %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, at, n, pool);
-        }
-        PW_CHECK(!s->most_keys || len + (s->prefix_len ? s->prefix_len[i] : 0) <= s->most_keys, PW_E_FAIL, "%s: seqs: sequence %d has more keys than the %" PRId64 " that are planned for", op, i,
-                 s->most_keys);
-        /* backward adds to a sequence's own key rows without locks */
-        if (backward && len) {
-            PW_CHECK(start >= taken, PW_E_FAIL, "%s: seqs: keys of sequence %d begin at row %" PRId64 ", before row %" PRId64 " where those of an earlier one end", op, i, start, taken);
-            taken = start + len;
-        }
-    }
-    return 0;
-}
-
 /* ---- simple ops ---- */
-
-/* A failure of the device itself: over what. */
-static int over(int rc, struct pw_tensor x)
-{
-    char shape[96];
-    int at = 0;
-    if (rc >= 0)
-        return rc;
-    for (int i = 0; i < x.ndim; i++)
-        at += snprintf(shape + at, sizeof shape - (size_t)at, "%s%lld", i ? ", " : "", (long long)x.shape[i]);
-    return pw_error_while(rc, "computing over %s (%s)", pw_dtype_name(x.dtype), at ? shape : "");
-}
 
 int pw_fill(struct pw_dev *dev, struct pw_tensor x, double value)
 {
-    PW_CHECK(x.data && is_float(x.dtype) && pw_contiguous(x), PW_E_FAIL, "fill: x: expected a contiguous float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
+    PW_CHECK(x.data && op_is_float(x.dtype) && pw_contiguous(x), PW_E_FAIL, "fill: x: expected a contiguous float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
     return dev->ops->fill(dev, x, value);
 }
 
 int pw_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 {
-    PW_CHECK(x.data && is_float(x.dtype), PW_E_FAIL, "copy: x: expected a float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
-    PW_CHECK(out.data && is_float(out.dtype), PW_E_FAIL, "copy: out: expected a float tensor, got %s", out.data ? pw_dtype_name(out.dtype) : "none");
-    PW_PASS(has_shape("copy", "x", x, x.dtype, x.ndim, x.shape));
-    PW_PASS(has_shape("copy", "out", out, out.dtype, x.ndim, x.shape));
+    PW_CHECK(x.data && op_is_float(x.dtype), PW_E_FAIL, "copy: x: expected a float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
+    PW_CHECK(out.data && op_is_float(out.dtype), PW_E_FAIL, "copy: out: expected a float tensor, got %s", out.data ? pw_dtype_name(out.dtype) : "none");
+    PW_PASS(op_shape("copy", "x", x, x.dtype, x.ndim, x.shape));
+    PW_PASS(op_shape("copy", "out", out, out.dtype, x.ndim, x.shape));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("copy", outs, ins);
     return dev->ops->copy(dev, out, x);
@@ -239,22 +31,22 @@ int pw_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 
 int pw_axpy(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor x, double alpha)
 {
-    PW_PASS(lead_any(dev, "axpy", "y", y, 0));
-    PW_PASS(want_like("axpy", "x", x, y));
-    PW_PASS(same_or_apart("axpy", "y", y, "x", x));
+    PW_PASS(op_lead_any(dev, "axpy", "y", y, 0));
+    PW_PASS(op_want_like("axpy", "x", x, y));
+    PW_PASS(op_same_or_apart("axpy", "y", y, "x", x));
     return dev->ops->axpy(dev, y, x, alpha);
 }
 
 int pw_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
 {
-    PW_PASS(lead_any(dev, "scale", "x", x, 0));
+    PW_PASS(op_lead_any(dev, "scale", "x", x, 0));
     return dev->ops->scale(dev, x, alpha);
 }
 
 int pw_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, struct pw_drop draw)
 {
-    PW_PASS(lead_any(dev, "noise", "x", x, 2));
-    PW_PASS(want1("noise", "scale", scale, PW_F32, x.shape[0]));
+    PW_PASS(op_lead_any(dev, "noise", "x", x, 2));
+    PW_PASS(op_want1("noise", "scale", scale, PW_F32, x.shape[0]));
     struct named outs[] = { NAMED(x) }, ins[] = { NAMED(scale) };
     APART("noise", outs, ins);
     return dev->ops->noise(dev, x, scale, draw);
@@ -262,68 +54,68 @@ int pw_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, str
 
 int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor table, struct pw_tensor ids)
 {
-    PW_PASS(lead(dev, "embed_fwd", "out", out, 2));
-    PW_CHECK(table.data && table.ndim == 2 && is_float(table.dtype) && (table.dtype != PW_F64 || out.dtype == PW_F64), PW_E_FAIL,
+    PW_PASS(op_lead(dev, "embed_fwd", "out", out, 2));
+    PW_CHECK(table.data && table.ndim == 2 && op_is_float(table.dtype) && (table.dtype != PW_F64 || out.dtype == PW_F64), PW_E_FAIL,
              "embed_fwd: table: expected (V, D) f32, f16 or bf16, got %s", table.data ? pw_dtype_name(table.dtype) : "none");
-    PW_PASS(want2("embed_fwd", "table", table, table.dtype, table.shape[0], out.shape[1]));
-    PW_PASS(want1("embed_fwd", "ids", ids, PW_I32, out.shape[0]));
-    PW_PASS(ids_in(dev, "embed_fwd", "ids", ids, 0, table.shape[0]));
+    PW_PASS(op_want2("embed_fwd", "table", table, table.dtype, table.shape[0], out.shape[1]));
+    PW_PASS(op_want1("embed_fwd", "ids", ids, PW_I32, out.shape[0]));
+    PW_PASS(op_ids_in(dev, "embed_fwd", "ids", ids, 0, table.shape[0]));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(table), NAMED(ids) };
     APART("embed_fwd", outs, ins);
-    return over(dev->ops->embed_fwd(dev, out, table, ids), out);
+    return op_over(dev->ops->embed_fwd(dev, out, table, ids), out);
 }
 
 int pw_embed_bwd(struct pw_dev *dev, struct pw_tensor dtable, struct pw_tensor dout, struct pw_tensor ids)
 {
-    PW_PASS(lead_wide(dev, "embed_bwd", "dtable", dtable, 2));
-    PW_PASS(lead(dev, "embed_bwd", "dout", dout, 2));
-    PW_PASS(want2("embed_bwd", "dout", dout, dtable.dtype == PW_F64 ? PW_F64 : dev->act, dout.shape[0], dtable.shape[1]));
-    PW_PASS(want1("embed_bwd", "ids", ids, PW_I32, dout.shape[0]));
-    PW_PASS(ids_in(dev, "embed_bwd", "ids", ids, 0, dtable.shape[0]));
+    PW_PASS(op_lead_wide(dev, "embed_bwd", "dtable", dtable, 2));
+    PW_PASS(op_lead(dev, "embed_bwd", "dout", dout, 2));
+    PW_PASS(op_want2("embed_bwd", "dout", dout, dtable.dtype == PW_F64 ? PW_F64 : dev->act, dout.shape[0], dtable.shape[1]));
+    PW_PASS(op_want1("embed_bwd", "ids", ids, PW_I32, dout.shape[0]));
+    PW_PASS(op_ids_in(dev, "embed_bwd", "ids", ids, 0, dtable.shape[0]));
     struct named outs[] = { NAMED(dtable) }, ins[] = { NAMED(dout), NAMED(ids) };
     APART("embed_bwd", outs, ins);
-    return over(dev->ops->embed_bwd(dev, dtable, dout, ids), dout);
+    return op_over(dev->ops->embed_bwd(dev, dtable, dout, ids), dout);
 }
 
 int pw_rmsnorm_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor inv_rms, struct pw_tensor x, struct pw_tensor w, double eps, double w_offset)
 {
     const char *op = "rmsnorm_fwd";
-    PW_PASS(lead(dev, op, "x", x, 2));
+    PW_PASS(op_lead(dev, op, "x", x, 2));
     PW_CHECK(x.shape[1] >= 1, PW_E_FAIL, "%s: x: rows without elements", op);
-    PW_PASS(want_like(op, "out", out, x));
-    PW_PASS(want1(op, "w", w, wide_of(x.dtype), x.shape[1]));
-    if (inv_rms.data) PW_PASS(want1(op, "inv_rms", inv_rms, wide_of(x.dtype), x.shape[0]));
+    PW_PASS(op_want_like(op, "out", out, x));
+    PW_PASS(op_want1(op, "w", w, op_wide_of(x.dtype), x.shape[1]));
+    if (inv_rms.data) PW_PASS(op_want1(op, "inv_rms", inv_rms, op_wide_of(x.dtype), x.shape[0]));
     PW_CHECK(eps >= 0 && isfinite(eps), PW_E_FAIL, "%s: eps: expected a number >= 0, got %g", op, eps);
-    PW_PASS(same_or_apart(op, "out", out, "x", x));
+    PW_PASS(op_same_or_apart(op, "out", out, "x", x));
     struct named outs[] = { NAMED(out), NAMED(inv_rms) }, ins[] = { NAMED(w) };
     APART(op, outs, ins);
-    return over(dev->ops->rmsnorm_fwd(dev, out, inv_rms, x, w, eps, w_offset), x);
+    return op_over(dev->ops->rmsnorm_fwd(dev, out, inv_rms, x, w, eps, w_offset), x);
 }
 
 int pw_rmsnorm_bwd(struct pw_dev *dev, struct pw_tensor dx, struct pw_tensor dw, struct pw_tensor dout, struct pw_tensor x, struct pw_tensor w, struct pw_tensor inv_rms, double w_offset)
 {
     const char *op = "rmsnorm_bwd";
-    PW_PASS(lead(dev, op, "dx", dx, 2));
+    PW_PASS(op_lead(dev, op, "dx", dx, 2));
     PW_CHECK(dx.shape[1] >= 1, PW_E_FAIL, "%s: dx: rows without elements", op);
-    PW_PASS(want_like(op, "dout", dout, dx));
-    PW_PASS(want_like(op, "x", x, dx));
-    PW_PASS(want1(op, "w", w, wide_of(dx.dtype), dx.shape[1]));
-    PW_PASS(want1(op, "inv_rms", inv_rms, wide_of(dx.dtype), dx.shape[0]));
-    if (dw.data) PW_PASS(want1(op, "dw", dw, wide_of(dx.dtype), dx.shape[1]));
+    PW_PASS(op_want_like(op, "dout", dout, dx));
+    PW_PASS(op_want_like(op, "x", x, dx));
+    PW_PASS(op_want1(op, "w", w, op_wide_of(dx.dtype), dx.shape[1]));
+    PW_PASS(op_want1(op, "inv_rms", inv_rms, op_wide_of(dx.dtype), dx.shape[0]));
+    if (dw.data) PW_PASS(op_want1(op, "dw", dw, op_wide_of(dx.dtype), dx.shape[1]));
     struct named outs[] = { NAMED(dx), NAMED(dw) }, ins[] = { NAMED(dout), NAMED(x), NAMED(w), NAMED(inv_rms) };
     APART(op, outs, ins);
-    return over(dev->ops->rmsnorm_bwd(dev, dx, dw, dout, x, w, inv_rms, w_offset), dout);
+    return op_over(dev->ops->rmsnorm_bwd(dev, dx, dw, dout, x, w, inv_rms, w_offset), dout);
 }
 
 int pw_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struct pw_tensor cosines, struct pw_tensor sines, enum pw_rope_layout layout, int direction)
 {
-    PW_PASS(lead(dev, "rope", "x", x, 3));
+    PW_PASS(op_lead(dev, "rope", "x", x, 3));
     PW_CHECK(cosines.ndim == 2 && cosines.shape[1] >= 0 && cosines.shape[1] <= x.shape[2] / 2, PW_E_FAIL,
              "rope: cosines: expected (P, at most %" PRId64 "), got %" PRId64 " columns", x.shape[2] / 2, cosines.ndim == 2 ? cosines.shape[1] : -1);
-    PW_PASS(want2("rope", "cosines", cosines, wide_of(x.dtype), cosines.shape[0], cosines.shape[1]));
-    PW_PASS(want_like("rope", "sines", sines, cosines));
-    PW_PASS(want1("rope", "pos", pos, PW_I32, x.shape[0]));
-    PW_PASS(ids_in(dev, "rope", "pos", pos, 0, cosines.shape[0]));
+    PW_PASS(op_want2("rope", "cosines", cosines, op_wide_of(x.dtype), cosines.shape[0], cosines.shape[1]));
+    PW_PASS(op_want_like("rope", "sines", sines, cosines));
+    PW_PASS(op_want1("rope", "pos", pos, PW_I32, x.shape[0]));
+    PW_PASS(op_ids_in(dev, "rope", "pos", pos, 0, cosines.shape[0]));
     PW_CHECK(direction == 1 || direction == -1, PW_E_FAIL, "rope: direction: expected 1 or -1, got %d", direction);
     PW_CHECK(layout == PW_ROPE_HALF || layout == PW_ROPE_INTERLEAVED, PW_E_FAIL, "rope: unknown layout %d", (int)layout);
     struct named outs[] = { NAMED(x) }, ins[] = { NAMED(pos), NAMED(cosines), NAMED(sines) };
@@ -336,16 +128,16 @@ int pw_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struct
 static int good_attn_as(const struct pw_dev *dev, const char *op, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, enum pw_dtype pool, const struct pw_seqs *seqs,
                         const struct pw_attn *attn, bool backward)
 {
-    PW_PASS(lead(dev, op, "q", q, 3));
+    PW_PASS(op_lead(dev, op, "q", q, 3));
     PW_CHECK(q.shape[1] >= 1 && q.shape[2] >= 1, PW_E_FAIL, "%s: q: expected (T, H, d), got no heads", op);
     PW_CHECK(k.ndim == 3 && k.shape[1] >= 1 && q.shape[1] % k.shape[1] == 0, PW_E_FAIL,
              "%s: k: expected (S, G, d) with G dividing %" PRId64 ", got G = %" PRId64, op, q.shape[1], k.ndim == 3 ? k.shape[1] : -1);
-    PW_PASS(want3(op, "k", k, pool, k.shape[0], k.shape[1], q.shape[2]));
-    PW_PASS(want_like(op, "v", v, k));
+    PW_PASS(op_want3(op, "k", k, pool, k.shape[0], k.shape[1], q.shape[2]));
+    PW_PASS(op_want_like(op, "v", v, k));
     PW_CHECK(attn && isfinite(attn->scale) && attn->softcap >= 0 && isfinite(attn->softcap) && attn->window >= 0, PW_E_FAIL, "%s: attn: scale, window or softcap out of range", op);
-    PW_PASS(good_seqs(op, seqs, q.shape[0], k.shape[0], backward));
+    PW_PASS(op_good_seqs(op, seqs, q.shape[0], k.shape[0], backward));
     PW_CHECK(dev->host || seqs->n == 0 || seqs->device, PW_E_FAIL, "%s: seqs: the lists are not on device %s (pw_seqs_put)", op, dev->kind);
-    return enough(dev, op, pw_scratch_attn(dev, q.shape[0], k.shape[0], (int)q.shape[1], (int)k.shape[1], (int)q.shape[2], backward));
+    return op_enough(dev, op, pw_scratch_attn(dev, q.shape[0], k.shape[0], (int)q.shape[1], (int)k.shape[1], (int)q.shape[2], backward));
 }
 
 static int good_attn(const struct pw_dev *dev, const char *op, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs,
@@ -358,11 +150,11 @@ int pw_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, 
 {
     const char *op = "attn_fwd";
     PW_PASS(good_attn(dev, op, q, k, v, seqs, attn, false));
-    PW_PASS(want_like(op, "out", out, q));
-    if (lse.data) PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
+    PW_PASS(op_want_like(op, "out", out, q));
+    if (lse.data) PW_PASS(op_want2(op, "lse", lse, op_wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v) };
     APART(op, outs, ins);
-    return over(dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn), q);
+    return op_over(dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn), q);
 }
 
 /* ---- cache ---- */
@@ -373,7 +165,7 @@ static int good_pool(const struct pw_dev *dev, const char *op, const char *name,
              pool.data ? "other dimensions" : "none");
     PW_CHECK(pool.dtype == act || pool.dtype == PW_BF16 || pool.dtype == PW_I8, PW_E_FAIL, "%s: %s: expected %s, bf16 or i8, got %s", op, name, pw_dtype_name(act), pw_dtype_name(pool.dtype));
     PW_CHECK(pw_contiguous(pool), PW_E_FAIL, "%s: %s: expected contiguous rows, got strides", op, name);
-    if (pool.dtype == PW_I8) return want2(op, "scale", scale, wide_of(act), pool.shape[0], pool.shape[1]);
+    if (pool.dtype == PW_I8) return op_want2(op, "scale", scale, op_wide_of(act), pool.shape[0], pool.shape[1]);
     PW_CHECK(!scale.data, PW_E_FAIL, "%s: scale: expected none beside a pool of %s", op, pw_dtype_name(pool.dtype));
     (void)dev;
     return 0;
@@ -382,11 +174,11 @@ static int good_pool(const struct pw_dev *dev, const char *op, const char *name,
 int pw_cache_put(struct pw_dev *dev, struct pw_tensor pool, struct pw_tensor scale, struct pw_tensor x, struct pw_tensor rows)
 {
     const char *op = "cache_put";
-    PW_PASS(lead(dev, op, "x", x, 3));
+    PW_PASS(op_lead(dev, op, "x", x, 3));
     PW_PASS(good_pool(dev, op, "pool", pool, scale, x.dtype));
-    PW_PASS(want3(op, "x", x, x.dtype, x.shape[0], pool.shape[1], pool.shape[2]));
-    PW_PASS(want1(op, "rows", rows, PW_I32, x.shape[0]));
-    PW_PASS(ids_in(dev, op, "rows", rows, 0, pool.shape[0]));
+    PW_PASS(op_want3(op, "x", x, x.dtype, x.shape[0], pool.shape[1], pool.shape[2]));
+    PW_PASS(op_want1(op, "rows", rows, PW_I32, x.shape[0]));
+    PW_PASS(op_ids_in(dev, op, "rows", rows, 0, pool.shape[0]));
     struct named outs[] = { NAMED(pool), NAMED(scale) }, ins[] = { NAMED(x), NAMED(rows) };
     APART(op, outs, ins);
     return pool.dtype == x.dtype ? dev->ops->scatter_rows(dev, pool, x, rows) : dev->ops->cache_put(dev, pool, scale, x, rows);
@@ -400,8 +192,8 @@ int pw_cache_attn(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse
     PW_PASS(good_pool(dev, op, "k", k, k_scale, q.dtype));
     PW_PASS(good_pool(dev, op, "v", v, v_scale, q.dtype));
     PW_PASS(good_attn_as(dev, op, q, k, v, k.dtype, seqs, attn, false));
-    PW_PASS(want_like(op, "out", out, q));
-    if (lse.data) PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
+    PW_PASS(op_want_like(op, "out", out, q));
+    if (lse.data) PW_PASS(op_want2(op, "lse", lse, op_wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v), NAMED(k_scale), NAMED(v_scale) };
     APART(op, outs, ins);
     return k.dtype == q.dtype ? dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn) : dev->ops->cache_attn(dev, out, lse, q, cache, seqs, attn);
@@ -412,115 +204,111 @@ int pw_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, st
 {
     const char *op = "attn_bwd";
     PW_PASS(good_attn(dev, op, q, k, v, seqs, attn, true));
-    PW_PASS(want_like(op, "dq", dq, q));
-    PW_PASS(want_like(op, "dk", dk, k));
-    PW_PASS(want_like(op, "dv", dv, k));
-    PW_PASS(want_like(op, "dout", dout, q));
-    PW_PASS(want_like(op, "out", out, q));
-    PW_PASS(want2(op, "lse", lse, wide_of(q.dtype), q.shape[0], q.shape[1]));
+    PW_PASS(op_want_like(op, "dq", dq, q));
+    PW_PASS(op_want_like(op, "dk", dk, k));
+    PW_PASS(op_want_like(op, "dv", dv, k));
+    PW_PASS(op_want_like(op, "dout", dout, q));
+    PW_PASS(op_want_like(op, "out", out, q));
+    PW_PASS(op_want2(op, "lse", lse, op_wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(dq), NAMED(dk), NAMED(dv) }, ins[] = { NAMED(dout), NAMED(out), NAMED(lse), NAMED(q), NAMED(k), NAMED(v) };
     APART(op, outs, ins);
-    return over(dev->ops->attn_bwd(dev, dq, dk, dv, dout, out, lse, q, k, v, seqs, attn), dout);
+    return op_over(dev->ops->attn_bwd(dev, dq, dk, dv, dout, out, lse, q, k, v, seqs, attn), dout);
 }
 
 /* ---- feed-forward and linear ---- */
 
 int pw_glu_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
 {
-    PW_PASS(lead(dev, "glu_fwd", "out", out, 0));
-    PW_PASS(want_like("glu_fwd", "gate", gate, out));
-    PW_PASS(want_like("glu_fwd", "up", up, out));
+    PW_PASS(op_lead(dev, "glu_fwd", "out", out, 0));
+    PW_PASS(op_want_like("glu_fwd", "gate", gate, out));
+    PW_PASS(op_want_like("glu_fwd", "up", up, out));
     PW_CHECK(act == PW_ACT_SILU || act == PW_ACT_GELU_TANH, PW_E_FAIL, "glu_fwd: unknown activation %d", (int)act);
-    PW_PASS(same_or_apart("glu_fwd", "out", out, "gate", gate));
-    PW_PASS(same_or_apart("glu_fwd", "out", out, "up", up));
-    return over(dev->ops->glu_fwd(dev, out, gate, up, act), gate);
+    PW_PASS(op_same_or_apart("glu_fwd", "out", out, "gate", gate));
+    PW_PASS(op_same_or_apart("glu_fwd", "out", out, "up", up));
+    return op_over(dev->ops->glu_fwd(dev, out, gate, up, act), gate);
 }
 
 int pw_glu_bwd(struct pw_dev *dev, struct pw_tensor dgate, struct pw_tensor dup, struct pw_tensor dout, struct pw_tensor gate, struct pw_tensor up, enum pw_act act)
 {
     const char *op = "glu_bwd";
-    PW_PASS(lead(dev, op, "dgate", dgate, 0));
-    PW_PASS(want_like(op, "dup", dup, dgate));
-    PW_PASS(want_like(op, "dout", dout, dgate));
-    PW_PASS(want_like(op, "gate", gate, dgate));
-    PW_PASS(want_like(op, "up", up, dgate));
+    PW_PASS(op_lead(dev, op, "dgate", dgate, 0));
+    PW_PASS(op_want_like(op, "dup", dup, dgate));
+    PW_PASS(op_want_like(op, "dout", dout, dgate));
+    PW_PASS(op_want_like(op, "gate", gate, dgate));
+    PW_PASS(op_want_like(op, "up", up, dgate));
     PW_CHECK(act == PW_ACT_SILU || act == PW_ACT_GELU_TANH, PW_E_FAIL, "%s: unknown activation %d", op, (int)act);
     struct named outs[] = { NAMED(dgate), NAMED(dup) }, ins[] = { NAMED(dout), NAMED(gate), NAMED(up) };
     APART(op, outs, ins);
-    return over(dev->ops->glu_bwd(dev, dgate, dup, dout, gate, up, act), dout);
+    return op_over(dev->ops->glu_bwd(dev, dgate, dup, dout, gate, up, act), dout);
 }
 
-static struct pw_tensor weight_view(const struct pw_weight *w)
-{
-    return pw_tensor1((void *)(uintptr_t)w->data, PW_U8, (int64_t)pw_weight_data_bytes(w));
-}
 
 int pw_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop)
 {
     const char *op = "linear_fwd";
-    PW_PASS(lead(dev, op, "x", x, 2));
-    PW_PASS(good_weight(dev, op, w, x.dtype));
-    PW_PASS(good_drop(op, drop, w->lora));
-    PW_PASS(want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
-    PW_PASS(want2(op, "y", y, y.data && y.dtype == PW_F32 ? PW_F32 : x.dtype, x.shape[0], w->n_out));
-    if (w->lora) PW_PASS(want2(op, "xa", xa, x.dtype, x.shape[0], w->lora->r));
+    PW_PASS(op_lead(dev, op, "x", x, 2));
+    PW_PASS(op_good_weight(dev, op, w, x.dtype));
+    PW_PASS(op_good_drop(op, drop, w->lora));
+    PW_PASS(op_want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
+    PW_PASS(op_want2(op, "y", y, y.data && y.dtype == PW_F32 ? PW_F32 : x.dtype, x.shape[0], w->n_out));
+    if (w->lora) PW_PASS(op_want2(op, "xa", xa, x.dtype, x.shape[0], w->lora->r));
     else xa = pw_none();
-    struct named outs[] = { NAMED(y), NAMED(xa) }, ins[] = { NAMED(x), { "w", weight_view(w) } };
+    struct named outs[] = { NAMED(y), NAMED(xa) }, ins[] = { NAMED(x), { "w", op_weight_view(w) } };
     APART(op, outs, ins);
-    PW_PASS(enough(dev, op, pw_scratch_linear(dev, x.shape[0], w, false)));
-    return over(dev->ops->linear_fwd(dev, y, xa, x, w, drop), x);
+    PW_PASS(op_enough(dev, op, pw_scratch_linear(dev, x.shape[0], w, false)));
+    return op_over(dev->ops->linear_fwd(dev, y, xa, x, w, drop), x);
 }
 
 int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor xa, const struct pw_weight *w, struct pw_drop drop)
 {
     const char *op = "linear_bwd";
     PW_CHECK(g, PW_E_FAIL, "%s: grads: expected a list, got none", op);
-    PW_PASS(lead(dev, op, "dy", dy, 2));
-    PW_PASS(good_weight(dev, op, w, dy.dtype));
-    PW_PASS(good_drop(op, drop, w->lora));
+    PW_PASS(op_lead(dev, op, "dy", dy, 2));
+    PW_PASS(op_good_weight(dev, op, w, dy.dtype));
+    PW_PASS(op_good_drop(op, drop, w->lora));
     enum pw_dtype type = dy.dtype;
     int64_t tokens = dy.shape[0];
-    PW_PASS(want2(op, "dy", dy, type, tokens, w->n_out));
-    if (g->dx.data) PW_PASS(want2(op, "dx", g->dx, type, tokens, w->n_in));
+    PW_PASS(op_want2(op, "dy", dy, type, tokens, w->n_out));
+    if (g->dx.data) PW_PASS(op_want2(op, "dx", g->dx, type, tokens, w->n_in));
     if (g->dw.data) {
         PW_CHECK(w->type == PW_Q_DENSE, PW_E_FAIL, "%s: dw: a %s weight has no gradient", op, pw_qtype_name(w->type));
-        PW_PASS(want2(op, "dw", g->dw, wide_of(type), w->n_out, w->n_in));
+        PW_PASS(op_want2(op, "dw", g->dw, op_wide_of(type), w->n_out, w->n_in));
     }
-    if (g->dbias.data) PW_PASS(want1(op, "dbias", g->dbias, wide_of(type), w->n_out));
+    if (g->dbias.data) PW_PASS(op_want1(op, "dbias", g->dbias, op_wide_of(type), w->n_out));
     if (g->da.data || g->db.data) PW_CHECK(w->lora, PW_E_FAIL, "%s: da, db: the weight has no adapter", op);
     const bool magnitude = pw_weight_is_dora(w);
     PW_CHECK(!magnitude || !g->dw.data, PW_E_FAIL, "%s: dw: a weight whose adapter has a magnitude has no gradient", op);
     if (g->dm.data) {
         PW_CHECK(magnitude, PW_E_FAIL, "%s: dm: the adapter has no magnitude", op);
-        PW_PASS(want1(op, "dm", g->dm, wide_of(type), w->n_out));
+        PW_PASS(op_want1(op, "dm", g->dm, op_wide_of(type), w->n_out));
     }
-    if (g->da.data) PW_PASS(want2(op, "da", g->da, wide_of(type), w->lora->r, w->n_in));
-    if (g->db.data) PW_PASS(want2(op, "db", g->db, wide_of(type), w->n_out, w->lora->r));
-    if (g->dw.data || g->da.data || g->dm.data || x.data) PW_PASS(want2(op, "x", x, type, tokens, w->n_in));
-    if (g->db.data || (xa.data && w->lora)) PW_PASS(want2(op, "xa", xa, type, tokens, w->lora->r));
+    if (g->da.data) PW_PASS(op_want2(op, "da", g->da, op_wide_of(type), w->lora->r, w->n_in));
+    if (g->db.data) PW_PASS(op_want2(op, "db", g->db, op_wide_of(type), w->n_out, w->lora->r));
+    if (g->dw.data || g->da.data || g->dm.data || x.data) PW_PASS(op_want2(op, "x", x, type, tokens, w->n_in));
+    if (g->db.data || (xa.data && w->lora)) PW_PASS(op_want2(op, "xa", xa, type, tokens, w->lora->r));
     struct named outs[] = { { "dx", g->dx }, { "dw", g->dw }, { "dbias", g->dbias }, { "da", g->da }, { "db", g->db }, { "dm", g->dm } };
-    struct named ins[] = { NAMED(dy), NAMED(x), NAMED(xa), { "w", weight_view(w) } };
+    struct named ins[] = { NAMED(dy), NAMED(x), NAMED(xa), { "w", op_weight_view(w) } };
     APART(op, outs, ins);
-    PW_PASS(enough(dev, op, pw_scratch_linear(dev, tokens, w, true)));
-    return over(dev->ops->linear_bwd(dev, g, dy, x, xa, w, drop), dy);
+    PW_PASS(op_enough(dev, op, pw_scratch_linear(dev, tokens, w, true)));
+    return op_over(dev->ops->linear_bwd(dev, g, dy, x, xa, w, drop), dy);
 }
 
 int pw_row_norm(struct pw_dev *dev, struct pw_tensor norm, const struct pw_weight *w)
 {
-    PW_PASS(lead_wide(dev, "row_norm", "norm", norm, 1));
-    PW_PASS(good_weight(dev, "row_norm", w, norm.dtype));
-    PW_PASS(want1("row_norm", "norm", norm, norm.dtype, w->n_out));
-    struct named outs[] = { NAMED(norm) }, ins[] = { { "w", weight_view(w) }, { "lora.a", w->lora ? w->lora->a : pw_none() }, { "lora.b", w->lora ? w->lora->b : pw_none() } };
+    PW_PASS(op_lead_wide(dev, "row_norm", "norm", norm, 1));
+    PW_PASS(op_good_weight(dev, "row_norm", w, norm.dtype));
+    PW_PASS(op_want1("row_norm", "norm", norm, norm.dtype, w->n_out));
+    struct named outs[] = { NAMED(norm) }, ins[] = { { "w", op_weight_view(w) }, { "lora.a", w->lora ? w->lora->a : pw_none() }, { "lora.b", w->lora ? w->lora->b : pw_none() } };
     APART("row_norm", outs, ins);
-    PW_PASS(enough(dev, "row_norm", pw_scratch_linear(dev, 1, w, false)));
+    PW_PASS(op_enough(dev, "row_norm", pw_scratch_linear(dev, 1, w, false)));
     return dev->ops->row_norm(dev, norm, w);
 }
 
 int pw_dropout(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_drop drop, bool rest, bool add)
 {
-    PW_PASS(lead(dev, "dropout", "out", out, 2));
-    PW_PASS(want_like("dropout", "x", x, out));
-    PW_PASS(good_drop("dropout", drop, NULL));
+    PW_PASS(op_lead(dev, "dropout", "out", out, 2));
+    PW_PASS(op_want_like("dropout", "x", x, out));
+    PW_PASS(op_good_drop("dropout", drop, NULL));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("dropout", outs, ins);
     return dev->ops->dropout(dev, out, x, drop, rest, add);
@@ -529,14 +317,14 @@ int pw_dropout(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, str
 int pw_column_scale(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor m, struct pw_tensor norm, struct pw_tensor bias, bool add)
 {
     const char *op = "column_scale";
-    PW_PASS(lead_any(dev, op, "out", out, 2));
-    PW_PASS(lead_any(dev, op, "x", x, 2));
-    const enum pw_dtype wide = wide_of(x.dtype);
-    PW_PASS(want2(op, "x", x, x.dtype, out.shape[0], out.shape[1]));
-    PW_PASS(want1(op, "m", m, wide, out.shape[1]));
-    PW_PASS(want1(op, "norm", norm, wide, out.shape[1]));
-    if (bias.data) PW_PASS(want1(op, "bias", bias, PW_F32, out.shape[1]));
-    PW_PASS(same_or_apart(op, "out", out, "x", x));
+    PW_PASS(op_lead_any(dev, op, "out", out, 2));
+    PW_PASS(op_lead_any(dev, op, "x", x, 2));
+    const enum pw_dtype wide = op_wide_of(x.dtype);
+    PW_PASS(op_want2(op, "x", x, x.dtype, out.shape[0], out.shape[1]));
+    PW_PASS(op_want1(op, "m", m, wide, out.shape[1]));
+    PW_PASS(op_want1(op, "norm", norm, wide, out.shape[1]));
+    if (bias.data) PW_PASS(op_want1(op, "bias", bias, PW_F32, out.shape[1]));
+    PW_PASS(op_same_or_apart(op, "out", out, "x", x));
     PW_CHECK(out.data != x.data || out.dtype == x.dtype, PW_E_FAIL, "%s: out is x, but of another type", op);
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(m), NAMED(norm), NAMED(bias) };
     APART(op, outs, ins);
@@ -546,10 +334,10 @@ int pw_column_scale(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x
 int pw_column_dot(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor y, struct pw_tensor norm)
 {
     const char *op = "column_dot";
-    PW_PASS(lead(dev, op, "x", x, 2));
-    PW_PASS(want_like(op, "y", y, x));
-    PW_PASS(want1(op, "out", out, wide_of(x.dtype), x.shape[1]));
-    PW_PASS(want1(op, "norm", norm, wide_of(x.dtype), x.shape[1]));
+    PW_PASS(op_lead(dev, op, "x", x, 2));
+    PW_PASS(op_want_like(op, "y", y, x));
+    PW_PASS(op_want1(op, "out", out, op_wide_of(x.dtype), x.shape[1]));
+    PW_PASS(op_want1(op, "norm", norm, op_wide_of(x.dtype), x.shape[1]));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x), NAMED(y), NAMED(norm) };
     APART(op, outs, ins);
     return dev->ops->column_dot(dev, out, x, y, norm);
@@ -559,201 +347,42 @@ int pw_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor arg
                  const struct pw_weight *w, struct pw_tensor targets, struct pw_tensor dloss, double softcap)
 {
     const char *op = "head_loss";
-    PW_PASS(lead(dev, op, "h", h, 2));
-    PW_PASS(good_weight(dev, op, w, h.dtype));
+    PW_PASS(op_lead(dev, op, "h", h, 2));
+    PW_PASS(op_good_weight(dev, op, w, h.dtype));
     PW_CHECK(!w->lora && !w->bias, PW_E_FAIL, "%s: w: a head with bias or adapter is not supported", op);
     int64_t tokens = h.shape[0];
-    PW_PASS(want2(op, "h", h, h.dtype, tokens, w->n_in));
-    PW_PASS(want1(op, "loss", loss, wide_of(h.dtype), tokens));
-    PW_PASS(want1(op, "targets", targets, PW_I32, tokens));
-    PW_PASS(ids_in(dev, op, "targets", targets, INT32_MIN, w->n_out));
-    if (argmax.data) PW_PASS(want1(op, "argmax", argmax, PW_I32, tokens));
-    if (dh.data) PW_PASS(want_like(op, "dh", dh, h));
+    PW_PASS(op_want2(op, "h", h, h.dtype, tokens, w->n_in));
+    PW_PASS(op_want1(op, "loss", loss, op_wide_of(h.dtype), tokens));
+    PW_PASS(op_want1(op, "targets", targets, PW_I32, tokens));
+    PW_PASS(op_ids_in(dev, op, "targets", targets, INT32_MIN, w->n_out));
+    if (argmax.data) PW_PASS(op_want1(op, "argmax", argmax, PW_I32, tokens));
+    if (dh.data) PW_PASS(op_want_like(op, "dh", dh, h));
     if (dw.data) {
         PW_CHECK(w->type == PW_Q_DENSE, PW_E_FAIL, "%s: dw: a %s weight has no gradient", op, pw_qtype_name(w->type));
-        PW_PASS(want2(op, "dw", dw, wide_of(h.dtype), w->n_out, w->n_in));
+        PW_PASS(op_want2(op, "dw", dw, op_wide_of(h.dtype), w->n_out, w->n_in));
     }
-    if (dh.data || dw.data) PW_PASS(want1(op, "dloss", dloss, wide_of(h.dtype), tokens));
+    if (dh.data || dw.data) PW_PASS(op_want1(op, "dloss", dloss, op_wide_of(h.dtype), tokens));
     PW_CHECK(softcap >= 0 && isfinite(softcap), PW_E_FAIL, "%s: softcap: expected a number >= 0, got %g", op, softcap);
     struct named outs[] = { NAMED(loss), NAMED(argmax), NAMED(dh), NAMED(dw) };
-    struct named ins[] = { NAMED(h), { "w", weight_view(w) }, NAMED(targets), NAMED(dloss) };
+    struct named ins[] = { NAMED(h), { "w", op_weight_view(w) }, NAMED(targets), NAMED(dloss) };
     APART(op, outs, ins);
-    PW_PASS(enough(dev, op, pw_scratch_head(dev, tokens, w, dh.data || dw.data)));
-    return over(dev->ops->head_loss(dev, loss, argmax, dh, dw, h, w, targets, dloss, softcap), h);
-}
-
-/* ---- experts ---- */
-
-/* (rows, columns) i32 with ids in [0, limit); ids_in for two dimensions */
-static int want_ids2(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor t, int64_t rows, int64_t columns, int64_t limit)
-{
-    PW_PASS(want2(op, name, t, PW_I32, rows, columns));
-    return ids_in(dev, op, name, pw_tensor1(t.data, PW_I32, rows * columns), 0, limit);
-}
-
-static int good_route(const struct pw_dev *dev, const char *op, struct pw_tensor logits, struct pw_tensor weights, struct pw_tensor chosen)
-{
-    PW_PASS(lead_wide(dev, op, "logits", logits, 2));
-    PW_PASS(lead_wide(dev, op, "weights", weights, 2));
-    PW_CHECK(logits.shape[1] >= 1 && logits.shape[1] <= PW_EXPERTS_MAX, PW_E_FAIL, "%s: logits: expected 1 to %d experts, got %" PRId64, op, PW_EXPERTS_MAX, logits.shape[1]);
-    PW_CHECK(weights.shape[1] >= 1 && weights.shape[1] <= PW_CHOSEN_MAX && weights.shape[1] <= logits.shape[1], PW_E_FAIL,
-             "%s: weights: expected 1 to %d of %" PRId64 " experts a token, got %" PRId64, op, PW_CHOSEN_MAX, logits.shape[1], weights.shape[1]);
-    PW_PASS(want2(op, "weights", weights, logits.dtype, logits.shape[0], weights.shape[1]));
-    return want2(op, "chosen", chosen, PW_I32, logits.shape[0], weights.shape[1]);
-}
-
-int pw_route_fwd(struct pw_dev *dev, struct pw_tensor weights, struct pw_tensor chosen, struct pw_tensor logits, bool renormalise)
-{
-    PW_PASS(good_route(dev, "route_fwd", logits, weights, chosen));
-    struct named outs[] = { NAMED(weights), NAMED(chosen) }, ins[] = { NAMED(logits) };
-    APART("route_fwd", outs, ins);
-    return dev->ops->route_fwd(dev, weights, chosen, logits, renormalise);
-}
-
-int pw_route_bwd(struct pw_dev *dev, struct pw_tensor dlogits, struct pw_tensor dweights, struct pw_tensor weights, struct pw_tensor chosen, struct pw_tensor logits, bool renormalise)
-{
-    const char *op = "route_bwd";
-    PW_PASS(good_route(dev, op, logits, weights, chosen));
-    PW_PASS(ids_in(dev, op, "chosen", pw_tensor1(chosen.data, PW_I32, pw_count(chosen)), 0, logits.shape[1]));
-    PW_PASS(lead(dev, op, "dlogits", dlogits, 2));
-    PW_CHECK(wide_of(dlogits.dtype) == logits.dtype, PW_E_FAIL, "%s: dlogits: %s beside logits in %s", op, pw_dtype_name(dlogits.dtype), pw_dtype_name(logits.dtype));
-    PW_PASS(want2(op, "dlogits", dlogits, dlogits.dtype, logits.shape[0], logits.shape[1]));
-    PW_PASS(want_like(op, "dweights", dweights, weights));
-    struct named outs[] = { NAMED(dlogits) }, ins[] = { NAMED(dweights), NAMED(weights), NAMED(chosen), NAMED(logits) };
-    APART(op, outs, ins);
-    return dev->ops->route_bwd(dev, dlogits, dweights, weights, chosen, logits, renormalise);
-}
-
-int pw_route_rows(struct pw_dev *dev, struct pw_tensor starts, struct pw_tensor tokens, struct pw_tensor places, struct pw_tensor chosen)
-{
-    const char *op = "route_rows";
-    PW_CHECK(starts.data && starts.ndim == 1 && starts.shape[0] >= 2 && starts.shape[0] <= PW_EXPERTS_MAX + 1, PW_E_FAIL, "%s: starts: expected (E + 1) i32, E up to %d", op, PW_EXPERTS_MAX);
-    PW_CHECK(chosen.data && chosen.ndim == 2 && chosen.shape[0] >= 0 && chosen.shape[1] >= 1 && chosen.shape[0] <= INT32_MAX / chosen.shape[1], PW_E_FAIL,
-             "%s: chosen: expected (T, C) i32 with T * C below 2^31", op);
-    PW_PASS(want1(op, "starts", starts, PW_I32, starts.shape[0]));
-    PW_PASS(want_ids2(dev, op, "chosen", chosen, chosen.shape[0], chosen.shape[1], starts.shape[0] - 1));
-    PW_PASS(want1(op, "tokens", tokens, PW_I32, chosen.shape[0] * chosen.shape[1]));
-    PW_PASS(want_like(op, "places", places, chosen));
-    struct named outs[] = { NAMED(starts), NAMED(tokens), NAMED(places) }, ins[] = { NAMED(chosen) };
-    APART(op, outs, ins);
-    return dev->ops->route_rows(dev, starts, tokens, places, chosen);
-}
-
-static int good_experts(const struct pw_dev *dev, const char *op, const struct pw_experts *experts, struct pw_tensor starts, int64_t rows, enum pw_dtype type)
-{
-    PW_CHECK(experts && experts->n >= 1 && experts->n <= PW_EXPERTS_MAX && experts->w, PW_E_FAIL, "%s: experts: expected 1 to %d weights", op, PW_EXPERTS_MAX);
-    const struct pw_weight *first = &experts->w[0];
-    for (int i = 0; i < experts->n; i++) {
-        const struct pw_weight *w = &experts->w[i];
-        PW_PASS(good_weight(dev, op, w, type));
-        PW_CHECK(w->n_out == first->n_out && w->n_in == first->n_in && w->type == first->type && w->dtype == first->dtype, PW_E_FAIL,
-                 "%s: expert %d: expected (%" PRId64 ", %" PRId64 ") %s as expert 0, got (%" PRId64 ", %" PRId64 ") %s", op, i, first->n_out, first->n_in, pw_qtype_name(first->type),
-                 w->n_out, w->n_in, pw_qtype_name(w->type));
-        PW_CHECK(!w->lora == !first->lora && (!w->lora || w->lora->r == first->lora->r), PW_E_FAIL, "%s: expert %d: expected an adapter of rank %d as expert 0, got rank %d", op, i,
-                 first->lora ? first->lora->r : 0, w->lora ? w->lora->r : 0);
-        PW_CHECK(!pw_weight_is_dora(w), PW_E_UNSUPPORTED, "%s: expert %d: adapters with a magnitude are not supported on experts", op, i);
-    }
-    PW_PASS(want1(op, "starts", starts, PW_I32, (int64_t)experts->n + 1));
-    if (!dev->host) return 0;
-    const int32_t *at = starts.data;
-    for (int i = 0; i < experts->n; i++)
-        PW_CHECK((i > 0 || at[0] == 0) && at[i + 1] >= at[i] && at[i + 1] <= rows, PW_E_FAIL, "%s: starts[%d]: expected %d to %" PRId64 ", got %d", op, i + 1, at[i], rows, at[i + 1]);
-    return 0;
-}
-
-int pw_experts_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, struct pw_tensor starts, const struct pw_experts *experts, struct pw_drop drop)
-{
-    const char *op = "experts_fwd";
-    PW_PASS(lead(dev, op, "x", x, 2));
-    PW_PASS(good_experts(dev, op, experts, starts, x.shape[0], x.dtype));
-    PW_PASS(good_drop(op, drop, NULL));
-    const struct pw_weight *w = experts->w;
-    PW_PASS(want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
-    PW_PASS(want2(op, "y", y, x.dtype, x.shape[0], w->n_out));
-    if (w->lora) PW_PASS(want2(op, "xa", xa, x.dtype, x.shape[0], w->lora->r));
-    else xa = pw_none();
-    struct named outs[] = { NAMED(y), NAMED(xa) }, ins[] = { NAMED(x), NAMED(starts) };
-    APART(op, outs, ins);
-    for (int i = 0; i < experts->n; i++) {
-        struct named weight[] = { { "w", weight_view(&w[i]) } };
-        APART(op, outs, weight);
-    }
-    PW_PASS(enough(dev, op, pw_scratch_experts(dev, x.shape[0], experts, false)));
-    return over(dev->ops->experts_fwd(dev, y, xa, x, starts, experts, drop), x);
-}
-
-int pw_experts_bwd(struct pw_dev *dev, struct pw_tensor dx, const struct pw_linear_grads *g, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor xa, struct pw_tensor starts,
-                   const struct pw_experts *experts, struct pw_drop drop)
-{
-    const char *op = "experts_bwd";
-    PW_PASS(lead(dev, op, "dy", dy, 2));
-    const enum pw_dtype type = dy.dtype;
-    const int64_t rows = dy.shape[0];
-    PW_PASS(good_experts(dev, op, experts, starts, rows, type));
-    PW_PASS(good_drop(op, drop, NULL));
-    const struct pw_weight *w = experts->w;
-    PW_PASS(want2(op, "dy", dy, type, rows, w->n_out));
-    if (dx.data) PW_PASS(want2(op, "dx", dx, type, rows, w->n_in));
-    bool da = false, db = false;
-    for (int i = 0; g && i < experts->n; i++) {
-        PW_CHECK(!g[i].dx.data && !g[i].dw.data && !g[i].dbias.data, PW_E_FAIL, "%s: expert %d: da and db alone are made, got dx, dw or dbias", op, i);
-        PW_CHECK(w->lora || (!g[i].da.data && !g[i].db.data), PW_E_FAIL, "%s: expert %d: da, db: the weight has no adapter", op, i);
-        if (g[i].da.data) PW_PASS(want2(op, "da", g[i].da, wide_of(type), w->lora->r, w->n_in));
-        if (g[i].db.data) PW_PASS(want2(op, "db", g[i].db, wide_of(type), w->n_out, w->lora->r));
-        da |= g[i].da.data != NULL, db |= g[i].db.data != NULL;
-    }
-    if (da || x.data) PW_PASS(want2(op, "x", x, type, rows, w->n_in));
-    if (db || (xa.data && w->lora)) PW_PASS(want2(op, "xa", xa, type, rows, w->lora->r));
-    struct named outs[] = { NAMED(dx) }, ins[] = { NAMED(dy), NAMED(x), NAMED(xa), NAMED(starts) };
-    APART(op, outs, ins);
-    PW_PASS(enough(dev, op, pw_scratch_experts(dev, rows, experts, true)));
-    return over(dev->ops->experts_bwd(dev, dx, g, dy, x, xa, starts, experts, drop), dy);
-}
-
-static int good_combine(const struct pw_dev *dev, const char *op, struct pw_tensor of_tokens, const char *name, struct pw_tensor of_rows, const char *rows_name, struct pw_tensor places,
-                        struct pw_tensor weights)
-{
-    PW_PASS(lead(dev, op, name, of_tokens, 2));
-    PW_CHECK(of_rows.data && of_rows.ndim == 2, PW_E_FAIL, "%s: %s: expected (rows, D), got none", op, rows_name);
-    PW_PASS(want2(op, rows_name, of_rows, of_tokens.dtype, of_rows.shape[0], of_tokens.shape[1]));
-    PW_CHECK(places.data && places.ndim == 2 && places.shape[1] >= 1 && places.shape[1] <= PW_CHOSEN_MAX, PW_E_FAIL, "%s: places: expected (T, C) i32, C up to %d", op, PW_CHOSEN_MAX);
-    PW_PASS(want_ids2(dev, op, "places", places, of_tokens.shape[0], places.shape[1], of_rows.shape[0]));
-    if (weights.data) PW_PASS(want2(op, "weights", weights, wide_of(of_tokens.dtype), places.shape[0], places.shape[1]));
-    return 0;
-}
-
-int pw_combine_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor y, struct pw_tensor places, struct pw_tensor weights)
-{
-    PW_PASS(good_combine(dev, "combine_fwd", out, "out", y, "y", places, weights));
-    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(y), NAMED(places), NAMED(weights) };
-    APART("combine_fwd", outs, ins);
-    return dev->ops->combine_fwd(dev, out, y, places, weights);
-}
-
-int pw_combine_bwd(struct pw_dev *dev, struct pw_tensor dy, struct pw_tensor dweights, struct pw_tensor dout, struct pw_tensor y, struct pw_tensor places, struct pw_tensor weights)
-{
-    const char *op = "combine_bwd";
-    PW_PASS(good_combine(dev, op, dout, "dout", dy, "dy", places, weights));
-    if (y.data || dweights.data) PW_PASS(want_like(op, "y", y, dy));
-    if (dweights.data) PW_PASS(want2(op, "dweights", dweights, wide_of(dout.dtype), places.shape[0], places.shape[1]));
-    struct named outs[] = { NAMED(dy), NAMED(dweights) }, ins[] = { NAMED(dout), NAMED(y), NAMED(places), NAMED(weights) };
-    APART(op, outs, ins);
-    return dev->ops->combine_bwd(dev, dy, dweights, dout, y, places, weights);
+    PW_PASS(op_enough(dev, op, pw_scratch_head(dev, tokens, w, dh.data || dw.data)));
+    return op_over(dev->ops->head_loss(dev, loss, argmax, dh, dw, h, w, targets, dloss, softcap), h);
 }
 
 /* ---- rows, sums, optimiser, codecs ---- */
 
 static int good_rows(const struct pw_dev *dev, const char *op, struct pw_tensor many, const char *many_name, struct pw_tensor few, const char *few_name, struct pw_tensor rows)
 {
-    PW_PASS(lead_any(dev, op, many_name, many, 0));
+    PW_PASS(op_lead_any(dev, op, many_name, many, 0));
     PW_CHECK(few.data && few.ndim == many.ndim, PW_E_FAIL, "%s: %s: expected %d dimensions, got %d", op, few_name, many.ndim, few.ndim);
     int64_t shape[4];
     memcpy(shape, many.shape, sizeof shape);
     shape[0] = few.shape[0];
-    PW_PASS(has_shape(op, few_name, few, many.dtype, many.ndim, shape));
-    PW_PASS(want1(op, "rows", rows, PW_I32, few.shape[0]));
-    PW_PASS(ids_in(dev, op, "rows", rows, 0, many.shape[0]));
-    PW_CHECK(!overlap(many.data, pw_bytes(many), few.data, pw_bytes(few)), PW_E_FAIL, "%s: %s and %s share memory", op, many_name, few_name);
+    PW_PASS(op_shape(op, few_name, few, many.dtype, many.ndim, shape));
+    PW_PASS(op_want1(op, "rows", rows, PW_I32, few.shape[0]));
+    PW_PASS(op_ids_in(dev, op, "rows", rows, 0, many.shape[0]));
+    PW_CHECK(!op_overlap(many.data, pw_bytes(many), few.data, pw_bytes(few)), PW_E_FAIL, "%s: %s and %s share memory", op, many_name, few_name);
     return 0;
 }
 
@@ -772,7 +401,7 @@ int pw_gather_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x,
 /* A matrix whose rows may lie apart. */
 static int lead_columns(const struct pw_dev *dev, const char *name, struct pw_tensor t)
 {
-    PW_CHECK(t.data && (t.dtype == PW_F32 || t.dtype == dev->act || (t.dtype == PW_F64 && is_ref(dev))), PW_E_FAIL, "columns_copy: %s: expected f32 or %s, got %s", name,
+    PW_CHECK(t.data && (t.dtype == PW_F32 || t.dtype == dev->act || (t.dtype == PW_F64 && op_is_ref(dev))), PW_E_FAIL, "columns_copy: %s: expected f32 or %s, got %s", name,
              pw_dtype_name(dev->act), t.data ? pw_dtype_name(t.dtype) : "none");
     PW_CHECK(t.ndim == 2 && t.shape[0] >= 0 && t.shape[1] >= 1, PW_E_FAIL, "columns_copy: %s: expected a matrix, got %d dimensions", name, t.ndim);
     PW_CHECK((t.stride[1] == 1 || t.shape[1] == 1) && t.stride[0] >= t.shape[1], PW_E_FAIL, "columns_copy: %s: expected rows of %" PRId64 " elements in a row, got strides %" PRId64 " and %" PRId64,
@@ -788,14 +417,14 @@ int pw_columns_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x
     PW_CHECK(out.dtype == x.dtype && out.shape[0] == x.shape[0] && out.shape[1] == x.shape[1], PW_E_FAIL,
              "columns_copy: out: expected (%" PRId64 ", %" PRId64 ") %s, got (%" PRId64 ", %" PRId64 ") %s", x.shape[0], x.shape[1], pw_dtype_name(x.dtype), out.shape[0], out.shape[1],
              pw_dtype_name(out.dtype));
-    PW_CHECK(!overlap(out.data, span(out), x.data, span(x)), PW_E_FAIL, "columns_copy: out and x share memory");
+    PW_CHECK(!op_overlap(out.data, span(out), x.data, span(x)), PW_E_FAIL, "columns_copy: out and x share memory");
     return dev->ops->columns_copy(dev, out, x);
 }
 
 int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 {
-    PW_PASS(lead_wide(dev, "sumsq", "x", x, 0));
-    PW_PASS(want1("sumsq", "out", out, PW_F64, 1));
+    PW_PASS(op_lead_wide(dev, "sumsq", "x", x, 0));
+    PW_PASS(op_want1("sumsq", "out", out, PW_F64, 1));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("sumsq", outs, ins);
     return dev->ops->sumsq(dev, out, x);
@@ -803,16 +432,16 @@ int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
 
 int pw_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor v, struct pw_tensor g, const struct pw_adamw *h)
 {
-    PW_PASS(lead_wide(dev, "adamw", "p", p, 0));
-    PW_PASS(want_like("adamw", "m", m, p));
-    PW_PASS(want_like("adamw", "v", v, p));
-    PW_PASS(want_like("adamw", "g", g, p));
+    PW_PASS(op_lead_wide(dev, "adamw", "p", p, 0));
+    PW_PASS(op_want_like("adamw", "m", m, p));
+    PW_PASS(op_want_like("adamw", "v", v, p));
+    PW_PASS(op_want_like("adamw", "g", g, p));
     PW_CHECK(h && h->step >= 1, PW_E_FAIL, "adamw: step: expected 1 or more, got %" PRId64, h ? h->step : 0);
     PW_CHECK(h->beta1 >= 0 && h->beta1 < 1 && h->beta2 >= 0 && h->beta2 < 1, PW_E_FAIL, "adamw: betas: expected 0 <= beta < 1, got %g and %g", h->beta1, h->beta2);
     PW_CHECK(h->eps >= 0 && isfinite(h->lr) && isfinite(h->weight_decay) && isfinite(h->grad_scale), PW_E_FAIL, "adamw: lr, eps, weight_decay or grad_scale is not a number in range");
     struct named outs[] = { NAMED(p), NAMED(m), NAMED(v) }, ins[] = { NAMED(g) };
     APART("adamw", outs, ins);
-    return over(dev->ops->adamw(dev, p, m, v, g, h), p);
+    return op_over(dev->ops->adamw(dev, p, m, v, g, h), p);
 }
 
 static int good_step(const char *op, const struct pw_adamw *h)
@@ -827,39 +456,39 @@ static int good_step(const char *op, const struct pw_adamw *h)
 int pw_adamw8(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor m_scale, struct pw_tensor v, struct pw_tensor v_scale,
               struct pw_tensor g, struct pw_tensor maps, const struct pw_adamw *h)
 {
-    PW_PASS(lead_wide(dev, "adamw8", "p", p, 1));
+    PW_PASS(op_lead_wide(dev, "adamw8", "p", p, 1));
     const int64_t n = p.shape[0], blocks = (n + PW_STATE8_BLOCK - 1) / PW_STATE8_BLOCK;
-    PW_PASS(want_like("adamw8", "g", g, p));
-    PW_PASS(want1("adamw8", "m", m, PW_U8, n));
-    PW_PASS(want1("adamw8", "v", v, PW_U8, n));
-    PW_PASS(want1("adamw8", "m_scale", m_scale, PW_F32, blocks));
-    PW_PASS(want1("adamw8", "v_scale", v_scale, PW_F32, blocks));
-    PW_PASS(want1("adamw8", "maps", maps, PW_F32, 512));
+    PW_PASS(op_want_like("adamw8", "g", g, p));
+    PW_PASS(op_want1("adamw8", "m", m, PW_U8, n));
+    PW_PASS(op_want1("adamw8", "v", v, PW_U8, n));
+    PW_PASS(op_want1("adamw8", "m_scale", m_scale, PW_F32, blocks));
+    PW_PASS(op_want1("adamw8", "v_scale", v_scale, PW_F32, blocks));
+    PW_PASS(op_want1("adamw8", "maps", maps, PW_F32, 512));
     PW_PASS(good_step("adamw8", h));
     struct named outs[] = { NAMED(p), NAMED(m), NAMED(v), NAMED(m_scale), NAMED(v_scale) }, ins[] = { NAMED(g), NAMED(maps) };
     APART("adamw8", outs, ins);
-    return over(dev->ops->adamw8(dev, p, m, m_scale, v, v_scale, g, maps, h), p);
+    return op_over(dev->ops->adamw8(dev, p, m, m_scale, v, v_scale, g, maps, h), p);
 }
 
 int pw_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor g, const struct pw_adamw *h)
 {
-    PW_PASS(lead_wide(dev, "lion", "p", p, 0));
-    PW_PASS(want_like("lion", "m", m, p));
-    PW_PASS(want_like("lion", "g", g, p));
+    PW_PASS(op_lead_wide(dev, "lion", "p", p, 0));
+    PW_PASS(op_want_like("lion", "m", m, p));
+    PW_PASS(op_want_like("lion", "g", g, p));
     PW_PASS(good_step("lion", h));
     struct named outs[] = { NAMED(p), NAMED(m) }, ins[] = { NAMED(g) };
     APART("lion", outs, ins);
-    return over(dev->ops->lion(dev, p, m, g, h), p);
+    return op_over(dev->ops->lion(dev, p, m, g, h), p);
 }
 
 int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
 {
     PW_CHECK(w && w->type != PW_Q_DENSE && !w->absmax_q, PW_E_FAIL, "encode: w: expected memory of a quantised type with f32 scales");
-    PW_PASS(good_weight(dev, "encode", w, PW_F32));
+    PW_PASS(op_good_weight(dev, "encode", w, PW_F32));
     const struct pw_block_type *b = pw_block_type(w->type);
     PW_CHECK(!b || b->encode, PW_E_UNSUPPORTED, "encode: w: %s is only read, never made", pw_qtype_name(w->type));
-    PW_PASS(want2("encode", "x", x, PW_F32, w->n_out, w->n_in));
-    struct named outs[] = { { "w", weight_view(w) } }, ins[] = { NAMED(x) };
+    PW_PASS(op_want2("encode", "x", x, PW_F32, w->n_out, w->n_in));
+    struct named outs[] = { { "w", op_weight_view(w) } }, ins[] = { NAMED(x) };
     APART("encode", outs, ins);
     if (dev->host) {
         const float *value = x.data;
@@ -871,12 +500,12 @@ int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
 
 int pw_decode(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *w, int64_t first_row)
 {
-    PW_PASS(lead_any(dev, "decode", "out", out, 2));
-    PW_PASS(good_weight(dev, "decode", w, out.dtype));
-    PW_PASS(want2("decode", "out", out, out.dtype, out.shape[0], w->n_in));
+    PW_PASS(op_lead_any(dev, "decode", "out", out, 2));
+    PW_PASS(op_good_weight(dev, "decode", w, out.dtype));
+    PW_PASS(op_want2("decode", "out", out, out.dtype, out.shape[0], w->n_in));
     PW_CHECK(first_row >= 0 && first_row <= w->n_out && out.shape[0] <= w->n_out - first_row, PW_E_FAIL,
              "decode: rows %" PRId64 " + %" PRId64 " outside the %" PRId64 " there are", first_row, out.shape[0], w->n_out);
-    struct named outs[] = { NAMED(out) }, ins[] = { { "w", weight_view(w) } };
+    struct named outs[] = { NAMED(out) }, ins[] = { { "w", op_weight_view(w) } };
     APART("decode", outs, ins);
     return dev->ops->decode(dev, out, w, first_row);
 }

@@ -192,8 +192,8 @@ mutant test_op_rows kernels/cpu/cpu_ops.c 's/pieces = cpu_parts(n, PIECE)/pieces
 mutant test_op_codes kernels/weight.c 's/x > pw_nf4_threshold/x >= pw_nf4_threshold/'
 mutant test_op_codes kernels/weight.c 's/absmax > 1e-38f ? absmax : 1e-38f/absmax/'
 mutant test_op_codes kernels/cpu/cpu_ops.c 's/high << 4 | low/low << 4 | high/'
-mutant test_op_checks kernels/op.c 's/id\[i\] < limit/id[i] <= limit/'
-mutant test_op_checks kernels/op.c 's/na > y - x : nb > x - y/na > y - x : false/'
+mutant test_op_checks kernels/op_check.c 's/id\[i\] < limit/id[i] <= limit/'
+mutant test_op_checks kernels/op_check.c 's/na > y - x : nb > x - y/na > y - x : false/'
 
 # ---- linear layers and the loss head on cards, through simt ----
 mutant test_op kernels/cuda/tile.h 's/(k_end - k0 + TILE_K - 1) \/ TILE_K/(k_end - k0) \/ TILE_K/' linear/dense/f32/65
