@@ -79,13 +79,12 @@ static size_t dense_bytes(const struct plan *p, const void *data, enum pw_dtype 
 }
 
 /* What is quantised, and how: linears of blocks, and the output layer. A router is as it is stored: it is small, and what it chooses is not a matter of degree. */
-enum place { BLOCK, HEAD, ROUTER };
-static const struct pw_quant_options *quant_of(const struct plan *p, enum place where)
+static const struct pw_quant_options *quant_of(const struct plan *p, enum pw_place where)
 {
-    return where == HEAD ? (p->head ? &p->quant_head : NULL) : where == BLOCK && p->quantise ? &p->quant : NULL;
+    return where == PW_PLACE_HEAD ? (p->head ? &p->quant_head : NULL) : where == PW_PLACE_BLOCK && p->quantise ? &p->quant : NULL;
 }
 
-static size_t weight_need(const struct plan *p, const struct pw_weight *w, enum place where)
+static size_t weight_need(const struct plan *p, const struct pw_weight *w, enum pw_place where)
 {
     const struct pw_quant_options *quant = quant_of(p, where);
     size_t bytes = w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0;
@@ -102,7 +101,7 @@ static size_t weight_need(const struct plan *p, const struct pw_weight *w, enum 
 }
 
 /* Does the device itself quantise this weight? Then nothing of it is made in the stage but its bias. */
-static bool made_there(const struct plan *p, const struct pw_model *m, const struct pw_weight *w, enum place where)
+static bool made_there(const struct plan *p, const struct pw_model *m, const struct pw_weight *w, enum pw_place where)
 {
     const struct pw_quant_options *quant = quant_of(p, where);
     return p->device && quant && w->type == PW_Q_DENSE && pw_quant_stage_serves(m->dev, quant->type);
@@ -168,7 +167,7 @@ out:
     return rc;
 }
 
-static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum place where)
+static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum pw_place where)
 {
     const struct pw_quant_options *quant = quant_of(p, where);
     if (w->type != PW_Q_DENSE) {
@@ -202,7 +201,7 @@ static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, 
     return 0;
 }
 
-static int place_made_there(struct pw_model *m, struct plan *p, struct pw_weight *w, enum place where)
+static int place_made_there(struct pw_model *m, struct plan *p, struct pw_weight *w, enum pw_place where)
 {
     const struct pw_quant_options *quant = quant_of(p, where);
     const size_t bytes = pw_quant_bytes(w->n_out, w->n_in, quant), bias_bytes = w->bias ? (size_t)w->n_out * sizeof(float) : 0;
@@ -220,7 +219,7 @@ static int place_made_there(struct pw_model *m, struct plan *p, struct pw_weight
 }
 
 /* A made weight where it stays. On a device: its parts from the stage, or from the mapping, to the pool; the stage is free again. */
-static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum place where)
+static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum pw_place where)
 {
     if (made_there(p, m, w, where))
         return place_made_there(m, p, w, where);
@@ -250,24 +249,23 @@ static int place_tensor(struct pw_model *m, struct plan *p, struct pw_tensor *t,
 
 /* ---- the weights of a layer ----------------------------------------------------------------------------------------- */
 
-/* One after the other: *at counts from 0, NULL past the last. Linears have their own number; then the router, then gate, up and down of each expert. */
-static struct pw_weight *next_weight(const struct pw_model *m, int layer, int *at, enum place *where)
+struct pw_weight *pw_model_next_weight(const struct pw_model *m, int layer, int *at, enum pw_place *where)
 {
     struct pw_layer *l = &m->layers[layer];
     for (; *at < PW_LIN_COUNT; ++*at)
         if (pw_layer_has(&m->config, layer, *at)) {
-            *where = BLOCK;
+            *where = PW_PLACE_BLOCK;
             return &l->linear[(*at)++];
         }
     const int i = *at - PW_LIN_COUNT - 1;
     if (!l->moe || i >= PW_EXPERT_PARTS * m->config.experts)
         return NULL;
     ++*at;
-    *where = i < 0 ? ROUTER : BLOCK;
+    *where = i < 0 ? PW_PLACE_ROUTER : PW_PLACE_BLOCK;
     return i < 0 ? &l->moe->router : &l->moe->part[i % PW_EXPERT_PARTS][i / PW_EXPERT_PARTS];
 }
 
-/* The name of what next_weight has just given. */
+/* The name of what pw_model_next_weight has just given. */
 static const char *name_of(const struct pw_model *m, int at, char name[PW_EXPERT_NAME])
 {
     const int i = at - PW_LIN_COUNT - 2;
@@ -370,9 +368,9 @@ static bool own_head(const struct pw_model *m, const struct plan *p)
 static size_t block_need(const struct pw_model *m, const struct plan *p, int layer)
 {
     size_t bytes = 0;
-    enum place where;
+    enum pw_place where;
     const struct pw_weight *w;
-    for (int at = 0; (w = next_weight(m, layer, &at, &where));)
+    for (int at = 0; (w = pw_model_next_weight(m, layer, &at, &where));)
         bytes += weight_need(p, w, where);
     return bytes;
 }
@@ -384,7 +382,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     size_t bytes = norm + pw_rope_bytes(k, sizeof(float));
     bytes += p->embed_host ? 0 : embed_bytes(m, p);
     if (own_head(m, p))
-        bytes += weight_need(p, &m->head, HEAD);
+        bytes += weight_need(p, &m->head, PW_PLACE_HEAD);
     for (int i = 0; i < k->layers; i++) {
         for (int n = 0; n < PW_NORM_COUNT; n++)
             bytes += pw_norm_suffix(k, n) ? pw_pool_round((size_t)pw_norm_width(k, n) * sizeof(float)) : 0;
@@ -393,7 +391,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     return bytes;
 }
 
-static size_t stage_need(const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum place where)
+static size_t stage_need(const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum pw_place where)
 {
     return made_there(p, m, w, where) ? (w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0) : weight_need(p, w, where);
 }
@@ -402,19 +400,19 @@ static size_t stage_need(const struct pw_model *m, const struct plan *p, const s
 static size_t largest(const struct pw_model *m, const struct plan *p)
 {
     size_t most = embed_bytes(m, p), n;
-    if (own_head(m, p) && (n = stage_need(m, p, &m->head, HEAD)) > most)
+    if (own_head(m, p) && (n = stage_need(m, p, &m->head, PW_PLACE_HEAD)) > most)
         most = n;
     for (int i = 0; i < m->config.layers; i++) {
-        enum place where;
+        enum pw_place where;
         const struct pw_weight *w;
-        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));)
             if ((n = stage_need(m, p, w, where)) > most)
                 most = n;
     }
     return most + pw_pool_round((size_t)m->config.hidden * sizeof(float));
 }
 
-static void room_there(struct pw_quant_stage_size *size, const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum place where)
+static void room_there(struct pw_quant_stage_size *size, const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum pw_place where)
 {
     if (!made_there(p, m, w, where))
         return;
@@ -427,11 +425,11 @@ static void room_there(struct pw_quant_stage_size *size, const struct pw_model *
 static int open_there(struct pw_model *m, struct plan *p)
 {
     struct pw_quant_stage_size size = {0};
-    room_there(&size, m, p, &m->head, HEAD);
+    room_there(&size, m, p, &m->head, PW_PLACE_HEAD);
     for (int i = 0; i < m->config.layers; i++) {
-        enum place where;
+        enum pw_place where;
         const struct pw_weight *w;
-        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));)
             room_there(&size, m, p, w, where);
     }
     return size.most ? pw_quant_stage_open(&p->there, m->dev, &size) : 0;
@@ -480,11 +478,11 @@ static int place_embed(struct pw_model *m, struct plan *p)
 /* The system reads the next weight from the file while this one is made. */
 static void read_ahead(const struct pw_model *m, int layer, int at)
 {
-    enum place where;
-    const struct pw_weight *w = next_weight(m, layer, &at, &where);
+    enum pw_place where;
+    const struct pw_weight *w = pw_model_next_weight(m, layer, &at, &where);
     if (!w && layer + 1 < m->config.layers) {
         at = 0;
-        w = next_weight(m, layer + 1, &at, &where);
+        w = pw_model_next_weight(m, layer + 1, &at, &where);
     }
     if (w)
         pw_memory_ahead(w->data, pw_weight_data_bytes(w));
@@ -496,7 +494,7 @@ static int place(struct pw_model *m, struct plan *p)
     const bool own = own_head(m, p);
     p->into = &m->pool;
     if (own)                   /* before the embedding: a tied one is made from what is stored */
-        PW_TRY(place_weight(m, p, &m->head, HEAD), "head");
+        PW_TRY(place_weight(m, p, &m->head, PW_PLACE_HEAD), "head");
     PW_TRY(place_embed(m, p), "embedding");
     if (!own)
         m->head = pw_weight_dense(m->embed);
@@ -507,10 +505,10 @@ static int place(struct pw_model *m, struct plan *p)
             if (layer->norm[n].data)
                 PW_PASS(place_tensor(m, p, &layer->norm[n], PW_F32));
         p->into = p->stream ? pw_stream_place(&m->stream, i) : &m->pool;
-        enum place where;
+        enum pw_place where;
         struct pw_weight *w;
         char name[PW_EXPERT_NAME];
-        for (int at = 0; (w = next_weight(m, i, &at, &where));) {
+        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));) {
             if (w->bias)
                 PW_PASS(make_bias(m, p, i, at - 1));
             if (p->device)
@@ -559,9 +557,9 @@ void pw_model_count_bytes(struct pw_model *m)
         const struct pw_layer *layer = &m->layers[i];
         for (int n = 0; n < PW_NORM_COUNT; n++)
             m->weight_bytes += layer->norm[n].data ? pw_bytes(layer->norm[n]) : 0;
-        enum place where;
+        enum pw_place where;
         const struct pw_weight *w;
-        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));)
             m->weight_bytes += pw_weight_bytes(w) + (w->bias ? (size_t)w->n_out * sizeof(float) : 0);
     }
 }
@@ -607,7 +605,7 @@ int pw_model_make_layers(struct pw_model *m)
 }
 
 /* What place() would make of a weight, as far as its type goes. */
-static void shape_weight(const struct plan *p, struct pw_weight *w, enum place where)
+static void shape_weight(const struct plan *p, struct pw_weight *w, enum pw_place where)
 {
     const struct pw_quant_options *quant = quant_of(p, where);
     if (w->type == PW_Q_DENSE && quant)
@@ -621,14 +619,14 @@ static void shape_weight(const struct plan *p, struct pw_weight *w, enum place w
 static void shape(struct pw_model *m, const struct plan *p)
 {
     m->embed.dtype = embed_type(m, p);
-    shape_weight(p, &m->head, HEAD);
+    shape_weight(p, &m->head, PW_PLACE_HEAD);
     m->norm_final.dtype = PW_F32;
     for (int i = 0; i < m->config.layers; i++) {
         for (int n = 0; n < PW_NORM_COUNT; n++)
             m->layers[i].norm[n].dtype = PW_F32;
-        enum place where;
+        enum pw_place where;
         struct pw_weight *w;
-        for (int at = 0; (w = next_weight(m, i, &at, &where));)
+        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));)
             shape_weight(p, w, where);
     }
 }
@@ -720,179 +718,4 @@ double pw_model_embed_scale(const struct pw_model *m)
 {
     const double x = m->config.embed_scale;
     return m->embed.dtype == PW_F64 ? x : m->dev->act == PW_BF16 ? (double)pw_bf16_to_f32(pw_f32_to_bf16((float)x)) : (double)(float)x;
-}
-
-/* ---- adapters ------------------------------------------------------------------------------------------------------- */
-
-struct pw_weight *pw_model_linear(struct pw_model *m, const char *module)
-{
-    static const char prefix[] = "model.layers.";
-    char *end;
-    if (strncmp(module, prefix, sizeof prefix - 1) != 0)
-        return NULL;
-    module += sizeof prefix - 1;
-    if (*module < '0' || *module > '9')
-        return NULL;
-    const unsigned long layer = strtoul(module, &end, 10);
-    if (*end != '.' || layer >= (unsigned long)m->config.layers || (module[0] == '0' && end != module + 1))
-        return NULL;
-    for (int l = 0; l < PW_LIN_COUNT; l++)
-        if (pw_layer_has(&m->config, (int)layer, l) && strcmp(end + 1, pw_linear_suffix(l)) == 0)
-            return &m->layers[layer].linear[l];
-    int expert;
-    enum pw_expert_part p;
-    size_t length;
-    char name[PW_EXPERT_NAME];
-    if (!m->layers[layer].moe || !pw_expert_of(end + 1, &expert, &p, &length) || expert >= m->config.experts)
-        return NULL;
-    pw_expert_suffix(&m->config, expert, p, name);
-    return strcmp(end + 1, name) == 0 ? &m->layers[layer].moe->part[p][expert] : NULL;
-}
-
-struct pw_model_own { struct pw_tensor embed, norm_final; struct pw_weight head; struct pw_layer *layers; };
-
-static void detach(struct pw_model *m)
-{
-    for (int i = 0; i < m->config.layers; i++) {
-        enum place where;
-        struct pw_weight *w;
-        for (int at = 0; (w = next_weight(m, i, &at, &where));)
-            w->lora = NULL;
-    }
-    if (!m->own)
-        return;
-    m->embed = m->own->embed;
-    m->norm_final = m->own->norm_final;
-    m->head = m->own->head;
-    for (int i = 0; i < m->config.layers; i++)
-        memcpy(m->layers[i].norm, m->own->layers[i].norm, sizeof m->layers[i].norm);
-}
-
-/* The experts of a layer are multiplied in one go: all have an adapter of one rank, or none has. */
-static int check_experts(const struct pw_model *m, int layer)
-{
-    for (int p = 0; m->layers[layer].moe && p < PW_EXPERT_PARTS; p++) {
-        const struct pw_weight *w = m->layers[layer].moe->part[p];
-        for (int e = 1; e < m->config.experts; e++)
-            PW_CHECK(!w[e].lora == !w[0].lora && (!w[0].lora || w[e].lora->r == w[0].lora->r), PW_E_UNSUPPORTED,
-                     "attaching an adapter: layer %d: %s of expert %d has rank %d, of expert 0 %d: expected all experts of a layer to have the same rank, or none", layer,
-                     pw_expert_part_name(&m->config, p), e, w[e].lora ? w[e].lora->r : 0, w[0].lora ? w[0].lora->r : 0);
-    }
-    return 0;
-}
-
-static int remember(struct pw_model *m)
-{
-    if (m->own)
-        return 0;
-    struct pw_model_own *own = pw_arena_array(&m->arena, 1, sizeof *own);
-    struct pw_layer *layers = pw_arena_array(&m->arena, (size_t)m->config.layers, sizeof *layers);
-    PW_CHECK(own && layers, PW_E_NOMEM, "no memory to attach an adapter");
-    *own = (struct pw_model_own){.embed = m->embed, .norm_final = m->norm_final, .head = m->head, .layers = layers};
-    for (int i = 0; i < m->config.layers; i++)
-        layers[i] = m->layers[i];
-    m->own = own;
-    return 0;
-}
-
-/* The norm of that name among these; NULL: no such. */
-static struct pw_tensor *norm_of(const struct pw_model *m, struct pw_layer *layers, struct pw_tensor *final, const char *module)
-{
-    char name[320];
-    if (strcmp(module, "model.norm") == 0)
-        return final;
-    for (int i = 0; i < m->config.layers; i++)
-        for (int n = 0; n < PW_NORM_COUNT; n++) {
-            const char *suffix = pw_norm_suffix(&m->config, (enum pw_norm)n);
-            if (!suffix)
-                continue;
-            snprintf(name, sizeof name, "model.layers.%d.%s", i, suffix);
-            if (strcmp(module, name) == 0)
-                return &layers[i].norm[n];
-        }
-    return NULL;
-}
-
-/* A module that was trained whole takes its place. */
-static int stand_in(struct pw_model *m, const struct pw_adapter_saved *s)
-{
-    const bool embed = strcmp(s->name, "model.embed_tokens") == 0, head = strcmp(s->name, "lm_head") == 0;
-    struct pw_tensor *norm = embed || head ? NULL : norm_of(m, m->layers, &m->norm_final, s->name);
-    const int64_t rows = norm ? norm->shape[0] : m->config.vocab, width = norm ? 1 : m->config.hidden;
-    PW_CHECK(embed || head || norm, PW_E_FORMAT, "attaching an adapter: %s: the model has no such norm, embedding or head", s->name);
-    PW_CHECK(!m->config.tied || norm, PW_E_UNSUPPORTED, "attaching an adapter: %s: the model's output layer is its embedding", s->name);
-    PW_CHECK(s->value.ndim == (norm ? 1 : 2) && s->value.shape[0] == rows && (norm || s->value.shape[1] == width), PW_E_FORMAT,
-             "attaching an adapter: %s: expected (%lld, %lld), got (%lld, %lld)", s->name, (long long)rows, (long long)width, (long long)s->value.shape[0],
-             (long long)(s->value.ndim > 1 ? s->value.shape[1] : 1));
-    if (norm)
-        *norm = s->value;
-    else if (embed)
-        m->embed = s->value;
-    else
-        m->head = pw_weight_dense(s->value);
-    return 0;
-}
-
-int pw_model_base_value(struct pw_model *m, const char *module, struct pw_tensor out)
-{
-    PW_PASS(remember(m));
-    if (strcmp(module, "lm_head") == 0)
-        return pw_decode(m->dev, out, &m->own->head, 0);
-    const struct pw_tensor *from = strcmp(module, "model.embed_tokens") == 0 ? &m->own->embed : norm_of(m, m->own->layers, &m->own->norm_final, module);
-    PW_CHECK(from, PW_E_FORMAT, "%s: the model has no such norm, embedding or head", module);
-    return pw_copy(m->dev, out, *from);
-}
-
-int pw_model_norms(struct pw_model *m)
-{
-    for (int i = 0; i < m->config.layers; i++)
-        for (int l = 0; l < PW_LIN_COUNT; l++) {
-            const struct pw_weight *w = &m->layers[i].linear[l];
-            if (!pw_weight_is_dora(w))
-                continue;
-            PW_PASS(pw_dev_reserve(m->dev, pw_scratch_linear(m->dev, 1, w, false)));
-            PW_TRY(pw_row_norm(m->dev, w->lora->norm, w), "layer %d: %s: the norms of its adapter", i, pw_linear_suffix((enum pw_linear)l));
-        }
-    return 0;
-}
-
-static int attach(struct pw_model *m, const struct pw_adapter *a, bool shapes)
-{
-    m->attached++;
-    detach(m);
-    for (size_t i = 0; a && i < a->n; i++) {
-        const struct pw_adapter_module *module = &a->modules[i];
-        struct pw_weight *w = pw_model_linear(m, module->name);
-        PW_CHECK(w, PW_E_FORMAT, "attaching an adapter: %s: the model has no such linear layer", module->name);
-        PW_CHECK(w->n_in == module->n_in && w->n_out == module->n_out, PW_E_FORMAT,
-                 "attaching an adapter: %s: expected (%lld, %lld), got (%lld, %lld)", module->name, (long long)w->n_out, (long long)w->n_in,
-                 (long long)module->n_out, (long long)module->n_in);
-        PW_CHECK(shapes || (module->lora.a.data && module->lora.b.data), PW_E_FAIL, "attaching an adapter: %s: it has no tensors", module->name);
-        w->lora = &module->lora;
-    }
-    if (a && a->n_saved > 0)
-        PW_PASS(remember(m));
-    for (size_t i = 0; a && i < a->n_saved; i++) {
-        PW_CHECK(shapes || a->saved[i].value.data, PW_E_FAIL, "attaching an adapter: %s: it has no tensor", a->saved[i].name);
-        PW_PASS(stand_in(m, &a->saved[i]));
-    }
-    for (int i = 0; i < m->config.layers; i++)
-        PW_PASS(check_experts(m, i));
-    return shapes ? 0 : pw_model_norms(m);
-}
-
-int pw_model_attach(struct pw_model *m, const struct pw_adapter *a)
-{
-    const int rc = attach(m, a, false);
-    if (rc < 0)
-        detach(m);
-    return rc;
-}
-
-int pw_model_attach_shapes(struct pw_model *m, const struct pw_adapter *a)
-{
-    const int rc = attach(m, a, true);
-    if (rc < 0)
-        detach(m);
-    return rc;
 }
