@@ -72,13 +72,14 @@ static void table(struct pw_buf *out, const struct pw_run *run)
     }
     pw_format_bytes(text, pw_budget_peak(b));
     pw_format_bytes(limit, run->limit);
-    pw_buf_printf(out, "%-9s %-28s %12s   of %s: %s\n", "PEAK", "", text, limit, pw_run_fits(run) ? "fits" : "does not fit");
+    pw_buf_printf(out, "%-9s %-28s %12s   of %s: %s\n", "PEAK", "", text, limit, pw_budget_peak(b) <= run->limit ? "fits" : "does not fit");
     if (run->fit.host_bytes > 0) {
         const struct pw_run_fit *f = &run->fit;
         char what[64];
         snprintf(what, sizeof what, "%s%s%s%s", f->stream ? ", layers" : "", f->embed_host ? ", embedding" : "", f->optim_host ? ", optimizer" : "", f->offload ? ", block inputs" : "");
         pw_format_bytes(text, f->host_bytes);
-        pw_buf_printf(out, "%-9s %-28s %12s\n", "HOST", what[0] ? what + 2 : "", text);
+        pw_format_bytes(limit, run->host_limit);
+        pw_buf_printf(out, "%-9s %-28s %12s   of %s: %s\n", "HOST", what[0] ? what + 2 : "", text, limit, f->host_bytes <= run->host_limit ? "fits" : "does not fit");
     }
     pw_buf_printf(out, "blocks kept whole %d of %d\n", run->trainer.shape.kept, run->config.layers);
     pw_buf_printf(out, "rows %lld, held out %lld, epochs %lld, steps %lld, tokens %lld, trained parameters %lld, largest pass %lld tokens\n",
@@ -117,6 +118,7 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
     pw_json_i64(&w, "peak_bytes", (int64_t)pw_budget_peak(b));
     pw_json_i64(&w, "limit_bytes", (int64_t)run->limit);
     pw_json_i64(&w, "host_bytes", (int64_t)run->fit.host_bytes);
+    pw_json_i64(&w, "host_limit_bytes", (int64_t)run->host_limit);
     pw_json_i64(&w, "blocks_kept", run->trainer.shape.kept);
     pw_json_bool(&w, "offload", run->fit.offload);
     pw_json_bool(&w, "embedding_on_host", run->fit.embed_host);
