@@ -27,7 +27,7 @@ struct plan {                  /* --type, resolved, and where weights are made *
     bool head;                 /* the output layer is quantised, as quant_head says */
     struct pw_quant_options quant_head;
     bool embed_host;
-    bool stream;               /* blocks go to the slots of m->stream */
+    int stream;                /* so many blocks go to the slots of m->stream */
     bool device;               /* the model's device is not the host: everything is made in `stage`, then moved to the pool */
     struct pw_dev *maker;      /* a host device */
     struct pw_pool stage;
@@ -386,7 +386,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     for (int i = 0; i < k->layers; i++) {
         for (int n = 0; n < PW_NORM_COUNT; n++)
             bytes += pw_norm_suffix(k, n) ? pw_pool_round((size_t)pw_norm_width(k, n) * sizeof(float)) : 0;
-        bytes += p->stream ? 0 : block_need(m, p, i);
+        bytes += pw_stream_waits(k->layers, p->stream, i) ? 0 : block_need(m, p, i);
     }
     return bytes;
 }
@@ -433,15 +433,6 @@ static int open_there(struct pw_model *m, struct plan *p)
             room_there(&size, m, p, w, where);
     }
     return size.most ? pw_quant_stage_open(&p->there, m->dev, &size) : 0;
-}
-
-static int open_stream(struct pw_model *m, const struct plan *p)
-{
-    size_t *bytes = pw_arena_array(&m->arena, (size_t)m->config.layers, sizeof *bytes);
-    PW_CHECK(bytes, PW_E_NOMEM, "out of memory for %d layers", m->config.layers);
-    for (int i = 0; i < m->config.layers; i++)
-        bytes[i] = block_need(m, p, i);
-    return pw_stream_open(&m->stream, m->dev, bytes, m->config.layers);
 }
 
 static int place_embed(struct pw_model *m, struct plan *p)
@@ -504,7 +495,8 @@ static int place(struct pw_model *m, struct plan *p)
         for (int n = 0; n < PW_NORM_COUNT; n++)
             if (layer->norm[n].data)
                 PW_PASS(place_tensor(m, p, &layer->norm[n], PW_F32));
-        p->into = p->stream ? pw_stream_place(&m->stream, i) : &m->pool;
+        const bool waits = pw_stream_waits(k->layers, p->stream, i);
+        p->into = waits ? pw_stream_place(&m->stream, i) : &m->pool;
         enum pw_place where;
         struct pw_weight *w;
         char name[PW_EXPERT_NAME];
@@ -515,7 +507,7 @@ static int place(struct pw_model *m, struct plan *p)
                 read_ahead(m, i, at);
             PW_TRY(place_weight(m, p, w, where), "layer %d: %s", i, name_of(m, at, name));
         }
-        if (p->stream)
+        if (waits)
             PW_TRY(pw_stream_placed(&m->stream, i), "layer %d", i);
     }
     return 0;
@@ -663,11 +655,11 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     PW_CHECK_OUT(!opt->trainable || !m->config.experts, PW_E_UNSUPPORTED, "%s: full training of a model with experts is not supported", path);
     PW_PASS_OUT(pw_model_make_layers(m));
     PW_TRY_OUT(collect(m), "loading %s", path);
-    for (int i = 0; i < m->config.layers; i++) {
-        const size_t bytes = pw_pool_round(block_need(m, &plan, i));
-        m->block_bytes += bytes;
-        m->largest_block_bytes = bytes > m->largest_block_bytes ? bytes : m->largest_block_bytes;
-    }
+    m->block_bytes = pw_arena_array(&m->arena, (size_t)m->config.layers, sizeof *m->block_bytes);
+    PW_CHECK_OUT(m->block_bytes, PW_E_NOMEM, "out of memory for %d layers", m->config.layers);
+    for (int i = 0; i < m->config.layers; i++)
+        m->block_bytes[i] = pw_pool_round(block_need(m, &plan, i));
+    PW_CHECK_OUT(opt->stream >= 0 && opt->stream <= m->config.layers, PW_E_USAGE, "%d layers are streamed, and the model has %d", opt->stream, m->config.layers);
     if (opt->measure) {
         m->pool.bytes = need(m, &plan);
         shape(m, &plan);
@@ -682,7 +674,7 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     }
     PW_PASS_OUT(pw_pool_open(&m->pool, dev, need(m, &plan), "weights"));
     if (plan.stream)
-        PW_PASS_OUT(open_stream(m, &plan));
+        PW_PASS_OUT(pw_stream_open(&m->stream, dev, m->block_bytes, m->config.layers, plan.stream));
     PW_PASS_OUT(open_there(m, &plan));
     PW_TRY_OUT(place(m, &plan), "loading %s", path);
     PW_TRY_OUT(pw_model_make_rope(m, PW_F32), "loading %s", path);

@@ -33,7 +33,7 @@ struct pw_model {
     bool trainable;                                    /* weights are dense and may be written */
     struct pw_pool pool;                               /* widened norms, tables, quantised weights */
     struct pw_layer_stream stream;                           /* weights of blocks that wait in host memory, with `stream` */
-    size_t block_bytes, largest_block_bytes;           /* of the weights of all blocks in the pool, or on the host; of the largest block: for plans */
+    size_t *block_bytes;                               /* (layers): of the weights of each block in the pool, or on the host; for plans */
     void *embed_pinned;                                /* the embedding with embed_host */
     struct pw_model_own *own;                          /* what modules that an adapter trained whole stand in for; NULL: none yet */
     struct pw_arena arena;
@@ -49,7 +49,7 @@ struct pw_model_options {
     bool double_quant;
     const char *head_type;     /* "" or NULL = as the other dense weights; "int8": the output layer is quantised while loading */
     bool embed_host;           /* the embedding stays in pinned host memory that the device reads; not on host devices, not with a dense tied head */
-    bool stream;               /* weights of blocks wait in pinned host memory and are brought as they are needed; not on host devices, not trainable */
+    int stream;                /* so many blocks wait in pinned host memory and are brought as they are needed (stream.h); not on host devices, not trainable */
     int64_t context;           /* --ctx; 0 = the model's */
     bool trainable;            /* full training: all weights as f32 in memory that may be written */
     uint64_t memory;           /* --memory; 0: no limit. What would go beyond it is refused before it is taken, here and when a session opens */

@@ -187,7 +187,7 @@ int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, i
     PW_TRY_OUT(open_host(s), "opening a session");
     PW_TRY_OUT(open_pools(s), "opening a session");
     PW_TRY_OUT(reserve(s), "opening a session");
-    s->capture = pw_dev_captures(m->dev) && !m->stream.on;   /* which layer is where changes from step to step */
+    s->capture = pw_dev_captures(m->dev) && !m->stream.count;   /* which layer is where changes from step to step */
 out:
     if (rc < 0) {
         pw_session_close(s);
@@ -223,7 +223,7 @@ const struct pw_model *pw_session_model(const struct pw_session *s)
 
 void pw_session_capture(struct pw_session *s, bool on)
 {
-    s->capture = on && pw_dev_captures(s->m->dev) && !s->m->stream.on;
+    s->capture = on && pw_dev_captures(s->m->dev) && !s->m->stream.count;
 }
 
 int64_t pw_session_replays(const struct pw_session *s)
@@ -439,7 +439,7 @@ static int compute(struct pw_session *s, struct pw_block_batch *b, struct pw_ten
         PW_PASS(pw_scale(m->dev, x, pw_model_embed_scale(m)));
     for (int i = 0; i < c->layers; i++) {
         b->cache = s->cache[i];
-        PW_PASS(pw_stream_need(&m->stream, i, i + 1 < c->layers ? i + 1 : 0));
+        PW_PASS(pw_stream_need(&m->stream, i, i + 1 < c->layers ? i + 1 : 0, 1));
         PW_PASS(pw_block_forward(m, i, x, b, &s->work, NULL));
     }
     return pw_rmsnorm_fwd(m->dev, h, pw_none(), x, m->norm_final, c->norm_eps, c->norm_offset);

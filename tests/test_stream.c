@@ -37,15 +37,21 @@ static const char *save_model(void)
     return dir;
 }
 
-static struct pw_model *load(struct pw_dev *dev, const char *dir, const char *type, bool stream)
+static struct pw_model *load(struct pw_dev *dev, const char *dir, const char *type, int stream)
 {
     const struct pw_model_options opt = {.quantise = type, .double_quant = true, .stream = stream};
     struct pw_model *m;
     ck_ok(pw_model_load(&m, dev, dir, &opt));
-    ck_assert(m->stream.on == stream);
-    /* Two blocks of five are on the device. */
-    if (stream)
-        ck_assert_uint_eq(m->stream.memory.bytes, 2 * m->largest_block_bytes);
+    ck_assert_int_eq(m->stream.count, stream);
+    /* Two slots are on the device, and no room for the blocks that wait. */
+    if (stream) {
+        struct pw_model *whole;
+        const struct pw_model_options measure = {.quantise = type, .double_quant = true, .measure = true};
+        ck_ok(pw_model_load(&whole, dev, dir, &measure));
+        ck_assert_uint_eq(m->stream.memory.bytes, 2 * m->block_bytes[0]);
+        ck_assert_uint_eq(m->pool.bytes, whole->pool.bytes - (size_t)stream * m->block_bytes[0]);
+        pw_model_free(whole);
+    }
     return m;
 }
 
@@ -133,12 +139,15 @@ START_TEST(the_same_logits)
     const char *dir = save_model();
     for (int k = 0; k < 2; k++) {
         float there[3 * V], streamed[3 * V];
-        struct pw_model *m = load(dev, dir, types[k], false), *s = load(dev, dir, types[k], true);
+        struct pw_model *m = load(dev, dir, types[k], 0);
         logits_of(m, there);
-        logits_of(s, streamed);
         all_finite(there, 3 * V, "logits");
-        ck_assert_msg(memcmp(there, streamed, sizeof there) == 0, "%s: the logits differ", types[k]);
-        pw_model_free(s);
+        for (int count = 1; count <= LAYERS; count++) {
+            struct pw_model *s = load(dev, dir, types[k], count);
+            logits_of(s, streamed);
+            ck_assert_msg(memcmp(there, streamed, sizeof there) == 0, "%s, %d layers streamed: the logits differ", types[k], count);
+            pw_model_free(s);
+        }
         pw_model_free(m);
     }
     pw_dev_close(dev);
@@ -153,17 +162,20 @@ START_TEST(the_same_gradients)
     char *there, *streamed;
     if (!open_simt(&dev)) return;
     const char *dir = save_model();
-    struct pw_model *m = load(dev, dir, "nf4", false), *s = load(dev, dir, "nf4", true);
+    struct pw_model *m = load(dev, dir, "nf4", 0);
     const size_t n = gradients_of(m, 1, false, &there, loss);
     all_finite((const float *)(const void *)there, n / 4, "gradients");
-    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        ck_assert_uint_eq(gradients_of(s, cases[k].kept, cases[k].offload, &streamed, streamed_loss), n);
-        ck_assert_msg(memcmp(loss, streamed_loss, sizeof loss) == 0 && memcmp(there, streamed, n) == 0, "%d blocks kept%s: gradients or loss differ", cases[k].kept,
-                      cases[k].offload ? ", inputs on the host" : "");
-        pw_free(streamed);
+    for (int count = 1; count <= LAYERS; count++) {
+        struct pw_model *s = load(dev, dir, "nf4", count);
+        for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+            ck_assert_uint_eq(gradients_of(s, cases[k].kept, cases[k].offload, &streamed, streamed_loss), n);
+            ck_assert_msg(memcmp(loss, streamed_loss, sizeof loss) == 0 && memcmp(there, streamed, n) == 0, "%d layers streamed, %d blocks kept%s: gradients or loss differ", count,
+                          cases[k].kept, cases[k].offload ? ", inputs on the host" : "");
+            pw_free(streamed);
+        }
+        pw_model_free(s);
     }
     pw_free(there);
-    pw_model_free(s);
     pw_model_free(m);
     pw_dev_close(dev);
 }
@@ -171,7 +183,7 @@ END_TEST
 
 START_TEST(refused)
 {
-    const struct pw_model_options opt = {.stream = true};
+    const struct pw_model_options opt = {.stream = 2};
     struct pw_dev *cpu;
     struct pw_model *m;
     const char *dir = save_model();

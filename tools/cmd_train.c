@@ -75,8 +75,10 @@ static void table(struct pw_buf *out, const struct pw_run *run)
     pw_buf_printf(out, "%-9s %-28s %12s   of %s: %s\n", "PEAK", "", text, limit, pw_budget_peak(b) <= run->limit ? "fits" : "does not fit");
     if (run->fit.host_bytes > 0) {
         const struct pw_run_fit *f = &run->fit;
-        char what[64];
-        snprintf(what, sizeof what, "%s%s%s%s", f->stream ? ", layers" : "", f->embed_host ? ", embedding" : "", f->optim_host ? ", optimizer" : "", f->offload ? ", block inputs" : "");
+        char what[80], layers[24] = "";
+        if (f->stream)
+            snprintf(layers, sizeof layers, ", %d layers", f->stream);
+        snprintf(what, sizeof what, "%s%s%s%s", layers, f->embed_host ? ", embedding" : "", f->optim_host ? ", optimizer" : "", f->offload ? ", block inputs" : "");
         pw_format_bytes(text, f->host_bytes);
         pw_format_bytes(limit, run->host_limit);
         pw_buf_printf(out, "%-9s %-28s %12s   of %s: %s\n", "HOST", what[0] ? what + 2 : "", text, limit, f->host_bytes <= run->host_limit ? "fits" : "does not fit");
@@ -123,7 +125,8 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
     pw_json_bool(&w, "offload", run->fit.offload);
     pw_json_bool(&w, "embedding_on_host", run->fit.embed_host);
     pw_json_bool(&w, "optimizer_on_host", run->fit.optim_host);
-    pw_json_bool(&w, "weights_on_host", run->fit.stream);
+    pw_json_bool(&w, "weights_on_host", run->fit.stream > 0);
+    pw_json_i64(&w, "layers_on_host", run->fit.stream);
     pw_json_bool(&w, "fits", fits);
     pw_json_open(&w, "suggestions", '[');
     for (size_t i = 0; !fits && texts[i]; i++)

@@ -2,13 +2,13 @@
  *
  * Nothing here changes the bytes of the result. Order of the savings, by what they cost on a card: fewer kept blocks (a block is computed again),
  * then the embedding in host memory (rows read over the bus), then the state of the optimizer (moved once a step), then block inputs (moved in every pass,
- * while blocks compute), and last the frozen weights of blocks themselves (brought over the bus twice a pass). */
+ * while blocks compute), and last the frozen weights of blocks themselves (brought over the bus twice a pass), of as few blocks as will do. */
 #include <string.h>
 
 #include "base/error.h"
 #include "train/run_parts.h"
 
-struct savings { bool embed, optim, inputs, weights; };   /* what waits on the host */
+struct savings { bool embed, optim, inputs; int weights; };   /* what waits on the host; of weights, so many blocks */
 
 static int try_fit(struct pw_run *run, int kept, struct savings s, bool *fits)
 {
@@ -18,7 +18,7 @@ static int try_fit(struct pw_run *run, int kept, struct savings s, bool *fits)
     t->set.offload = t->shape.offload = s.inputs;
     t->set.optim_host = s.optim;
     run->fit.host_bytes = pw_pass_host_bytes(run->model, &t->shape) + (s.embed ? pw_bytes(run->model->embed) : 0) +
-                          (s.optim ? pw_optim_host_bytes(t->kind, t->slots, t->n_slots) : 0) + (s.weights ? run->model->block_bytes : 0);
+                          (s.optim ? pw_optim_host_bytes(t->kind, t->slots, t->n_slots) : 0) + (s.weights ? pw_stream_host_bytes(run->model->block_bytes, run->config.layers, s.weights) : 0);
     PW_PASS(pw_run_fill_budget(run));
     *fits = pw_run_fits(run);
     return 0;
@@ -63,7 +63,7 @@ int pw_run_choose_fit(struct pw_run *run)
     bool fits = false;
     PW_CHECK(!stream || streams, PW_E_USAGE, "train.memory: stream is for adapters on a card");
     struct savings most = all;
-    most.weights = streams;
+    most.weights = streams ? layers : 0;
     if (least || stream)
         return try_fit(run, 1, stream ? most : all, &fits);
     if (strcmp(r->memory, "as_given") == 0 || !(card || run->opt.memory))
@@ -79,7 +79,7 @@ int pw_run_choose_fit(struct pw_run *run)
     }
     if (!fits && all.inputs != s.inputs)
         PW_PASS(most_kept(run, given, layers, all, &fits));
-    if (!fits && streams)
-        PW_PASS(most_kept(run, given, layers, most, &fits));
+    for (s = all, s.weights = PW_STREAM_SLOTS + 1; !fits && streams && s.weights <= layers; s.weights++)   /* fewer would all be in the slots */
+        PW_PASS(try_fit(run, given, s, &fits));
     return fits ? 0 : try_fit(run, given, most, &fits); /* the leanest is what is shown and refused */
 }

@@ -279,7 +279,7 @@ static int forward(struct pw_pass *p, const struct rows *r, const struct pw_bloc
             PW_PASS(keep_input(p, i, r->x));
         else if (backward)
             saved = &p->saved[i - again];
-        PW_PASS(pw_stream_need(&m->stream, i, i + 1));
+        PW_PASS(pw_stream_need(&m->stream, i, i + 1, 1));
         PW_PASS(pw_block_forward(m, i, r->x, b, &p->work, saved));
     }
     struct pw_tensor inv = backward ? pw_rows(p->inv_final, 0, b->tokens) : pw_none();
@@ -297,7 +297,7 @@ static int backward(struct pw_pass *p, const struct rows *r, const struct pw_blo
     PW_PASS(pw_rmsnorm_bwd(dev, dx, p->dnorm_final, dh, r->x, m->norm_final, pw_rows(p->inv_final, 0, b->tokens), m->config.norm_offset));
     for (int i = m->config.layers - 1; i >= 0; i--) {
         struct pw_saved *saved = &p->saved[i < again ? 0 : i - again];
-        PW_PASS(pw_stream_need(&m->stream, i, i - 1));
+        PW_PASS(pw_stream_need(&m->stream, i, i - 1, -1));
         if (i < again) {
             PW_PASS(take_input(p, i, r->x));
             PW_TRY(pw_block_forward(m, i, r->x, b, &p->work, saved), "computing layer %d again", i);

@@ -44,7 +44,7 @@ int pw_run_model(struct pw_run *run, bool measure)
         return measure ? pw_model_create_measure(&run->model, run->opt.dev, &run->config)
                        : pw_model_create(&run->model, run->opt.dev, &run->config, (uint64_t)r->seed);
     struct pw_model_options o = {.tokenizer = r->tokenizer, .quantise = pw_run_quantise(run), .double_quant = r->double_quant,
-                                 .head_type = strcmp(r->quant_head, "none") == 0 ? NULL : r->quant_head, .embed_host = run->fit.embed_host && !measure, .stream = run->fit.stream && !measure,
+                                 .head_type = strcmp(r->quant_head, "none") == 0 ? NULL : r->quant_head, .embed_host = run->fit.embed_host && !measure, .stream = measure ? 0 : run->fit.stream,
                                  .trainable = pw_run_is_full(run), .measure = measure};
     return pw_model_load(&run->model, run->opt.dev, r->model, &o);
 }
@@ -220,10 +220,10 @@ int pw_run_fill_budget(struct pw_run *run)
         *b = (struct pw_budget){0};
         pw_budget_add(b, PW_BUDGET_PROCESS, "driver and libraries", pw_dev_held(dev));
         pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes - (run->fit.embed_host ? pw_pool_round(pw_bytes(run->model->embed)) : 0) -
-                      (run->fit.stream ? run->model->block_bytes : 0));
-        pw_budget_add(b, PW_BUDGET_STATIC, "slots for streamed layers", run->fit.stream ? PW_STREAM_SLOTS * run->model->largest_block_bytes : 0);
+                      pw_stream_host_bytes(run->model->block_bytes, run->config.layers, run->fit.stream));
+        pw_budget_add(b, PW_BUDGET_STATIC, "slots for streamed layers", pw_stream_slot_bytes(run->model->block_bytes, run->config.layers, run->fit.stream));
         pw_trainer_budget(t, b);
-    pw_budget_add(b, PW_BUDGET_SCRATCH, "samples", pw_probes_bytes(&run->probes, run->model));
+        pw_budget_add(b, PW_BUDGET_SCRATCH, "samples", pw_probes_bytes(&run->probes, run->model));
         PW_PASS(pw_dev_memory(dev, &free_bytes, &total_bytes));
         run->limit = run->opt.memory ? run->opt.memory : free_bytes + pw_dev_held(dev);
         run->host_limit = pw_memory_available() / (size_t)pw_ranks_local(run->opt.ranks, NULL);

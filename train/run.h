@@ -22,7 +22,7 @@ struct pw_run_options {
     /* Called after each evaluation on the held-out rows (benchmarks during training); may be NULL. */
     int (*evaluated)(void *ctx, struct pw_model *m, int64_t step, double loss); void *evaluated_ctx;
 };
-struct pw_run_fit { int kept; bool offload, embed_host, optim_host, stream; size_t host_bytes; }; /* kept, offload: train/pass.h; pinned host memory they take */
+struct pw_run_fit { int kept; bool offload, embed_host, optim_host; int stream; size_t host_bytes; }; /* kept, offload: train/pass.h; blocks that wait; pinned host memory they take */
 struct pw_run {
     struct pw_run_options opt;
     struct pw_tokenizer *tokenizer;

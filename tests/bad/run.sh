@@ -348,7 +348,7 @@ mutant test_verify infer/verify.c 's/w->kl += kl;/w->kl += fabs(most);/'
 mutant test_quant_device quant/stage.c 's/(size_t)(first \* w->n_in) \* size, bytes/(size_t)first * size, bytes/'
 mutant test_quant_device quant/stage.c 's/\/ unit \* unit;/\/ unit * unit + 1;/'
 mutant test_quant_device quant/stage.c 's/(size_t)outer \* sizeof(float)));/(size_t)(outer \/ 2) * sizeof(float)));/'
-mutant test_stream infer/stream.c 's/    PW_PASS(pw_dev_wait(s->dev, lane_of(layer)));/    PW_CHECK(lane_of(layer) >= 0, PW_E_FAIL, "never");/'
+mutant test_stream infer/stream.c 's/    PW_PASS(pw_dev_wait(s->dev, lane_of(s, layer)));/    PW_CHECK(lane_of(s, layer) >= 0, PW_E_FAIL, "never");/'
 mutant test_stream infer/stream.c 's/if (s->held\[k\] == layer)/if (s->held[k] >= 0)/'
 mutant test_stream train/pass.c 's/        PW_PASS(pw_dev_wait(p->m->dev, layer % PW_INPUT_LANES));/        PW_PASS(0);/'
 

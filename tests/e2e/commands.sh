@@ -67,7 +67,10 @@ for how in least stream; do json "$ROOT/pw" train r.yaml "${device[@]}" --set ou
 checks=$((checks + 1)); cmp -s least/adapter/adapter_model.safetensors stream/adapter/adapter_model.safetensors || fail "streamed layers: another adapter"
 checks=$((checks + 1)); [ "$(of planned_bytes)" = "$(of peak_bytes)" ] || fail "streamed layers: planned $(of planned_bytes), in use $(of peak_bytes)"
 json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --set train.memory=least; has out '"weights_on_host":false'
-json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --memory $(($(of peak_bytes) - 1)); has out '"fits":true'; has out '"weights_on_host":true'
+limit=$(($(of peak_bytes) - 1))
+json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --memory $limit; has out '"fits":true'; has out '"weights_on_host":true'; has out '"layers_on_host":3'
+json "$ROOT/pw" train r.yaml "${device[@]}" --set output=some --memory $limit
+checks=$((checks + 1)); cmp -s least/adapter/adapter_model.safetensors some/adapter/adapter_model.safetensors || fail "some layers streamed: another adapter"
 json pw train r.yaml --json --quiet; empty err
 json pw entry build run -o entry.tar.zst --json
 json pw entry check entry.tar.zst --json
