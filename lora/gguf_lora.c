@@ -16,14 +16,14 @@ static const char tail_a[] = ".lora_a", tail_b[] = ".lora_b", weight[] = ".weigh
 /* ---- reading ---- */
 
 /* "blk.3.attn_q.weight.lora_a" -> "model.layers.3.self_attn.q_proj", half 0 or 1 */
-static int module_name(struct pw_adapter *a, const char *tensor, const char *path, int *half, const char **out)
+static int module_name(struct pw_adapter *a, const char *arch, const char *tensor, const char *path, int *half, const char **out)
 {
     const size_t n = strlen(tensor), t = strlen(tail_a);
     char name[160], hf[160];
     *half = n > t && strcmp(tensor + n - t, tail_a) == 0 ? 0 : n > t && strcmp(tensor + n - t, tail_b) == 0 ? 1 : -1;
     PW_CHECK(*half >= 0, PW_E_FORMAT, "%s: unknown tensor %s (expected NAME%s or %s)", path, tensor, tail_a, tail_b);
     snprintf(name, sizeof name, "%.*s", (int)(n - t < sizeof name ? n - t : sizeof name - 1), tensor);
-    const bool known = n - t < sizeof name && pw_gguf_name_to_hf(name, hf);
+    const bool known = n - t < sizeof name && pw_gguf_name_to_hf(arch, name, hf);
     const size_t h = known ? strlen(hf) : 0, w = strlen(weight);
     PW_CHECK(known && h > w && strcmp(hf + h - w, weight) == 0 && strncmp(hf, "model.layers.", 13) == 0, PW_E_UNSUPPORTED,
              "%s: %s: not a linear layer of a block: adapters of anything else are not supported", path, tensor);
@@ -41,14 +41,14 @@ static int by_module(const void *x, const void *y)
     return c ? c : p->half - q->half;
 }
 
-static int collect(struct pw_adapter *a, const struct pw_gguf *g, double alpha, struct pw_pair **out, size_t *n)
+static int collect(struct pw_adapter *a, const char *arch, const struct pw_gguf *g, double alpha, struct pw_pair **out, size_t *n)
 {
     struct half *list = pw_arena_array(&a->arena, g->n_tensors + 1, sizeof *list);
     struct pw_pair *pairs = pw_arena_array(&a->arena, g->n_tensors / 2 + 1, sizeof *pairs);
     PW_CHECK(list && pairs, PW_E_NOMEM, "%s: no memory for %zu tensors", g->path, g->n_tensors);
     for (size_t i = 0; i < g->n_tensors; i++) {
         list[i].t = &g->tensors[i];
-        PW_PASS(module_name(a, g->tensors[i].name, g->path, &list[i].half, &list[i].name));
+        PW_PASS(module_name(a, arch, g->tensors[i].name, g->path, &list[i].half, &list[i].name));
         PW_CHECK(list[i].t->ndim == 2, PW_E_FORMAT, "%s: %s: expected two dimensions, got %d", g->path, list[i].t->name, list[i].t->ndim);
     }
     qsort(list, g->n_tensors, sizeof *list, by_module);
@@ -113,7 +113,7 @@ static int load(struct pw_adapter *a, struct pw_gguf *g, const char *path, const
         PW_TRY(pw_gguf_arch(model, &own, &permutes), "%s: fitting the adapter to the model", path);
         PW_CHECK(strcmp(own, arch) == 0, PW_E_FORMAT, "%s: general.architecture: the adapter is for another base (expected %s, got %.40s)", path, own, arch);
     }
-    PW_PASS(collect(a, g, alpha, &pairs, &n));
+    PW_PASS(collect(a, arch, g, alpha, &pairs, &n));
     PW_PASS(pw_pairs_build(a, pairs, n, model, permutes, path, fill));
     PW_PASS(pw_gguf_get_str(g, "pennyweight.base", false, &base));
     PW_CHECK(!base[0] || (strlen(base) == 64 && strspn(base, "0123456789abcdef") == 64), PW_E_FORMAT, "%s: pennyweight.base is no SHA-256", path);
@@ -144,11 +144,11 @@ int pw_gguf_lora_load(struct pw_adapter *a, const char *path, const struct pw_mo
 /* The one alpha of the file: that of the first module; others are reached by multiplying B. */
 static double file_alpha(const struct pw_adapter *a) { return (double)(float)(a->modules[0].lora.scale * a->modules[0].lora.r); }
 
-static int tensor_name(const struct pw_adapter_module *m, int half, char out[200])
+static int tensor_name(const char *arch, const struct pw_adapter_module *m, int half, char out[200])
 {
     char hf[400], name[160];
     snprintf(hf, sizeof hf, "%s%s", m->name, weight);
-    PW_CHECK(pw_gguf_name_from_hf(hf, name), PW_E_UNSUPPORTED, "%s has no name in GGUF files", m->name);
+    PW_CHECK(pw_gguf_name_from_hf(arch, hf, name), PW_E_UNSUPPORTED, "%s has no name in GGUF files", m->name);
     snprintf(out, 200, "%s%s", name, half ? tail_b : tail_a);
     return 0;
 }
@@ -206,7 +206,7 @@ static int announce(struct pw_gguf_out *w, const struct pw_adapter *a, const cha
     for (size_t i = 0; i < a->n; i++)
         for (int half = 0; half < 2; half++) {
             const struct pw_tensor *t = half ? &a->modules[i].lora.b : &a->modules[i].lora.a;
-            PW_PASS(tensor_name(&a->modules[i], half, name));
+            PW_PASS(tensor_name(arch, &a->modules[i], half, name));
             PW_PASS(pw_gguf_add_tensor(w, name, type == PW_F32 ? PW_GGML_F32 : PW_GGML_F16, 2, t->shape));
         }
     return 0;

@@ -12,7 +12,7 @@
 #include "quant/source.h"
 
 struct target { uint32_t ggml; const struct pw_block_type *block; enum pw_dtype dtype; const char *type; bool copy; };
-struct item { struct pw_source s; struct target to; char name[160]; int ndim; int64_t shape[2]; bool edited; };
+struct item { struct pw_source s; struct target to; char name[160]; int ndim; int64_t shape[2]; bool edited; double offset; };
 struct job {
     struct pw_dev *dev;
     struct pw_checkpoint *c;
@@ -83,9 +83,10 @@ static uint32_t file_type(const struct pw_quant_options *o)
 static int list_items(struct job *j)
 {
     struct pw_stored t;
+    const char *arch;
     bool permutes;
     size_t most = 0;
-    PW_PASS(pw_gguf_permutes(pw_checkpoint_config(j->c), &permutes));
+    PW_PASS(pw_gguf_arch(pw_checkpoint_config(j->c), &arch, &permutes));
     while (pw_checkpoint_at(j->c, most, &t))
         most++;
     j->items = pw_arena_array(&j->arena, most + 1, sizeof *j->items);
@@ -94,7 +95,7 @@ static int list_items(struct job *j)
         enum pw_linear l;
         const enum pw_role role = pw_role_of(pw_checkpoint_config(j->c), t.name, &l);
         struct item *it = &j->items[j->n];
-        PW_CHECK(role != PW_ROLE_UNKNOWN && (role == PW_ROLE_COMPANION || pw_gguf_name_from_hf(t.name, it->name)), PW_E_FORMAT, "%s: unknown tensor %s",
+        PW_CHECK(role != PW_ROLE_UNKNOWN && (role == PW_ROLE_COMPANION || pw_gguf_name_from_hf(arch, t.name, it->name)), PW_E_FORMAT, "%s: unknown tensor %s",
                  pw_checkpoint_path(j->c), t.name);
         if (role == PW_ROLE_COMPANION)
             continue;
@@ -103,6 +104,7 @@ static int list_items(struct job *j)
         if (pw_checkpoint_config(j->c)->tied && strcmp(t.name, "lm_head.weight") == 0)
             snprintf(it->name, sizeof it->name, "token_embd.weight");
         PW_PASS(pw_source_open(&it->s, j->c, &t, permutes));
+        it->offset = pw_gguf_offset(pw_checkpoint_config(j->c), t.name);
         it->edited = j->how->edit && (!j->how->edits || j->how->edits(j->how->ctx, t.name));
         PW_PASS(choose(j, &it->s, role == PW_ROLE_LINEAR, it->edited, &it->to));
         it->ndim = it->s.vector ? 1 : 2;
@@ -196,6 +198,8 @@ static int write_item(struct job *j, const struct item *it, size_t done)
             PW_PASS_OUT(pw_source_rows(j->dev, &it->s, first, pw_tensor2(x, PW_F32, n, n_in)));
             if (it->edited)
                 PW_PASS_OUT(j->how->edit(j->how->ctx, it->s.name, first, pw_tensor2(x, PW_F32, n, n_in)));
+            for (int64_t i = 0; it->offset != 0 && i < n * n_in; i++)
+                x[i] += (float)it->offset;
             PW_PASS_OUT(write_tile(j, it, x, back, stored, n, &e));
         }
     }
@@ -215,13 +219,17 @@ out:
 static int write_rope(struct job *j, bool announced)
 {
     const struct pw_model_config *m = pw_checkpoint_config(j->c);
+    const char *name = NULL;
     int n = 0;
     float *factors = pw_arena_array(&j->arena, (size_t)m->head_dim, sizeof *factors);
     PW_CHECK(factors, PW_E_NOMEM, "no memory");
-    PW_PASS(pw_gguf_rope_factors(m, factors, &n));
-    if (!n)
-        return 0;
-    return announced ? pw_gguf_bytes(&j->out, factors, (size_t)n * sizeof *factors) : pw_gguf_add_tensor(&j->out, "rope_freqs.weight", PW_GGML_F32, 1, (int64_t[]){n});
+    for (int i = 0; pw_gguf_rope_tensor(m, i, &name, factors, &n) > 0; i++) {
+        if (announced)
+            PW_PASS(pw_gguf_bytes(&j->out, factors, (size_t)n * sizeof *factors));
+        else
+            PW_PASS(pw_gguf_add_tensor(&j->out, name, PW_GGML_F32, 1, (int64_t[]){n}));
+    }
+    return 0;
 }
 
 /* The file is whole, but for its name. */

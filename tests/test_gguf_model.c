@@ -121,14 +121,14 @@ END_TEST
 START_TEST(tensor_names)
 {
     char out[160], back[160];
-    ck_assert(pw_gguf_name_to_hf("blk.31.attn_q.weight", out));
+    ck_assert(pw_gguf_name_to_hf("llama", "blk.31.attn_q.weight", out));
     ck_assert_str_eq(out, "model.layers.31.self_attn.q_proj.weight");
-    ck_assert(pw_gguf_name_from_hf(out, back));
+    ck_assert(pw_gguf_name_from_hf("llama", out, back));
     ck_assert_str_eq(back, "blk.31.attn_q.weight");
-    ck_assert(pw_gguf_name_to_hf("blk.0.attn_k.bias", out));
+    ck_assert(pw_gguf_name_to_hf("llama", "blk.0.attn_k.bias", out));
     ck_assert_str_eq(out, "model.layers.0.self_attn.k_proj.bias");
-    ck_assert(!pw_gguf_name_to_hf("blk.01.attn_k.bias", out) && !pw_gguf_name_to_hf("blk..attn_k.bias", out) && !pw_gguf_name_to_hf("blk.1.attn_kk.bias", out) &&
-              !pw_gguf_name_to_hf("blk.1.attn_k.scale", out) && !pw_gguf_name_to_hf("output.bias", out));
+    ck_assert(!pw_gguf_name_to_hf("llama", "blk.01.attn_k.bias", out) && !pw_gguf_name_to_hf("llama", "blk..attn_k.bias", out) && !pw_gguf_name_to_hf("llama", "blk.1.attn_kk.bias", out) &&
+              !pw_gguf_name_to_hf("llama", "blk.1.attn_k.scale", out) && !pw_gguf_name_to_hf("llama", "output.bias", out));
 }
 END_TEST
 
@@ -585,7 +585,7 @@ END_TEST
 /* ---- what is refused ---- */
 
 static const struct { const char *what; int code; const char *text; } bad[] = {
-    {"architecture", PW_E_UNSUPPORTED, "general.architecture: unknown architecture gpt5 (known: llama, qwen2, qwen3, qwen3moe)"},
+    {"architecture", PW_E_UNSUPPORTED, "general.architecture: unknown architecture gpt5 (known: llama, qwen2, qwen3, qwen3moe, gemma2, gemma3, phi3)"},
     {"no embedding", PW_E_FORMAT, "token_embd.weight is missing: the file holds no tensors"},
     {"heads", PW_E_FORMAT, "4 heads are no multiple of 3 key/value heads"},
     {"no length", PW_E_FORMAT, "key llama.context_length is missing"},
