@@ -1,5 +1,5 @@
 /* GGUF files of Gemma 2, Gemma 3 and Phi-3 (tests/fixtures/gguf/families, made by tools/reference/gguf_families.py): log-probabilities against transformers,
- * llama.cpp and the same model as a folder; written and read back; keys; and what is refused. */
+ * llama.cpp and the same model as a folder; written and read back; adapters; keys; and what is refused. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,9 @@
 #include "base/memory.h"
 #include "data/gguf_model.h"
 #include "infer/session.h"
+#include "lora/adapter_file.h"
+#include "lora/gguf_lora.h"
+#include "lora/merge.h"
 #include "quant/quant.h"
 #include "tests/support.h"
 
@@ -36,13 +39,18 @@ static void to_logprobs(float *x, int64_t rows, int64_t vocab)
     }
 }
 
-/* (n, V), to be freed. */
-static float *logprobs_of(struct pw_dev *dev, const char *path, const int32_t *ids, int n, int64_t *vocab)
+/* With an adapter, or without (NULL). (n, V), to be freed. */
+static float *adapted(struct pw_dev *dev, const char *path, const char *adapter, const int32_t *ids, int n, int64_t *vocab)
 {
     struct pw_model *m;
     struct pw_session *s;
+    struct pw_adapter a = {0};
     int32_t rows[MOST];
     ck_ok(pw_model_load(&m, dev, path, NULL));
+    if (adapter) {
+        ck_ok(pw_adapter_load(&a, adapter, &m->config));
+        ck_ok(pw_model_attach(m, &a));
+    }
     ck_ok(pw_session_open(&s, m, n, n, 1));
     const int seq = pw_session_add(s, n, -1);
     ck_assert_int_ge(seq, 0);
@@ -56,8 +64,11 @@ static float *logprobs_of(struct pw_dev *dev, const char *path, const int32_t *i
     to_logprobs(out, n, *vocab);
     pw_session_close(s);
     pw_model_free(m);
+    pw_adapter_free(&a);
     return out;
 }
+
+static float *logprobs_of(struct pw_dev *dev, const char *path, const int32_t *ids, int n, int64_t *vocab) { return adapted(dev, path, NULL, ids, n, vocab); }
 
 static double apart(const float *a, const float *b, int64_t n)
 {
@@ -210,6 +221,46 @@ START_TEST(written_and_read_back)
         pw_buf_free(&text[i].out);
     pw_dev_close(dev);
     pw_gguf_close(&w.g);
+}
+END_TEST
+
+/* ---- adapters: those of tests/fixtures/families, which are of the same shapes ---- */
+
+static const struct { const char *name, *adapter; double llama; } lora[] = {
+    {"gemma2", "tests/fixtures/families/gemma2/adapter", 3 * 0x1p-10}, {"phi3", "tests/fixtures/families/phi3/adapter", 2e-5}};
+
+/* As peft and llama.cpp compute it (bounds as above); the same from a GGUF adapter written here, and merged, into a file and into a folder. */
+START_TEST(adapters)
+{
+    const char *name = lora[_i].name, *dir = test_tmpdir(), *own = test_path(dir, "lora.gguf"), *outs[2] = {test_path(dir, "merged.gguf"), test_path(dir, "merged")};
+    struct pw_dev *dev = cpu("");
+    struct pw_checkpoint *c;
+    struct pw_adapter a;
+    struct golden w;
+    int64_t vocab;
+    golden(&w, name);
+    ck_ok(pw_checkpoint_open(&c, file_of(name, "model.gguf"), NULL));
+    ck_ok(pw_adapter_load(&a, lora[_i].adapter, pw_checkpoint_config(c)));
+    ck_ok(pw_gguf_lora_write(&a, own, pw_checkpoint_config(c), PW_F32, false));
+    float *x = adapted(dev, file_of(name, "model.gguf"), lora[_i].adapter, w.ids, w.n, &vocab), *y = adapted(dev, file_of(name, "model.gguf"), own, w.ids, w.n, &vocab);
+    const double torch = off(&w, "lora_torch", x, vocab), llama = off(&w, "lora_llama", x, vocab), gguf = apart(x, y, w.n * vocab);
+    printf("%s with an adapter: %.3g from peft, %.3g from llama.cpp, %.3g as a GGUF adapter\n", name, torch, llama, gguf);
+    ck_assert_msg(torch <= 2e-5 && llama <= lora[_i].llama && gguf <= 2e-5, "%s: %g from peft, %g from llama.cpp, %g as a GGUF adapter", name, torch, llama, gguf);
+    free(x);
+    free(y);
+    for (int i = 0; i < 2; i++) {
+        const struct pw_merge_options o = {.to = {.type = PW_Q_DENSE, .dtype = PW_F32}, .gguf = i == 0};
+        struct pw_merge_result r;
+        ck_ok(pw_lora_merge_into(dev, c, &a, outs[i], &o, &r, NULL));
+        x = logprobs_of(dev, outs[i], w.ids, w.n, &vocab);
+        const double d = off(&w, "lora_torch", x, vocab);
+        ck_assert_msg(d <= 2e-5, "%s: merged into a %s: %g from peft", name, i ? "folder" : "file", d);
+        free(x);
+    }
+    pw_adapter_free(&a);
+    pw_checkpoint_close(c);
+    pw_gguf_close(&w.g);
+    pw_dev_close(dev);
 }
 END_TEST
 
@@ -416,6 +467,7 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, as_both_worlds, 0, 2 * NAMES);
     tcase_add_loop_test(t, written_and_read_back, 0, NAMES);
+    tcase_add_loop_test(t, adapters, 0, (int)(sizeof lora / sizeof *lora));
     tcase_add_loop_test(t, refused, 0, (int)(sizeof bad / sizeof *bad));
     tcase_add_test(t, keys_heard);
     tcase_add_test(t, silent_keys);

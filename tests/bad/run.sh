@@ -279,6 +279,7 @@ mutant test_gguf_families quant/gguf_file.c 's/x\[i\] += (float)it->offset/x[i] 
 mutant test_gguf_families data/gguf_model.c 's/(i + 1) % period == 0)/i % period == 0)/'
 mutant test_gguf_families data/gguf_arch.c 's/{"ffn_norm", "pre_feedforward_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"}/{"ffn_norm", "post_feedforward_layernorm"}, {"post_ffw_norm", "pre_feedforward_layernorm"}/'
 mutant test_gguf_families data/gguf_arch.c 's/c->layers == a->scale_layers ?/c->layers > a->scale_layers ?/'
+mutant test_gguf_families lora/gguf_lora.c 's/PW_PASS(module_name(a, arch, g/PW_PASS(module_name(a, arch[0] ? "llama" : arch, g/'
 mutant test_gguf_families infer/block.c 's/PW_LIN_GATE_UP, (struct pw_tensor\[\]){gate, up}/PW_LIN_GATE_UP, (struct pw_tensor[]){up, gate}/'
 mutant test_gguf_families data/gguf_model.c 's/long_factors(k, c, factors_long, c->rope_long)/long_factors(k, c, factors_short, c->rope_long)/'
 mutant test_gguf_families data/gguf_model_write.c 's/(which ? c->rope_long : c->rope_short)/(which ? c->rope_short : c->rope_long)/'

@@ -2,11 +2,13 @@
 """Makes tests/fixtures/gguf/families/NAME: tiny models of Gemma 2, Gemma 3 and Phi-3 as a Hugging Face folder and as model.gguf, with the same numbers, and
 logits of both worlds. tests/test_gguf_families.c compares.
 
-Needs: pip install torch transformers safetensors gguf==0.19.0 numpy llama-cpp-python==0.3.36 (peft: families.py imports it).
+Needs: pip install torch transformers safetensors gguf==0.19.0 numpy llama-cpp-python==0.3.36 peft.
   config.json, model.safetensors   made by families.py (bf16)
   model.gguf                       the same in BF16 and F32, keys and names as llama.cpp's converter gives them
   logits.gguf                      "ids", "llama" (llama.cpp; matrices widened to f32, f32 key/value cache), "torch" (log-probabilities of transformers);
-                                   phi3: "short_ids", "short_llama", of a context within the original one
+                                   phi3: "short_ids", "short_llama", of a context within the original one;
+                                   gemma2, phi3: "lora_llama", "lora_torch" with tests/fixtures/families/NAME/adapter, for llama.cpp written by the gguf package
+and seeds of one layer each for the fuzz target: tests/fuzz/corpus/gguf_model/NAME.
 llama.cpp looks GELU up in a table of f16, which is why its logits of Gemma are about 1e-3 away: with GELU rounded so, transformers is nearer by far (printed).
 It leaves Phi-3's window out; the fixture's is therefore longer than the sequence.
 """
@@ -19,6 +21,7 @@ import tempfile
 
 import numpy as np
 import llama_cpp
+import peft
 import torch
 from gguf import GGMLQuantizationType as T, GGUFWriter, RopeScalingType
 from gguf.quants import quantize
@@ -111,10 +114,26 @@ def write(path, arch, c, weights, wide, original):
     finish(w)
 
 
-def llama(arch, c, weights, ids, original):
+def write_lora(path, arch, adapter):
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    w = GGUFWriter(str(path), arch)
+    w.add_type("adapter")
+    w.add_string("adapter.type", "lora")
+    w.add_float32("adapter.lora.alpha", float(settings["lora_alpha"]))
+    for key, x in sorted(load_file(adapter / "adapter_model.safetensors").items()):
+        module, half = key.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".lora_", 1)
+        w.add_tensor("%s.lora_%s" % (name_of(module + ".weight", arch.startswith("gemma")), half.lower()), x.float().numpy())
+    finish(w)
+
+
+def llama(arch, c, weights, ids, original, adapter=None):
     with tempfile.TemporaryDirectory() as folder:
         write(folder + "/wide.gguf", arch, c, weights, True, original)
-        m = llama_cpp.Llama(folder + "/wide.gguf", n_ctx=64, logits_all=True, verbose=False, n_threads=1, n_gpu_layers=0, type_k=0, type_v=0, flash_attn=False)
+        lora = {}
+        if adapter:
+            write_lora(folder + "/lora.gguf", arch, adapter)
+            lora = dict(lora_path=folder + "/lora.gguf")
+        m = llama_cpp.Llama(folder + "/wide.gguf", n_ctx=64, logits_all=True, verbose=False, n_threads=1, n_gpu_layers=0, type_k=0, type_v=0, flash_attn=False, **lora)
         m.eval(list(ids))
         return np.array(m.scores[:len(ids)], dtype=np.float32)
 
@@ -149,6 +168,12 @@ def make(name, seed):
     w.add_tensor("llama", theirs)
     w.add_tensor("torch", torchs)
     print("%s: llama.cpp's logits up to %.2f, its log-probabilities within %.3g of transformers'" % (name, np.abs(theirs).max(), np.abs(log_softmax(theirs) - torchs).max()))
+    adapter = pathlib.Path("tests/fixtures/families") / name / "adapter"
+    if name != "gemma3":     # whose fixture there has another shape
+        x, y = llama(name, c, weights, ids, original, adapter), families.logprobs(peft.PeftModel.from_pretrained(families.load(folder), adapter).eval(), ids).numpy()
+        w.add_tensor("lora_llama", x)
+        w.add_tensor("lora_torch", y)
+        print("  with an adapter: %.3g away from without, llama.cpp within %.3g of transformers" % (np.abs(y - torchs).max(), np.abs(log_softmax(x) - y).max()))
     if name != "phi3":       # llama.cpp looks GELU up in a table of f16
         for layer in model.model.layers:
             layer.mlp.act_fn = HalfGelu()
@@ -162,6 +187,17 @@ def make(name, seed):
     finish(w)
 
 
+def seed_of(name):
+    """One layer, a few rows: for the fuzz target."""
+    kind, extra, _ = MODELS[name]
+    c = kind(**{**families.COMMON, **extra, "hidden_size": 16 if name == "phi3" else 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 6,
+                **({} if name == "phi3" else {"head_dim": 4})})
+    weights = {k: v.float().numpy() for k, v in sorted(families.transformers.AutoModelForCausalLM.from_config(c).state_dict().items()) if k != "lm_head.weight" or not c.tie_word_embeddings}
+    write("tests/fuzz/corpus/gguf_model/" + name, name, c, weights, False, 16)
+
+
 if __name__ == "__main__":
     for i, name in enumerate(MODELS):
         make(name, 300 + i)
+        torch.manual_seed(i)
+        seed_of(name)
