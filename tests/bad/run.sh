@@ -129,7 +129,7 @@ if grep -qw avx512_bf16 /proc/cpuinfo; then # elsewhere nothing runs on that lev
     mutant test_op_rows kernels/cpu/isa_avx512_bf16.c 's/tile16(1, n, pairs, a + i \* lda, lda, panel, c + i \* ldc, ldc, add)/tile16(1, n, pairs \/ 2, a + i * lda, lda, panel, c + i * ldc, ldc, add), tile16(1, n, pairs - pairs \/ 2, a + i * lda + pairs \/ 2 * 2, lda, panel + pairs \/ 2 * 2 * WIDE, c + i * ldc, ldc, true)/'
     mutant test_run train/run.c 's/if (asked \&\& !rounds)/if (false)/'
 fi
-mutant test_op kernels/cpu/cpu_attn.c 's/g = h \/ (heads \/ k.shape\[1\])/g = h % k.shape[1]/' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/g = h \/ (heads \/ c->k.shape\[1\])/g = h % c->k.shape[1]/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/(ds\[j\] - w->mean\[i\]) \* scale/(ds[j] - w->mean[i]) * (scale > 0)/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/- w->mean\[i\]//' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/seen > attn->window ? seen - attn->window : 0, *$/seen > attn->window ? seen - attn->window + 1 : 0,/; s/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window + 1/' attn/
@@ -304,7 +304,7 @@ mutant test_run train/run_train.c 's/k->state.best_loss = s.best_loss;/k->state.
 mutant test_run train/run_train.c 's/k->resume_from\[0\] ? k->state.log_bytes : 0/0/'
 mutant test_train_optim train/optim.c 's/    PW_PASS(pw_dev_wait(o->dev, lane));//'
 mutant test_train_optim train/optim.c 's/p->at \/ parts\[i\].per, (p->n/p->at, (p->n/'
-mutant test_train_optim train/optim.c 's/lane = (lane + 1) % PW_LANES, now = next/now = next/'
+mutant test_train_optim train/optim.c 's/lane = (lane + 1) % PW_INPUT_LANES, now = next/now = next/'
 mutant test_run train/run_train.c 's/    if (k->t->torn) {/    if (0) {/'
 mutant test_run train/trainer.c 's/gradients ? s->grad : s->value/gradients ? s->value : s->value/'
 mutant test_ranks train/ranks.c 's/for (size_t k = 1; k < size; k++)/for (size_t k = 1; k + 1 < size; k++)/'
