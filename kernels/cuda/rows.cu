@@ -4,6 +4,18 @@
 
 enum { THREADS = 256, UNITS = 2 };
 
+/* UNITS words of a row from word i on, as far as it goes; all loads before the first store. */
+template <class W> SIMT_INLINE void copy_units(W *__restrict__ to, const W *__restrict__ from, int64_t i, int64_t width)
+{
+    W v[UNITS];
+#pragma unroll
+    for (int j = 0; j < UNITS; j++)
+        if (i + j * blockDim.x < width) v[j] = from[i + j * blockDim.x];
+#pragma unroll
+    for (int j = 0; j < UNITS; j++)
+        if (i + j * blockDim.x < width) to[i + j * blockDim.x] = v[j];
+}
+
 /* One block for one piece of row t; `many` is the side that the numbers index. W: the unit of a copy, `width` of them a row. */
 template <class W, bool SCATTER> __global__ void __launch_bounds__(THREADS) rows_kernel(W *__restrict__ out, const W *__restrict__ x, const int32_t *__restrict__ rows, int64_t limit, int64_t width,
                                                                                        unsigned pieces, struct cuda_status *status)
@@ -16,13 +28,7 @@ template <class W, bool SCATTER> __global__ void __launch_bounds__(THREADS) rows
     }
     const W *const from = x + (SCATTER ? t : row) * width;
     W *const to = out + (SCATTER ? row : t) * width;
-    W v[UNITS];
-#pragma unroll
-    for (int j = 0; j < UNITS; j++)
-        if (i + j * blockDim.x < width) v[j] = from[i + j * blockDim.x];
-#pragma unroll
-    for (int j = 0; j < UNITS; j++)
-        if (i + j * blockDim.x < width) to[i + j * blockDim.x] = v[j];
+    copy_units(to, from, i, width);
 }
 
 template <class W, bool SCATTER> static int move(struct pw_dev *dev, const char *op, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows, size_t row_bytes)
@@ -52,13 +58,7 @@ template <class W> __global__ void __launch_bounds__(THREADS) columns_kernel(W *
     const int64_t t = blockIdx.x / pieces, i = (int64_t)(blockIdx.x % pieces) * blockDim.x * UNITS + threadIdx.x;
     const W *const from = x + t * x_stride;
     W *const to = out + t * out_stride;
-    W v[UNITS];
-#pragma unroll
-    for (int j = 0; j < UNITS; j++)
-        if (i + j * blockDim.x < width) v[j] = from[i + j * blockDim.x];
-#pragma unroll
-    for (int j = 0; j < UNITS; j++)
-        if (i + j * blockDim.x < width) to[i + j * blockDim.x] = v[j];
+    copy_units(to, from, i, width);
 }
 
 template <class W> static int columns(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, size_t size)
