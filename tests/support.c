@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "kernels/dev.h"
 
 enum { RING = 64 };
 
@@ -144,4 +145,25 @@ const char *test_card(void)
 const char *test_card_order(const char *order)
 {
     return strcmp(test_card(), "simt") == 0 ? order : "";
+}
+
+bool test_open_card(struct pw_dev **dev, const char *order)
+{
+    const struct pw_dev_options opt = {.kind = test_card(), .threads = 2, .level = test_card_order(order)};
+    int rc = pw_dev_open(dev, &opt);
+    if (rc == PW_E_REFUSED) {
+        test_skip("%s: %s", opt.kind, pw_error_text());
+        return false;
+    }
+    ck_assert_msg(rc == 0, "%s: %s", opt.kind, pw_error_text());
+    return true;
+}
+
+void test_same_file(const char *a, const char *b)
+{
+    size_t n = 0, m = 0;
+    char *x = test_slurp(a, &n), *y = test_slurp(b, &m);
+    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s and %s differ", a, b);
+    pw_free(x);
+    pw_free(y);
 }

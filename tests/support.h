@@ -17,12 +17,17 @@ void test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 const char *test_card(void);
 /* The order of threads for it: as given on simt, none on a card. */
 const char *test_card_order(const char *order);
+/* That device opened with two threads, its threads in this order. False, and a skip counted, where there is none. */
+struct pw_dev;
+bool test_open_card(struct pw_dev **dev, const char *order);
 /* A new empty folder, removed when test_run ends. Static text; 64 results live at once. */
 const char *test_tmpdir(void);
 /* Path of a name inside a folder, static as above. */
 const char *test_path(const char *dir, const char *name);
 /* Whole file, NUL-terminated; fails the test when it cannot be read. Free with pw_free. */
 char *test_slurp(const char *path, size_t *bytes);
+/* Fails the test unless both files hold the same bytes. */
+void test_same_file(const char *a, const char *b);
 
 /* Runs the suite and prints Check's summary. Returns main's status. */
 int test_run(Suite *s);

@@ -11,18 +11,6 @@
 #define FIXTURES "tests/fixtures/train_golden"
 enum { LAYERS = 2 };
 
-static bool open_simt(struct pw_dev **dev, const char *schedule)
-{
-    const struct pw_dev_options opt = {.kind = test_card(), .threads = 2, .level = test_card_order(schedule)};
-    int rc = pw_dev_open(dev, &opt);
-    if (rc == PW_E_REFUSED) {
-        test_skip("simt: %s", pw_error_text());
-        return false;
-    }
-    ck_ok(rc);
-    return true;
-}
-
 static void same_bytes(struct pw_dev *dev, const void *there, const void *here, size_t bytes, const char *what)
 {
     char *got = pw_alloc(bytes ? bytes : 1);
@@ -53,7 +41,7 @@ START_TEST(loads_the_same_codes)
 {
     static const struct { const char *type; bool nested; const char *head; } cases[] = {{"nf4", false, ""}, {"nf4", true, "int8"}, {"fp4", true, ""}, {"int8", false, "nf4"}};
     struct pw_dev *dev, *cpu;
-    if (!open_simt(&dev, "")) return;
+    if (!test_open_card(&dev, "")) return;
     ck_ok(pw_dev_open(&cpu, NULL));
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         const struct pw_model_options opt = {.quantise = cases[k].type, .double_quant = cases[k].nested, .head_type = cases[k].head};
@@ -79,7 +67,7 @@ START_TEST(quantises_in_tiles)
         {70, 40, "nf4", true, PW_BF16}, {33, 24, "nf4", false, PW_F16}, {131, 17, "fp4", true, PW_F32}, {37, 29, "int8", false, PW_BF16}, {64, 64, "nf4", true, PW_F32},
     };
     struct pw_dev *dev, *cpu;
-    if (!open_simt(&dev, "reverse")) return;
+    if (!test_open_card(&dev, "reverse")) return;
     ck_ok(pw_dev_open(&cpu, NULL));
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         const int64_t n = cases[k].n_out * cases[k].n_in;
@@ -128,7 +116,7 @@ START_TEST(draws_the_same_codes)
     const struct pw_model_options opt = {.quantise = "nf4", .double_quant = true};
     struct pw_dev *dev, *cpu;
     struct pw_model *there, *here;
-    if (!open_simt(&dev, "random:2")) return;
+    if (!test_open_card(&dev, "random:2")) return;
     ck_ok(pw_dev_open(&cpu, NULL));
     ck_ok(pw_model_random(&there, dev, &config, &opt, 3));
     ck_ok(pw_model_random(&here, cpu, &config, &opt, 3));

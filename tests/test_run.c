@@ -45,11 +45,7 @@ out:
 
 static void same_file(const char *a, const char *b, const char *name)
 {
-    size_t n = 0, m = 0;
-    char *x = test_slurp(test_path(a, name), &n), *y = test_slurp(test_path(b, name), &m);
-    ck_assert_msg(n == m && memcmp(x, y, n) == 0, "%s differs", name);
-    pw_free(x);
-    pw_free(y);
+    test_same_file(test_path(a, name), test_path(b, name));
 }
 
 /* Each step and each evaluation once, in order, with the same numbers but for the times. */

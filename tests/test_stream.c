@@ -12,18 +12,6 @@ enum { LAYERS = 5, V = 48, T = 9 };
 static const struct pw_model_config config = {.family = "llama", .architecture = "LlamaForCausalLM", .vocab = V, .layers = LAYERS, .hidden = 24, .heads = 2, .kv_heads = 1, .head_dim = 12,
     .ffn = 40, .context = 64, .norm_eps = 1e-5, .rope_theta = 1e4, .attn_scale = 0.25, .embed_scale = 1, .init_range = 0.2, .bos = 1, .eos = {2, -1}, .pad = -1, .n_eos = 1};
 
-static bool open_simt(struct pw_dev **dev)
-{
-    const struct pw_dev_options opt = {.kind = test_card(), .threads = 2, .level = test_card_order("")};
-    int rc = pw_dev_open(dev, &opt);
-    if (rc == PW_E_REFUSED) {
-        test_skip("simt: %s", pw_error_text());
-        return false;
-    }
-    ck_ok(rc);
-    return true;
-}
-
 static const char *save_model(void)
 {
     const char *dir = test_tmpdir();
@@ -135,7 +123,7 @@ START_TEST(the_same_logits)
 {
     static const char *const types[] = {"nf4", "bf16"};
     struct pw_dev *dev;
-    if (!open_simt(&dev)) return;
+    if (!test_open_card(&dev, "")) return;
     const char *dir = save_model();
     for (int k = 0; k < 2; k++) {
         float there[3 * V], streamed[3 * V];
@@ -160,7 +148,7 @@ START_TEST(the_same_gradients)
     struct pw_dev *dev;
     double loss[2], streamed_loss[2];
     char *there, *streamed;
-    if (!open_simt(&dev)) return;
+    if (!test_open_card(&dev, "")) return;
     const char *dir = save_model();
     struct pw_model *m = load(dev, dir, "nf4", 0);
     const size_t n = gradients_of(m, 1, false, &there, loss);

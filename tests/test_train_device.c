@@ -18,18 +18,6 @@
 #define FIXTURES "tests/fixtures/train_golden"
 enum { STEPS = 10, LAYERS = 2, D = 24, V = 64 };
 
-static bool open_simt(struct pw_dev **dev, const char *schedule)
-{
-    const struct pw_dev_options opt = {.kind = test_card(), .threads = 2, .level = test_card_order(schedule)};
-    int rc = pw_dev_open(dev, &opt);
-    if (rc == PW_E_REFUSED) {
-        test_skip("simt: %s", pw_error_text());
-        return false;
-    }
-    ck_ok(rc);
-    return true;
-}
-
 /* Six standard deviations of a logit, from the longest row of the head (norms of the model are near 1). */
 static double logit_bound(const struct pw_model *host_model)
 {
@@ -93,7 +81,7 @@ static void learns_as_the_processor_does(const char *quant)
     struct pw_arena a;
     struct pw_log_line there[STEPS], here[STEPS];
     double worst = 0, bound = 2 * bound_of_model();
-    if (!open_simt(&dev, "")) return;
+    if (!test_open_card(&dev, "")) return;
     pw_dev_close(dev);
     pw_arena_init(&a);
     train(test_card(), quant, "", test_path(test_tmpdir(), "simt"), there, &a);
@@ -113,16 +101,6 @@ END_TEST
 START_TEST(nf4) { learns_as_the_processor_does("{type: nf4, double_quant: true}"); }
 END_TEST
 
-static void same_file(const char *x, const char *y)
-{
-    size_t n, m;
-    char *a = test_slurp(x, &n), *b = test_slurp(y, &m);
-    ck_assert_uint_eq(n, m);
-    ck_assert_msg(memcmp(a, b, n) == 0, "%s and %s differ", x, y);
-    pw_free(a);
-    pw_free(b);
-}
-
 /* Twice, everything kept, and with block inputs, embedding and state of the optimizer in host memory: the same bytes. */
 START_TEST(the_same_bytes)
 {
@@ -131,14 +109,14 @@ START_TEST(the_same_bytes)
     struct pw_arena a;
     struct pw_log_line lines[STEPS];
     const char *first = NULL;
-    if (!open_simt(&dev, "")) return;
+    if (!test_open_card(&dev, "")) return;
     pw_dev_close(dev);
     pw_arena_init(&a);
     for (size_t i = 0; i < sizeof more / sizeof more[0]; i++) {
         const char *out = test_path(test_tmpdir(), "run");
         train(test_card(), "nf4", more[i], out, lines, &a);
         const char *file = test_path(test_path(out, "adapter"), "adapter_model.safetensors");
-        if (first) same_file(first, file);
+        if (first) test_same_file(first, file);
         else first = file;
     }
     pw_arena_free(&a);
@@ -154,7 +132,7 @@ START_TEST(inputs_wait_on_the_host)
                                 "\"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"intermediate_size\": 24, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-5, "
                                 "\"rope_theta\": 10000, \"tie_word_embeddings\": true, \"hidden_act\": \"silu\", \"bos_token_id\": 0, \"eos_token_id\": 1, \"initializer_range\": 0.1}\n";
     struct pw_dev *dev;
-    if (!open_simt(&dev, "")) return;
+    if (!test_open_card(&dev, "")) return;
     ck_ok(pw_file_write(config, shape, sizeof shape - 1, false));
     for (int i = 0; i < 3; i++) {
         char text[1024];
@@ -175,7 +153,7 @@ START_TEST(inputs_wait_on_the_host)
         pw_run_close(&run);
         pw_recipe_free(&recipe);
         const char *file = test_path(test_path(out, "model"), "model.safetensors");
-        if (first) same_file(first, file);
+        if (first) test_same_file(first, file);
         else first = file;
     }
     pw_dev_close(dev);
@@ -225,7 +203,7 @@ START_TEST(scores_as_the_processor_does)
     struct pw_dev *dev, *cpu;
     float there[N], piecewise[N], here[N];
     double worst = 0, bound = 2 * bound_of_model();
-    if (!open_simt(&dev, "random:3")) return;
+    if (!test_open_card(&dev, "random:3")) return;
     ck_ok(pw_dev_open(&cpu, NULL));
     logprobs_of(dev, false, there);
     logprobs_of(dev, true, piecewise);
@@ -248,7 +226,7 @@ START_TEST(ids_out_of_range)
     struct pw_pool pool;
     int32_t id[3] = {0, 9, 2};
     uint16_t table[4 * 8] = {0}, out[3 * 8];
-    if (!open_simt(&dev, "")) return;
+    if (!test_open_card(&dev, "")) return;
     ck_ok(pw_pool_open(&pool, dev, 4096, "test"));
     void *t = pw_pool_take(&pool, sizeof table), *o = pw_pool_take(&pool, sizeof out), *i = pw_pool_take(&pool, sizeof id);
     ck_ok(pw_dev_put(dev, t, table, sizeof table));

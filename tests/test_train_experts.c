@@ -170,16 +170,6 @@ START_TEST(learns_as_the_processor_does)
 }
 END_TEST
 
-static void same_file(const char *x, const char *y)
-{
-    size_t n, m;
-    char *a = test_slurp(x, &n), *b = test_slurp(y, &m);
-    ck_assert_uint_eq(n, m);
-    ck_assert_msg(memcmp(a, b, n) == 0, "%s and %s differ", x, y);
-    pw_free(a);
-    pw_free(b);
-}
-
 /* Two of four experts: twice the same, and the same when blocks are computed again and their inputs wait on the host. */
 START_TEST(the_same_bytes)
 {
@@ -193,7 +183,7 @@ START_TEST(the_same_bytes)
         train(device, model, "nf4", more[i], out, lines);
         ck_assert(lines[STEPS - 1].s.loss < lines[0].s.loss - 0.1);
         const char *file = test_path(test_path(out, "adapter"), "adapter_model.safetensors");
-        if (first) same_file(first, file);
+        if (first) test_same_file(first, file);
         else first = file;
     }
 }
