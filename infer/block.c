@@ -213,13 +213,13 @@ static struct pw_tensor first_xa(const struct block *k, const struct pw_tensor x
     return lora ? pw_tensor2(xa[l].data, xa[l].dtype, k->n, lora->r) : pw_none();
 }
 
-static struct pw_drop drop_of(const struct block *k, enum pw_linear l)
+struct pw_drop pw_block_drop(const struct pw_block_batch *b, int layer, enum pw_linear l)
 {
     struct pw_drop drop = {0};
-    if (k->b->train && k->b->drop_p > 0) {
-        drop.p = k->b->drop_p;
-        drop.seed = k->b->drop_seed;
-        drop.offset = k->b->drop_offset + (uint64_t)k->index * PW_LIN_COUNT + (uint64_t)l;
+    if (b->train && b->drop_p > 0) {
+        drop.p = b->drop_p;
+        drop.seed = b->drop_seed;
+        drop.offset = b->drop_offset + (uint64_t)layer * PW_LIN_COUNT + (uint64_t)l;
     }
     return drop;
 }
@@ -242,7 +242,7 @@ static int begin(struct block *k, struct pw_model *m, int layer, struct pw_tenso
 
 static int linear(const struct block *k, enum pw_linear l, struct pw_tensor y, struct pw_tensor x, const struct pw_tensor xa[PW_LIN_COUNT])
 {
-    PW_TRY(pw_linear_fwd(k->dev, y, first_xa(k, xa, l), x, &k->layer->linear[l], drop_of(k, l)), "layer %d: %s", k->index, pw_linear_suffix(l));
+    PW_TRY(pw_linear_fwd(k->dev, y, first_xa(k, xa, l), x, &k->layer->linear[l], pw_block_drop(k->b, k->index, l)), "layer %d: %s", k->index, pw_linear_suffix(l));
     return 0;
 }
 
@@ -318,7 +318,7 @@ static struct pw_attn attn_of(const struct block *k)
     return (struct pw_attn){.scale = k->c->attn_scale, .window = pw_model_config_window(k->c, k->index), .softcap = k->c->attn_softcap};
 }
 
-static enum pw_act act_of(const struct pw_model_config *c)
+enum pw_act pw_block_act(const struct pw_model_config *c)
 {
     return c->gelu ? PW_ACT_GELU_TANH : PW_ACT_SILU;
 }
@@ -389,7 +389,7 @@ static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work
         PW_PASS(linear(k, PW_LIN_GATE, gate, h, xa));
         PW_PASS(linear(k, PW_LIN_UP, up, h, xa));
     }
-    PW_TRY(pw_glu_fwd(k->dev, product, gate, up, act_of(c)), "layer %d: gated product", k->index);
+    PW_TRY(pw_glu_fwd(k->dev, product, gate, up, pw_block_act(c)), "layer %d: gated product", k->index);
     PW_PASS(linear(k, PW_LIN_DOWN, out, product, xa));
     return add_half(k, x, PW_NORM_MLP_OUT, h, inv_out, out);
 }
@@ -412,7 +412,7 @@ static int linear_back(const struct block *k, enum pw_linear l, struct pw_tensor
                        const struct pw_saved *saved, const struct pw_block_grads *grads)
 {
     const struct pw_linear_grads g = {.dx = dx, .dw = grads->dw[l], .dbias = pw_none(), .da = grads->da[l], .db = grads->db[l], .dm = grads->dm[l]};
-    PW_TRY(pw_linear_bwd(k->dev, &g, dy, x, first_xa(k, saved->xa, l), &k->layer->linear[l], drop_of(k, l)), "layer %d: backward of %s",
+    PW_TRY(pw_linear_bwd(k->dev, &g, dy, x, first_xa(k, saved->xa, l), &k->layer->linear[l], pw_block_drop(k->b, k->index, l)), "layer %d: backward of %s",
            k->index, pw_linear_suffix(l));
     return 0;
 }
@@ -448,12 +448,12 @@ static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_wo
     struct pw_tensor dout;
 
     PW_PASS(half_back(k, PW_NORM_MLP_OUT, &dout, dh, dx, first(k, s->mlp_out), first(k, s->inv_mlp_out), grads));
-    PW_PASS(pw_glu_fwd(k->dev, product, gate, up, act_of(c)));
+    PW_PASS(pw_glu_fwd(k->dev, product, gate, up, pw_block_act(c)));
     PW_PASS(pw_fill(k->dev, dproduct, 0));
     PW_PASS(linear_back(k, PW_LIN_DOWN, dproduct, dout, product, s, grads));
     PW_PASS(pw_fill(k->dev, dgate, 0));
     PW_PASS(pw_fill(k->dev, dup, 0));
-    PW_PASS(pw_glu_bwd(k->dev, dgate, dup, dproduct, gate, up, act_of(c)));
+    PW_PASS(pw_glu_bwd(k->dev, dgate, dup, dproduct, gate, up, pw_block_act(c)));
 
     PW_PASS(norm(k, PW_NORM_MLP, h, pw_none(), x_mid));
     PW_PASS(pw_fill(k->dev, dh, 0));

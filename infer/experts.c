@@ -88,13 +88,7 @@ static struct pw_route narrow(const struct half *k, const struct pw_route *r)
 
 static struct pw_drop drop_of(const struct half *k, enum pw_expert_part p)
 {
-    struct pw_drop drop = {0};
-    if (k->b->train && k->b->drop_p > 0) {
-        drop.p = k->b->drop_p;
-        drop.seed = k->b->drop_seed;
-        drop.offset = k->b->drop_offset + (uint64_t)k->index * PW_LIN_COUNT + (uint64_t)pw_expert_linear(p);
-    }
-    return drop;
+    return pw_block_drop(k->b, k->index, pw_expert_linear(p));
 }
 
 /* The product of the adapters of a part, or none. */
@@ -137,8 +131,6 @@ static int norm(const struct half *k, struct pw_tensor h, struct pw_tensor inv, 
     return 0;
 }
 
-static enum pw_act act_of(const struct pw_model_config *c) { return c->gelu ? PW_ACT_GELU_TANH : PW_ACT_SILU; }
-
 int pw_experts_forward(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved)
 {
     const struct half k = half_of(m, layer, b, saved ? saved->xa : w->xa);
@@ -156,7 +148,7 @@ int pw_experts_forward(struct pw_model *m, int layer, struct pw_tensor x, const 
     PW_TRY(pw_gather_rows(k.dev, xs, h, r.tokens), "layer %d: rows of experts", layer);
     PW_PASS(linear(&k, PW_EXPERT_GATE, gate, xs, r.starts));
     PW_PASS(linear(&k, PW_EXPERT_UP, up, xs, r.starts));
-    PW_TRY(pw_glu_fwd(k.dev, product, gate, up, act_of(k.c)), "layer %d: gated product", layer);
+    PW_TRY(pw_glu_fwd(k.dev, product, gate, up, pw_block_act(k.c)), "layer %d: gated product", layer);
     PW_PASS(linear(&k, PW_EXPERT_DOWN, y, product, r.starts));
     PW_TRY(pw_combine_fwd(k.dev, x, y, r.places, r.weights), "layer %d: sum of experts", layer);
     return 0;
@@ -177,12 +169,12 @@ int pw_experts_backward(struct pw_model *m, int layer, struct pw_tensor dx, cons
     PW_PASS(pw_fill(k.dev, dy, 0));
     PW_PASS(pw_fill(k.dev, dweights, 0));
     PW_TRY(pw_combine_bwd(k.dev, dy, dweights, dx, y, r.places, r.weights), "layer %d: backward of the sum of experts", layer);
-    PW_PASS(pw_glu_fwd(k.dev, product, gate, up, act_of(k.c)));
+    PW_PASS(pw_glu_fwd(k.dev, product, gate, up, pw_block_act(k.c)));
     PW_PASS(pw_fill(k.dev, dproduct, 0));
     PW_PASS(linear_back(&k, PW_EXPERT_DOWN, dproduct, dy, product, r.starts, grads));
     PW_PASS(pw_fill(k.dev, dgate, 0));
     PW_PASS(pw_fill(k.dev, dup, 0));
-    PW_PASS(pw_glu_bwd(k.dev, dgate, dup, dproduct, gate, up, act_of(k.c)));
+    PW_PASS(pw_glu_bwd(k.dev, dgate, dup, dproduct, gate, up, pw_block_act(k.c)));
 
     PW_PASS(norm(&k, h, pw_none(), x_mid));
     PW_PASS(pw_gather_rows(k.dev, xs, h, r.tokens));
