@@ -5,31 +5,31 @@
 #include <omp.h>
 #include <string.h>
 
-enum { ROWS = 16 /* of W a task */, COLUMNS = 64 };
+enum { ROWS = 16 /* of W a task */, COLUMNS = 64, PIECE = 512 /* columns at a time */ };
 
-/* norm[n0 .. n0 + n) of one task: W + scale B A, a piece of 512 columns at a time; x: (ROWS, KC) and then scale B (ROWS, R) by pieces of KC. */
+/* norm[n0 .. n0 + n) of one task: W + scale B A, a piece of the columns at a time; x: (ROWS, PIECE) and then scale B (ROWS, R) by pieces as long. */
 static void lengths(const struct cpu_isa *isa, float *norm, const struct pw_weight *w, int64_t n0, int64_t n, float *x)
 {
     const struct pw_lora *lora = w->lora;
-    float *scaled = x + ROWS * CPU_KC;
+    float *scaled = x + ROWS * PIECE;
     double squares[ROWS] = { 0 };
-    for (int64_t k = 0; k < w->n_in; k += CPU_KC) {
-        const int64_t piece = cpu_min(CPU_KC, w->n_in - k), r = lora ? lora->r : 0;
-        for (int64_t i = 0; i < n; i++) isa->decode(w, n0 + i, k, piece, x + i * CPU_KC);
-        for (int64_t r0 = 0; r0 < r; r0 += CPU_KC) {
-            const int64_t ranks = cpu_min(CPU_KC, r - r0);
+    for (int64_t k = 0; k < w->n_in; k += PIECE) {
+        const int64_t piece = cpu_min(PIECE, w->n_in - k), r = lora ? lora->r : 0;
+        for (int64_t i = 0; i < n; i++) isa->decode(w, n0 + i, k, piece, x + i * PIECE);
+        for (int64_t r0 = 0; r0 < r; r0 += PIECE) {
+            const int64_t ranks = cpu_min(PIECE, r - r0);
             for (int64_t i = 0; i < n; i++)
-                for (int64_t j = 0; j < ranks; j++) scaled[i * CPU_KC + j] = (float)lora->scale * ((const float *)lora->b.data)[(n0 + i) * r + r0 + j];
-            isa->outer(n, piece, ranks, scaled, CPU_KC, 1, (const float *)lora->a.data + r0 * w->n_in + k, w->n_in, x, CPU_KC);
+                for (int64_t j = 0; j < ranks; j++) scaled[i * PIECE + j] = (float)lora->scale * ((const float *)lora->b.data)[(n0 + i) * r + r0 + j];
+            isa->outer(n, piece, ranks, scaled, PIECE, 1, (const float *)lora->a.data + r0 * w->n_in + k, w->n_in, x, PIECE);
         }
-        for (int64_t i = 0; i < n; i++) squares[i] += isa->sumsq(piece, x + i * CPU_KC);
+        for (int64_t i = 0; i < n; i++) squares[i] += isa->sumsq(piece, x + i * PIECE);
     }
     for (int64_t i = 0; i < n; i++) norm[n0 + i] = (float)sqrt(squares[i]);
 }
 
 int cpu_row_norm(struct pw_dev *dev, struct pw_tensor norm, const struct pw_weight *w)
 {
-    const size_t floats = cpu_matmul_scratch(dev, 0, w) / sizeof(float) / (size_t)dev->threads; /* of a thread: more than the 2 ROWS KC wanted */
+    const size_t floats = cpu_matmul_scratch(dev, 0, w) / sizeof(float) / (size_t)dev->threads; /* of a thread: more than the 2 ROWS PIECE wanted */
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(w->lora ? w->lora->r : 1, w->n_out, w->n_in))
     for (int64_t n0 = 0; n0 < w->n_out; n0 += ROWS)
         lengths(cpu_isa_of(dev), norm.data, w, n0, cpu_min(ROWS, w->n_out - n0), (float *)dev->scratch + (size_t)omp_get_thread_num() * floats);

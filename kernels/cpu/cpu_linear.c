@@ -16,7 +16,7 @@ enum {
     NC = 48,    /* columns of y a task */
     FEW = 8,    /* of these, decoded at a time when x has few rows: 16 KiB */
     KB = 128,   /* columns of dx a task */
-    NB = 128,   /* rows of W decoded at a time in backward */
+    NB = 256,   /* rows of W decoded at a time in backward */
     TB = 252,   /* rows of dy at a time: what they bring stays in the second cache while all columns of the tile use it */
     RB = 32,    /* rows a task of the adapter's small products */
     LDT = CPU_KC + 16, /* floats from one decoded row to the next: not a power of two, or all rows fall into the same cache sets */
@@ -51,12 +51,12 @@ static void product_columns(const struct cpu_isa *isa, float *y, const float *x,
         return;
     }
     /* few rows of x use a decoded row too seldom to bring it back from beyond the first cache */
-    const int64_t step = tokens <= 4 ? FEW : NC;
+    const int64_t step = tokens <= 4 ? FEW : NC, ldt = cpu_min(CPU_KC, n_in) + LDT - CPU_KC;
     for (int64_t j0 = 0; j0 < n; j0 += step)
         for (int64_t k = 0; k < n_in; k += CPU_KC) {
             int64_t piece = cpu_min(CPU_KC, n_in - k), rows = cpu_min(step, n - j0);
-            for (int64_t j = 0; j < rows; j++) isa->decode(w, n0 + j0 + j, k, piece, tile + j * LDT);
-            isa->dot(tokens, rows, piece, x + k, n_in, tile, LDT, y + n0 + j0, n_out, k > 0);
+            for (int64_t j = 0; j < rows; j++) isa->decode(w, n0 + j0 + j, k, piece, tile + j * ldt);
+            isa->dot(tokens, rows, piece, x + k, n_in, tile, ldt, y + n0 + j0, n_out, k > 0);
         }
 }
 
@@ -144,33 +144,41 @@ static void adapter_down(struct pw_dev *dev, float *xa, float *scaled, const flo
     }
 }
 
+/* y[..][n0..n0+n) += bias + scaled B^T */
+static void finish_columns(const struct cpu_isa *isa, float *y, const float *scaled, int64_t tokens, const struct pw_weight *w, int64_t n0, int64_t n, float *tile)
+{
+    const int64_t n_out = w->n_out, r = w->lora ? w->lora->r : 0;
+    float *to = y + n0;
+    if (w->bias)
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t i = 0; i < n; i++) to[t * n_out + i] += w->bias[n0 + i];
+    for (int64_t r0 = 0; r0 < r; r0 += NB) { /* B^T, some ranks of these columns at a time */
+        const int64_t ranks = cpu_min(NB, r - r0);
+        const float *b = (const float *)w->lora->b.data + n0 * r + r0;
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < ranks; j++) tile[j * NC + i] = b[i * r + j];
+        isa->outer(tokens, n, ranks, scaled + r0, r, 1, tile, NC, to, n_out);
+    }
+}
+
 int cpu_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, struct pw_drop drop)
 {
     const struct cpu_isa *isa = cpu_isa_of(dev);
-    int64_t tokens = x.shape[0], n_out = w->n_out, r = w->lora ? w->lora->r : 0;
+    const int64_t tokens = x.shape[0], n_out = w->n_out;
     if (tokens == 0) return 0;
     if (pw_weight_is_dora(w)) return pw_dora_fwd(dev, y, xa, x, w, drop);
-    cpu_matmul(dev, y.data, x.data, tokens, w, dev->scratch);
-    float *scaled = NULL;
-    if (r) {
-        scaled = low_rank(dev, 0, tokens, w);
-        adapter_down(dev, xa.data, scaled, x.data, tokens, w, drop);
+    float *scaled = w->lora ? low_rank(dev, 0, tokens, w) : NULL;
+    if (w->lora) adapter_down(dev, xa.data, scaled, x.data, tokens, w, drop);
+    if (isa->products16) {
+        cpu_matmul16(dev, y.data, x.data, tokens, w, dev->scratch);
+        if (!w->lora && !w->bias) return 0;
     }
-    if (!r && !w->bias) return 0;
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r + 1))
-    for (int64_t n0 = 0; n0 < n_out; n0 += KB) {
-        int64_t n = cpu_min(KB, n_out - n0);
-        float *to = (float *)y.data + n0, *b_t = tile_of(dev->scratch); /* B^T, some ranks of these columns at a time */
-        if (w->bias)
-            for (int64_t t = 0; t < tokens; t++)
-                for (int64_t i = 0; i < n; i++) to[t * n_out + i] += w->bias[n0 + i];
-        for (int64_t r0 = 0; r0 < r; r0 += NB) {
-            int64_t ranks = cpu_min(NB, r - r0);
-            const float *b = (const float *)w->lora->b.data + n0 * r + r0;
-            for (int64_t i = 0; i < n; i++)
-                for (int64_t j = 0; j < ranks; j++) b_t[j * KB + i] = b[i * r + j];
-            isa->outer(tokens, n, ranks, scaled + r0, r, 1, b_t, KB, to, n_out);
-        }
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, w->n_in))
+    for (int64_t n0 = 0; n0 < n_out; n0 += NC) {
+        const int64_t n = cpu_min(NC, n_out - n0);
+        float *tile = tile_of(dev->scratch);
+        if (!isa->products16) product_columns(isa, y.data, x.data, tokens, w, n0, n, tile);
+        finish_columns(isa, y.data, scaled, tokens, w, n0, n, tile);
     }
     return 0;
 }
@@ -212,7 +220,7 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     const float *up = dy.data;
     if (tokens == 0) return 0;
     if (pw_weight_is_dora(w)) return pw_dora_bwd(dev, g, dy, x, xa, w, drop);
-    if (g->dx.data) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
+    if (g->dx.data && (!r || isa->products16)) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
     if (g->dw.data) cpu_matmul_weight(dev, g->dw.data, up, x.data, tokens, n_out, n_in);
     if (g->dbias.data) {
 #pragma omp parallel for num_threads(dev->threads) if (tokens * n_out > CPU_SMALL_ELEMENTS)
@@ -242,8 +250,11 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
         isa->outer(rows, r, n_out, up + t0 * n_out, n_out, 1, w->lora->b.data, r, dxa + t0 * r, r);
         isa->scale(rows * r, dxa + t0 * r, scale);
     }
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, r))
-    for (int64_t k0 = 0; k0 < n_in; k0 += KB)
-        adapter_back_columns(isa, g, dxa, x.data, tokens, w, drop, k0, cpu_min(KB, n_in - k0), tile_of(dev->scratch));
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, g->dx.data ? n_out : r))
+    for (int64_t k0 = 0; k0 < n_in; k0 += KB) {
+        const int64_t k = cpu_min(KB, n_in - k0);
+        if (g->dx.data && !isa->products16) back_columns(isa, g->dx.data, up, tokens, w, k0, k, tile_of(dev->scratch));
+        adapter_back_columns(isa, g, dxa, x.data, tokens, w, drop, k0, k, tile_of(dev->scratch));
+    }
     return 0;
 }

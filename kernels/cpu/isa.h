@@ -11,7 +11,7 @@
 #include "kernels/weight.h"
 
 enum {
-    CPU_KC = 512,  /* dot products are cut into pieces of this many terms: lanes are summed at the end of each piece */
+    CPU_KC = 1024,  /* dot products are cut into pieces of this many terms: lanes are summed at the end of each piece */
     CPU_RC = 256,  /* outer products likewise */
     CPU_PANEL = 32, /* columns of a panel of products16 */
 };

@@ -126,13 +126,44 @@ INLINE void outer_tile(int mo, int64_t n, int64_t r, const float *a, int64_t am,
         if (n >= 2 * LANES) {
             vstore(to, vload(to) + lo[i]);
             vstore(to + LANES, vload(to + LANES) + hi[i]);
-        } else if (n > LANES) {
+        } else {
             vstore(to, vload(to) + lo[i]);
             vstore_part(to + LANES, vload_part(to + LANES, n - LANES) + hi[i], n - LANES);
-        } else {
-            vstore_part(to, vload_part(to, n) + lo[i], n);
         }
     }
+}
+
+/* The same one vector wide: n <= LANES. */
+INLINE void outer_slim(int mo, int64_t n, int64_t r, const float *a, int64_t am, int64_t ar, const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+    vf sum[MO];
+    for (int i = 0; i < mo; i++) sum[i] = vset(0);
+    for (int64_t s = 0; s < r; s++) {
+        vf b0 = vload(b + s * ldb);
+        for (int i = 0; i < mo; i++) sum[i] = vfma(vset(a[i * am + s * ar]), b0, sum[i]);
+    }
+    for (int i = 0; i < mo; i++) {
+        float *to = c + i * ldc;
+        if (n == LANES) vstore(to, vload(to) + sum[i]);
+        else vstore_part(to, vload_part(to, n) + sum[i], n);
+    }
+}
+
+/* All rows of a against one panel of b, n columns wide. */
+INLINE void outer_panel(bool slim, int64_t m, int64_t n, int64_t r, const float *a, int64_t am, int64_t ar, const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+    const int64_t whole = m - m % MO, tall = m % MO == MO / 3 && whole ? whole - MO : whole; /* two tiles of middle height, not one and a third */
+    int64_t i = 0;
+#define OUTER(rows, end) \
+    for (; i + (rows) <= (end); i += (rows)) { \
+        if (slim) outer_slim(rows, n, r, a + i * am, am, ar, b, ldb, c + i * ldc, ldc); \
+        else outer_tile(rows, n, r, a + i * am, am, ar, b, ldb, c + i * ldc, ldc); \
+    }
+    OUTER(MO, tall)
+    OUTER(MO * 2 / 3, m)
+    OUTER(2, m)
+    OUTER(1, m)
+#undef OUTER
 }
 
 static void outer(int64_t m, int64_t n, int64_t r, const float *a, int64_t am, int64_t ar, const float *b, int64_t ldb, float *c, int64_t ldc)
@@ -141,21 +172,24 @@ static void outer(int64_t m, int64_t n, int64_t r, const float *a, int64_t am, i
     for (int64_t at = 0; at < r; at += CPU_RC) {
         int64_t piece = r - at < CPU_RC ? r - at : CPU_RC;
         for (int64_t j = 0; j < n; j += 2 * LANES) {
-            int64_t wide = n - j < 2 * LANES ? n - j : 2 * LANES, i = 0;
-            for (int64_t s = 0; s < piece; s++) { /* a panel of b, contiguous: rows of b are far apart and would fall into few cache sets */
-                const float *from = b + (at + s) * ldb + j;
-                float *to = pack + s * 2 * LANES;
+            const int64_t wide = n - j < 2 * LANES ? n - j : 2 * LANES, ld = wide > LANES ? 2 * LANES : LANES;
+            const float *from = b + at * ldb + j;
+            if (wide == LANES && ldb == LANES) { /* a panel as it is */
+                outer_panel(true, m, wide, piece, a + at * ar, am, ar, from, LANES, c + j, ldc);
+                continue;
+            }
+            for (int64_t s = 0; s < piece; s++, from += ldb) { /* a panel of b, contiguous: rows of b are far apart and would fall into few cache sets */
+                float *to = pack + s * ld;
                 if (wide == 2 * LANES) {
                     vstore(to, vload(from));
                     vstore(to + LANES, vload(from + LANES));
                 } else {
                     memcpy(to, from, (size_t)wide * 4);
-                    memset(to + wide, 0, (size_t)(2 * LANES - wide) * 4);
+                    memset(to + wide, 0, (size_t)(ld - wide) * 4);
                 }
             }
-            for (; i + MO <= m; i += MO) outer_tile(MO, wide, piece, a + i * am + at * ar, am, ar, pack, 2 * LANES, c + i * ldc + j, ldc);
-            for (; i + 2 <= m; i += 2) outer_tile(2, wide, piece, a + i * am + at * ar, am, ar, pack, 2 * LANES, c + i * ldc + j, ldc);
-            for (; i < m; i++) outer_tile(1, wide, piece, a + i * am + at * ar, am, ar, pack, 2 * LANES, c + i * ldc + j, ldc);
+            if (wide > LANES) outer_panel(false, m, wide, piece, a + at * ar, am, ar, pack, 2 * LANES, c + j, ldc);
+            else outer_panel(true, m, wide, piece, a + at * ar, am, ar, pack, LANES, c + j, ldc);
         }
     }
 }
