@@ -1,8 +1,14 @@
-/* SHA-256 by libsodium, whose header is included here alone. */
+/* SHA-256 by libsodium, whose header is included here alone; whole blocks by the processor's own instructions where it has them, which is
+ * four to five times as fast: a model is hashed before every training run. */
 #include <errno.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 #include "base/error.h"
 #include "base/file.h"
@@ -11,11 +17,75 @@ _Static_assert(sizeof(crypto_hash_sha256_state) <= sizeof(((struct pw_sha256 *)0
 
 static crypto_hash_sha256_state *inner(struct pw_sha256 *h) { return (crypto_hash_sha256_state *)(void *)h->state; }
 
+/* ---- whole blocks ---- */
+
+#if defined(__x86_64__)
+static bool has_instructions(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_SSE4_1) || !(c & bit_SSSE3)) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA);
+}
+
+/* FIPS 180-4, section 6.2.2, four rounds at a time. The instructions keep the state as two vectors, A B E F and C D G H from the highest lane down. */
+__attribute__((target("sha,sse4.1,ssse3"))) static void add_blocks(uint32_t state[8], const unsigned char *bytes, size_t blocks)
+{
+    static const uint32_t K[64] __attribute__((aligned(16))) = {
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74,
+        0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d,
+        0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e,
+        0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5,
+        0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+    };
+    const __m128i big_endian = _mm_setr_epi8(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12);
+    __m128i abef = _mm_setr_epi32((int)state[5], (int)state[4], (int)state[1], (int)state[0]);
+    __m128i cdgh = _mm_setr_epi32((int)state[7], (int)state[6], (int)state[3], (int)state[2]);
+    for (; blocks > 0; blocks--, bytes += 64) {
+        const __m128i abef_before = abef, cdgh_before = cdgh;
+        __m128i w[4];   /* the last sixteen words */
+        for (int i = 0; i < 4; i++) w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes + 16 * i)), big_endian);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            if (i >= 4) {
+                const __m128i nine = _mm_alignr_epi8(w[(i + 3) % 4], w[(i + 2) % 4], 4);   /* words 7 before the new ones */
+                w[i % 4] = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(w[i % 4], w[(i + 1) % 4]), nine), w[(i + 3) % 4]);
+            }
+            const __m128i sum = _mm_add_epi32(w[i % 4], _mm_load_si128((const __m128i *)(const void *)(K + 4 * i)));
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+        }
+        abef = _mm_add_epi32(abef, abef_before);
+        cdgh = _mm_add_epi32(cdgh, cdgh_before);
+    }
+    uint32_t low[4], high[4];
+    _mm_storeu_si128((__m128i *)(void *)low, abef);
+    _mm_storeu_si128((__m128i *)(void *)high, cdgh);
+    state[0] = low[3], state[1] = low[2], state[4] = low[1], state[5] = low[0];
+    state[2] = high[3], state[3] = high[2], state[6] = high[1], state[7] = high[0];
+}
+#else
+static bool has_instructions(void) { return false; }
+static void add_blocks(uint32_t state[8], const unsigned char *bytes, size_t blocks) { (void)state, (void)bytes, (void)blocks; }
+#endif
+
+/* ---- */
+
 void pw_sha256_init(struct pw_sha256 *h) { crypto_hash_sha256_init(inner(h)); }
 
+/* The library's state is that of FIPS 180-4: eight words, the number of bits so far, the bytes of the block that is not whole. */
 void pw_sha256_add(struct pw_sha256 *h, const void *bytes, size_t n)
 {
-    if (n) crypto_hash_sha256_update(inner(h), bytes, n);
+    crypto_hash_sha256_state *s = inner(h);
+    const unsigned char *at = bytes;
+    if (n >= 256 && has_instructions()) {
+        const size_t first = (64 - (size_t)(s->count / 8 % 64)) % 64, blocks = (n - first) / 64;
+        if (first) crypto_hash_sha256_update(s, at, first);
+        add_blocks(s->state, at + first, blocks);
+        s->count += (uint64_t)blocks * 512;
+        at += first + 64 * blocks;
+        n -= first + 64 * blocks;
+    }
+    if (n) crypto_hash_sha256_update(s, at, n);
 }
 
 void pw_sha256_hex(struct pw_sha256 *h, char out[65])

@@ -341,6 +341,24 @@ START_TEST(hashes)
     ck_ok(pw_out_commit(&o));
     ck_ok(pw_sha256_file(path, hex));
     ck_assert_str_eq(hex, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    /* Long pieces and short ones take different ways: every length around whole blocks, from every place in a block, byte by byte and at once. */
+    unsigned char bytes[1024];
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)(i * 167 + i / 256);
+    for (size_t lead = 0; lead < 65; lead += 3)
+        for (size_t n = 250; n < 520; n += n % 64 == 1 ? 60 : 1) {
+            struct pw_sha256 once, often;
+            char a[65], b[65];
+            pw_sha256_init(&once);
+            pw_sha256_init(&often);
+            pw_sha256_add(&once, bytes, lead);
+            pw_sha256_add(&once, bytes + lead, n);
+            pw_sha256_add(&once, bytes, 7);
+            for (size_t i = 0; i < lead + n; i++) pw_sha256_add(&often, bytes + i, 1);
+            pw_sha256_add(&often, bytes, 7);
+            pw_sha256_hex(&once, a);
+            pw_sha256_hex(&often, b);
+            ck_assert_msg(strcmp(a, b) == 0, "%zu bytes after %zu: %s, byte by byte %s", n, lead, a, b);
+        }
     ck_fails(pw_sha256_file("/nowhere/x", hex), PW_E_IO, "/nowhere/x");
     ck_fails(pw_sha256_file("/", hex), PW_E_IO, "/: cannot read");
 }
