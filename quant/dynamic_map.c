@@ -78,15 +78,12 @@ const float pw_dynamic_map_unsigned[256] = {
 
 /* The nearest value; a tie goes to the lower index. bitsandbytes on CUDA compares with the same midpoints; its CPU library looks the
  * value up in a table and may take the neighbour within about 1e-5 of a midpoint. */
-static uint8_t nearest(float x)
+static inline uint8_t nearest(float x)
 {
-    int low = 0, high = 255;                /* the answer lies in [low, high] */
-    while (low < high) {
-        int k = (low + high) / 2;
-        if (x > (pw_dynamic_map[k] + pw_dynamic_map[k + 1]) * 0.5f)
-            low = k + 1;
-        else
-            high = k;
+    int low = 0;                            /* as many midpoints are surely below x; 255 there are, so eight questions */
+    for (int step = 128; step > 0; step /= 2) {
+        const int k = low + step - 1;
+        low += x > (pw_dynamic_map[k] + pw_dynamic_map[k + 1]) * 0.5f ? step : 0;
     }
     return (uint8_t)low;
 }
@@ -96,15 +93,17 @@ void pw_nested_encode(const float *absmax, int64_t n, int block, uint8_t *q, flo
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += absmax[i];
-    *offset = (float)(sum / (double)n);
+    const float mean = (float)(sum / (double)n);
+    *offset = mean;
+#pragma omp parallel for if (n > 1 << 14)
     for (int64_t first = 0; first < n; first += block) {
         const int64_t end = n - first < block ? n : first + block;
         float top = 0;
         for (int64_t i = first; i < end; i++)
-            top = fmaxf(top, fabsf(absmax[i] - *offset));
+            top = fmaxf(top, fabsf(absmax[i] - mean));
         nested_absmax[first / block] = top;
         const float inverse = top > 0 ? 1.0f / top : 0;   /* all equal to the offset: code of 0 */
         for (int64_t i = first; i < end; i++)
-            q[i] = nearest((absmax[i] - *offset) * inverse);
+            q[i] = nearest((absmax[i] - mean) * inverse);
     }
 }

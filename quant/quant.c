@@ -12,6 +12,7 @@
 
 #define NESTED_BLOCK 256
 #define TILE_FLOATS ((int64_t)1 << 18)
+#define MAKING_FLOATS ((int64_t)1 << 16)   /* of a thread's tile: it stays in the thread's cache between widening and encoding */
 
 int pw_quant_parse(const char *name, struct pw_quant_options *out)
 {
@@ -116,11 +117,13 @@ int64_t pw_quant_tile_unit(const struct pw_weight *w)
     return four_bit(w->type) ? w->block / a : 1;
 }
 
-int64_t pw_quant_tile_rows(const struct pw_weight *w)
+static int64_t tile_rows(const struct pw_weight *w, int64_t floats)
 {
-    const int64_t unit = pw_quant_tile_unit(w), rows = TILE_FLOATS / w->n_in / unit * unit;
+    const int64_t unit = pw_quant_tile_unit(w), rows = floats / w->n_in / unit * unit;
     return rows < unit ? unit : rows;
 }
+
+int64_t pw_quant_tile_rows(const struct pw_weight *w) { return tile_rows(w, TILE_FLOATS); }
 
 int pw_quant_encode_begin(struct pw_quant_encoder *e, struct pw_weight *w)
 {
@@ -168,46 +171,90 @@ int pw_quant_encode_end(struct pw_quant_encoder *e)
     return 0;
 }
 
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int encode_tile(struct pw_dev *dev, struct pw_quant_encoder *e, struct pw_tensor src, int64_t first, int64_t n, float *tile)
+{
+    const int64_t n_in = e->w->n_in;
+    PW_PASS(pw_quant_widen(tile, (const char *)src.data + (size_t)(first * n_in) * pw_dtype_bytes(src.dtype), src.dtype, n * n_in));
+    return pw_quant_encode_rows(dev, e, first, pw_tensor2(tile, PW_F32, n, n_in));
+}
+
 int pw_quant_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor src, const struct pw_quant_options *o)
 {
     PW_CHECK(o->type == w->type && o->type != PW_Q_DENSE, PW_E_FAIL, "encoding: the weight was laid out as %s, not %s", pw_qtype_name(w->type),
              pw_qtype_name(o->type));
     PW_CHECK(src.ndim == 2 && src.shape[0] == w->n_out && src.shape[1] == w->n_in, PW_E_FAIL,
              "encoding: expected (%" PRId64 ", %" PRId64 "), got another shape", w->n_out, w->n_in);
-    const int64_t step = pw_quant_tile_rows(w);
+    const int64_t step = tile_rows(w, MAKING_FLOATS), tiles = (w->n_out + step - 1) / step;
     struct pw_quant_encoder e = {0};
+    int64_t failed = tiles;
+    bool memory = true;
     int rc = 0;
-    float *tile = pw_alloc((size_t)((step < w->n_out ? step : w->n_out) * w->n_in) * sizeof(float));
     PW_PASS_OUT(pw_quant_encode_begin(&e, w));
-    PW_CHECK_OUT(tile, PW_E_NOMEM, "no memory for a tile");
-    for (int64_t first = 0; first < w->n_out; first += step) {
-        const int64_t n = w->n_out - first < step ? w->n_out - first : step;
-        struct pw_tensor rows = pw_tensor2(tile, PW_F32, n, w->n_in);
-        PW_PASS_OUT(pw_quant_widen(tile, (const char *)src.data + (size_t)(first * w->n_in) * pw_dtype_bytes(src.dtype), src.dtype, n * w->n_in));
-        PW_PASS_OUT(pw_quant_encode_rows(dev, &e, first, rows));
+    /* Tiles belong to threads; ops in here stay on theirs. Of those that fail the first is made again, to say why from this thread. */
+#pragma omp parallel num_threads(dev->threads) reduction(&& : memory) reduction(min : failed) if (tiles > 1)
+    {
+        float *tile = pw_alloc((size_t)(least(step, w->n_out) * w->n_in) * sizeof(float));
+        memory = tile != NULL;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < tiles; i++)
+            if (tile && encode_tile(dev, &e, src, i * step, least(step, w->n_out - i * step), tile) < 0)
+                failed = i < failed ? i : failed;
+        pw_free(tile);
+    }
+    PW_CHECK_OUT(memory, PW_E_NOMEM, "no memory for a tile");
+    if (failed < tiles) {
+        float *tile = pw_alloc((size_t)(least(step, w->n_out) * w->n_in) * sizeof(float));
+        PW_CHECK_OUT(tile, PW_E_NOMEM, "no memory for a tile");
+        rc = encode_tile(dev, &e, src, failed * step, least(step, w->n_out - failed * step), tile);
+        pw_free(tile);
     }
 out:
     if (rc == 0)
         rc = pw_quant_encode_end(&e);
     else
         pw_free(e.absmax);
-    pw_free(tile);
     return rc;
+}
+
+/* Up to 64 elements; whether all are numbers */
+static bool widen_piece(float *out, const uint8_t *in, enum pw_dtype dtype, int n)
+{
+    uint32_t bits[64] = {0}, worst = 0;
+    if (dtype == PW_F32)
+        memcpy(bits, in, (size_t)n * sizeof *bits);
+    else {
+        uint16_t half[64] = {0};
+        memcpy(half, in, (size_t)n * sizeof *half);
+        if (dtype == PW_BF16)
+            for (int i = 0; i < 64; i++)
+                bits[i] = (uint32_t)half[i] << 16;
+        else
+            for (int i = 0; i < 64; i++) {
+                const float x = pw_f16_to_f32(half[i]);
+                memcpy(bits + i, &x, 4);
+            }
+    }
+    for (int i = 0; i < 64; i++) {
+        const uint32_t exponent = bits[i] & 0x7f800000u;
+        worst = exponent > worst ? exponent : worst;
+    }
+    memcpy(out, bits, (size_t)n * sizeof *bits);
+    return worst != 0x7f800000u;
 }
 
 int pw_quant_widen(float *out, const void *in, enum pw_dtype dtype, int64_t n)
 {
+    enum { PIECE = 64 };
     const uint8_t *p = in;
+    bool numbers = true;
     PW_CHECK(dtype == PW_F32 || dtype == PW_F16 || dtype == PW_BF16, PW_E_FAIL, "widening: dtype %s is not supported", pw_dtype_name(dtype));
-    if (dtype == PW_F32)
-        memcpy(out, p, (size_t)n * sizeof(float));
-    else
-        for (int64_t i = 0; i < n; i++) {
-            uint16_t x;
-            memcpy(&x, p + 2 * i, 2);
-            out[i] = dtype == PW_F16 ? pw_f16_to_f32(x) : pw_bf16_to_f32(x);
-        }
-    for (int64_t i = 0; i < n; i++)
+    const size_t size = pw_dtype_bytes(dtype);
+#pragma omp parallel for reduction(&& : numbers) if (n > 1 << 15)
+    for (int64_t i = 0; i < n; i += PIECE)
+        numbers = widen_piece(out + i, p + (size_t)i * size, dtype, (int)(n - i < PIECE ? n - i : PIECE)) && numbers;
+    for (int64_t i = 0; !numbers && i < n; i++)
         PW_CHECK(isfinite(out[i]), PW_E_NUMERIC, "element %" PRId64 " of a tile is not a number", i);
     return 0;
 }

@@ -329,22 +329,20 @@ int cpu_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
         for (int64_t i = 0; i < blocks; i++) b->encode(value + i * b->elements, code + i * b->bytes);
         return 0;
     }
+    if (w->type != PW_Q_INT8) {
+        const int64_t piece = (CPU_SMALL_ELEMENTS / 4 + block - 1) / block * block; /* blocks are even: it begins on a whole byte */
 #pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
-    for (int64_t first = 0; first < n; first += block) {
-        int64_t end = cpu_min(n, first + block);
+        for (int64_t first = 0; first < n; first += piece)
+            cpu_isa_of(dev)->encode4(w->type, cpu_min(piece, n - first), (int)block, value + first, code + first / 2, absmax + first / block);
+        return 0;
+    }
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
+    for (int64_t row = 0; row < w->n_out; row++) {
+        const float *from = value + row * block;
         float top = 0;
-        for (int64_t i = first; i < end; i++) top = fabsf(value[i]) > top ? fabsf(value[i]) : top;
-        absmax[first / block] = top;
-        if (w->type == PW_Q_INT8) {
-            for (int64_t i = first; i < end; i++) ((int8_t *)code)[i] = (int8_t)pw_int8_code(value[i], top);
-            continue;
-        }
-        float inverse = pw_block_inverse(top);
-        int (*code_of)(float) = w->type == PW_Q_NF4 ? pw_nf4_code : pw_fp4_code;
-        for (int64_t i = first; i < end; i += 2) {
-            int high = code_of(value[i] * inverse), low = i + 1 < end ? code_of(value[i + 1] * inverse) : 0;
-            code[i / 2] = (uint8_t)(high << 4 | low);
-        }
+        for (int64_t i = 0; i < block; i++) top = fabsf(from[i]) > top ? fabsf(from[i]) : top;
+        absmax[row] = top;
+        for (int64_t i = 0; i < block; i++) ((int8_t *)code)[row * block + i] = (int8_t)pw_int8_code(from[i], top);
     }
     return 0;
 }

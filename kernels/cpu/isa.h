@@ -39,6 +39,8 @@ struct cpu_isa {
     void (*dot4)(const struct pw_weight *w, int64_t first_row, int64_t n, const float *x, float *y);
     /* out[0..n) = elements column.. of one row, in f32 */
     void (*decode)(const struct pw_weight *w, int64_t row, int64_t column, int64_t n, float *out);
+    /* n numbers as NF4 or FP4 in blocks, the first of which begins here */
+    void (*encode4)(enum pw_qtype type, int64_t n, int block, const float *x, uint8_t *code, float *absmax);
     float (*max)(int64_t n, const float *x);                /* NaN if any is */
     double (*exp_sub)(int64_t n, float *x, float top);      /* x = exp(x - top); returns the sum */
     void (*scale)(int64_t n, float *x, float a);

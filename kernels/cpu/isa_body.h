@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #define BLOCK_HALF(u) half_to_float(u)
 #include "kernels/block_decode.h"
+#include "kernels/codes.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -492,11 +493,13 @@ static void keep(struct pw_drop drop, int64_t first, int64_t n, const float *x, 
     }
 }
 
+#include "kernels/cpu/isa_encode.h"
+
 #ifndef PRODUCTS16
 #define PRODUCTS16 NULL
 #endif
 const struct cpu_isa ISA = {
-    .name = ISA_NAME, .dot = dot, .outer = outer, .dot4 = dot4, .decode = decode, .max = max_of, .exp_sub = exp_sub, .scale = scale_by, .axpy = axpy,
+    .name = ISA_NAME, .dot = dot, .outer = outer, .dot4 = dot4, .decode = decode, .encode4 = encode4, .max = max_of, .exp_sub = exp_sub, .scale = scale_by, .axpy = axpy,
     .sumsq = sumsq, .norm_fwd = norm_fwd, .norm_bwd = norm_bwd, .glu_fwd = glu_fwd, .glu_bwd = glu_bwd, .adamw = adamw, .keep = keep,
     .products16 = PRODUCTS16,
 };
