@@ -47,4 +47,8 @@ size_t cpu_matmul_scratch(const struct pw_dev *dev, int64_t tokens, const struct
 void cpu_matmul16(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch);
 void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch);
 size_t cpu_scratch16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w);
+/* Linear layers there, adapter and bias included; of g, dx, da and db. Behind cpu_matmul_scratch they want cpu_scratch_adapter16. */
+void cpu_linear_fwd16(struct pw_dev *dev, float *y, float *xa, const float *x, int64_t tokens, const struct pw_weight *w, struct pw_drop drop);
+void cpu_linear_bwd16(struct pw_dev *dev, const struct pw_linear_grads *g, const float *dy, const float *x, const float *xa, int64_t tokens, const struct pw_weight *w, struct pw_drop drop);
+size_t cpu_scratch_adapter16(int64_t tokens, const struct pw_weight *w);
 #endif

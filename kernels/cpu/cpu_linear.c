@@ -116,7 +116,8 @@ size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct
 {
     if (pw_weight_is_dora(w)) return pw_dora_scratch(dev, tokens, w, backward);
     size_t bytes = cpu_round(cpu_matmul_scratch(dev, tokens, w));
-    if (w->lora) bytes += 2 * cpu_round((size_t)tokens * (size_t)w->lora->r * sizeof(float));
+    if (w->lora && cpu_isa_of(dev)->products16) bytes += cpu_scratch_adapter16(tokens, w);
+    else if (w->lora) bytes += 2 * cpu_round((size_t)tokens * (size_t)w->lora->r * sizeof(float));
     return bytes;
 }
 
@@ -167,17 +168,17 @@ int cpu_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
     const int64_t tokens = x.shape[0], n_out = w->n_out;
     if (tokens == 0) return 0;
     if (pw_weight_is_dora(w)) return pw_dora_fwd(dev, y, xa, x, w, drop);
+    if (isa->products16) {
+        cpu_linear_fwd16(dev, y.data, xa.data, x.data, tokens, w, drop);
+        return 0;
+    }
     float *scaled = w->lora ? low_rank(dev, 0, tokens, w) : NULL;
     if (w->lora) adapter_down(dev, xa.data, scaled, x.data, tokens, w, drop);
-    if (isa->products16) {
-        cpu_matmul16(dev, y.data, x.data, tokens, w, dev->scratch);
-        if (!w->lora && !w->bias) return 0;
-    }
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, w->n_in))
     for (int64_t n0 = 0; n0 < n_out; n0 += NC) {
         const int64_t n = cpu_min(NC, n_out - n0);
         float *tile = tile_of(dev->scratch);
-        if (!isa->products16) product_columns(isa, y.data, x.data, tokens, w, n0, n, tile);
+        product_columns(isa, y.data, x.data, tokens, w, n0, n, tile);
         finish_columns(isa, y.data, scaled, tokens, w, n0, n, tile);
     }
     return 0;
@@ -220,7 +221,7 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     const float *up = dy.data;
     if (tokens == 0) return 0;
     if (pw_weight_is_dora(w)) return pw_dora_bwd(dev, g, dy, x, xa, w, drop);
-    if (g->dx.data && (!r || isa->products16)) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
+    if (g->dx.data && !r && !isa->products16) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
     if (g->dw.data) cpu_matmul_weight(dev, g->dw.data, up, x.data, tokens, n_out, n_in);
     if (g->dbias.data) {
 #pragma omp parallel for num_threads(dev->threads) if (tokens * n_out > CPU_SMALL_ELEMENTS)
@@ -232,7 +233,8 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
             for (int64_t i = 0; i < n; i++) ((float *)g->dbias.data)[n0 + i] += (float)sum[i];
         }
     }
-    if (!r) return 0;
+    if (isa->products16) cpu_linear_bwd16(dev, g, up, x.data, xa.data, tokens, w, drop);
+    if (!r || isa->products16) return 0;
     float scale = (float)w->lora->scale;
     if (g->db.data) {
         float *scaled = low_rank(dev, 0, tokens, w);
@@ -253,7 +255,7 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, g->dx.data ? n_out : r))
     for (int64_t k0 = 0; k0 < n_in; k0 += KB) {
         const int64_t k = cpu_min(KB, n_in - k0);
-        if (g->dx.data && !isa->products16) back_columns(isa, g->dx.data, up, tokens, w, k0, k, tile_of(dev->scratch));
+        if (g->dx.data) back_columns(isa, g->dx.data, up, tokens, w, k0, k, tile_of(dev->scratch));
         adapter_back_columns(isa, g, dxa, x.data, tokens, w, drop, k0, k, tile_of(dev->scratch));
     }
     return 0;

@@ -116,13 +116,40 @@ INLINE void tile16(int rows, int64_t n, int64_t pairs, const uint16_t *a, int64_
     }
 }
 
+/* The same of a panel of which only the first half is real: n <= 16. */
+INLINE void tile16_slim(int rows, int64_t n, int64_t pairs, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool more)
+{
+    __m512 sum[ROWS];
+    for (int i = 0; i < rows; i++) sum[i] = _mm512_setzero_ps();
+    for (int64_t s = 0; s < pairs; s++) {
+        const __m512bh b = (__m512bh)_mm512_loadu_si512(panel + s * 2 * WIDE);
+        for (int i = 0; i < rows; i++) {
+            int32_t word;
+            memcpy(&word, a + i * lda + 2 * s, 4);
+            sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh)_mm512_set1_epi32(word), b);
+        }
+    }
+    const __mmask16 first = first_lanes(n);
+    for (int i = 0; i < rows; i++) {
+        float *to = c + i * ldc;
+        _mm512_mask_storeu_ps(to, first, more ? _mm512_add_ps(_mm512_maskz_loadu_ps(first, to), sum[i]) : sum[i]);
+    }
+}
+
 static void product16(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
 {
-    const int64_t pairs = (k + 1) / 2;
+    const int64_t pairs = (k + 1) / 2, whole = m - m % ROWS, tall = m % ROWS == 4 && whole ? whole - ROWS : whole; /* 16 rows: two tiles of 8 */
     int64_t i = 0;
-    for (; i + ROWS <= m; i += ROWS) tile16(ROWS, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add);
-    for (; i + 4 <= m; i += 4) tile16(4, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add);
-    for (; i < m; i++) tile16(1, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add);
+#define PRODUCT(rows, end) \
+    for (; i + (rows) <= (end); i += (rows)) { \
+        if (n <= HALF) tile16_slim(rows, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add); \
+        else tile16(rows, n, pairs, a + i * lda, lda, panel, c + i * ldc, ldc, add); \
+    }
+    PRODUCT(ROWS, tall)
+    PRODUCT(8, m)
+    PRODUCT(4, m)
+    PRODUCT(1, m)
+#undef PRODUCT
 }
 
 static const struct cpu_products16 products16 = { .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16, .pack_columns16 = pack_columns16,

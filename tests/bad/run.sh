@@ -121,13 +121,16 @@ mutant test_op kernels/cpu/cpu_ops.c 's/, far = layout == PW_ROPE_HALF ? pairs :
 mutant test_op kernels/cpu/cpu_ops.c 's/ + xa \* sine/ - xa * sine/' rope/
 mutant test_op kernels/cpu/cpu_linear.c 's/for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) \* n_in + k0/for (int64_t i = 0; i < rows; i++) isa->keep(drop, i * n_in + k0/' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/isa->scale(rows \* r, dxa + t0 \* r, scale);//' linear/
-mutant test_op kernels/cpu/cpu_linear.c 's/cpu_min(NC, w->n_out - n0), tile_of/cpu_min(NC, w->n_out - n0 - 1), tile_of/' linear/
+mutant test_op kernels/cpu/cpu_linear.c 's/n = cpu_min(NC, n_out - n0)/n = cpu_min(NC, n_out - n0 - 1)/' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/memset(dxa + t0/if (t0 == 0) memset(dxa + t0/' linear/
 if grep -qw avx512_bf16 /proc/cpuinfo; then # elsewhere nothing runs on that level
     mutant test_op kernels/cpu/cpu_linear16.c 's/panel, y + row, n_out, k > 0)/panel, y + row, n_out, false)/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/turned \* l.f32/l.f32/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/isa->scale(rows \* r, xa + t \* r, factor_of(drop));//' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/first \* low.ld_turned + t, low/first * low.ld_turned, low/' linear/
     mutant test_op kernels/cpu/isa_avx512_bf16.c 's/second = t + 1 < k ?/second = t + 2 < k ?/' linear/
     mutant test_op kernels/cpu/isa_avx512_bf16.c 's/_mm512_slli_epi32(high, 16)/_mm512_slli_epi32(high, 15)/' linear/
-    mutant test_op_rows kernels/cpu/isa_avx512_bf16.c 's/tile16(1, n, pairs, a + i \* lda, lda, panel, c + i \* ldc, ldc, add)/tile16(1, n, pairs \/ 2, a + i * lda, lda, panel, c + i * ldc, ldc, add), tile16(1, n, pairs - pairs \/ 2, a + i * lda + pairs \/ 2 * 2, lda, panel + pairs \/ 2 * 2 * WIDE, c + i * ldc, ldc, true)/'
+    mutant test_op_rows kernels/cpu/isa_avx512_bf16.c 's/^    PRODUCT(1, m)/    for (; i < m; i++) tile16(1, n, pairs \/ 2, a + i * lda, lda, panel, c + i * ldc, ldc, add), tile16(1, n, pairs - pairs \/ 2, a + i * lda + pairs \/ 2 * 2, lda, panel + pairs \/ 2 * 2 * WIDE, c + i * ldc, ldc, true);/'
     mutant test_run train/run.c 's/if (asked \&\& !rounds)/if (false)/'
 fi
 mutant test_op kernels/cpu/cpu_attn.c 's/g = h \/ (heads \/ c->k.shape\[1\])/g = h % c->k.shape[1]/' attn/
