@@ -28,7 +28,9 @@ static bool has_instructions(void)
 }
 
 /* FIPS 180-4, section 6.2.2, four rounds at a time. The instructions keep the state as two vectors, A B E F and C D G H from the highest lane down. */
-__attribute__((target("sha,sse4.1,ssse3"))) static void add_blocks(uint32_t state[8], const unsigned char *bytes, size_t blocks)
+#define SHA __attribute__((target("sha,sse4.1,ssse3")))
+enum { MOST = 2 };   /* streams at a time: each round waits for the one before it, so that a second stream is nearly free */
+SHA static inline __attribute__((always_inline)) void add_streams(int n, uint32_t *const state[], const unsigned char *const bytes[], size_t blocks)
 {
     static const uint32_t K[64] __attribute__((aligned(16))) = {
         0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74,
@@ -38,34 +40,54 @@ __attribute__((target("sha,sse4.1,ssse3"))) static void add_blocks(uint32_t stat
         0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
     };
     const __m128i big_endian = _mm_setr_epi8(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12);
-    __m128i abef = _mm_setr_epi32((int)state[5], (int)state[4], (int)state[1], (int)state[0]);
-    __m128i cdgh = _mm_setr_epi32((int)state[7], (int)state[6], (int)state[3], (int)state[2]);
-    for (; blocks > 0; blocks--, bytes += 64) {
-        const __m128i abef_before = abef, cdgh_before = cdgh;
-        __m128i w[4];   /* the last sixteen words */
-        for (int i = 0; i < 4; i++) w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes + 16 * i)), big_endian);
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) {
-            if (i >= 4) {
-                const __m128i nine = _mm_alignr_epi8(w[(i + 3) % 4], w[(i + 2) % 4], 4);   /* words 7 before the new ones */
-                w[i % 4] = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(w[i % 4], w[(i + 1) % 4]), nine), w[(i + 3) % 4]);
-            }
-            const __m128i sum = _mm_add_epi32(w[i % 4], _mm_load_si128((const __m128i *)(const void *)(K + 4 * i)));
-            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
-            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
-        }
-        abef = _mm_add_epi32(abef, abef_before);
-        cdgh = _mm_add_epi32(cdgh, cdgh_before);
+    __m128i abef[MOST], cdgh[MOST];
+    for (int k = 0; k < n; k++) {
+        const uint32_t *s = state[k];
+        abef[k] = _mm_setr_epi32((int)s[5], (int)s[4], (int)s[1], (int)s[0]);
+        cdgh[k] = _mm_setr_epi32((int)s[7], (int)s[6], (int)s[3], (int)s[2]);
     }
-    uint32_t low[4], high[4];
-    _mm_storeu_si128((__m128i *)(void *)low, abef);
-    _mm_storeu_si128((__m128i *)(void *)high, cdgh);
-    state[0] = low[3], state[1] = low[2], state[4] = low[1], state[5] = low[0];
-    state[2] = high[3], state[3] = high[2], state[6] = high[1], state[7] = high[0];
+    for (size_t at = 0; at < blocks * 64; at += 64) {
+        __m128i abef_before[MOST], cdgh_before[MOST], w[MOST][4];   /* w: the last sixteen words */
+        for (int k = 0; k < n; k++) {
+            abef_before[k] = abef[k];
+            cdgh_before[k] = cdgh[k];
+            for (int i = 0; i < 4; i++) w[k][i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes[k] + at + 16 * i)), big_endian);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++)
+#pragma GCC unroll 2
+            for (int k = 0; k < n; k++) {
+                __m128i *v = w[k];
+                if (i >= 4) {
+                    const __m128i nine = _mm_alignr_epi8(v[(i + 3) % 4], v[(i + 2) % 4], 4);   /* words 7 before the new ones */
+                    v[i % 4] = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(v[i % 4], v[(i + 1) % 4]), nine), v[(i + 3) % 4]);
+                }
+                const __m128i sum = _mm_add_epi32(v[i % 4], _mm_load_si128((const __m128i *)(const void *)(K + 4 * i)));
+                cdgh[k] = _mm_sha256rnds2_epu32(cdgh[k], abef[k], sum);
+                abef[k] = _mm_sha256rnds2_epu32(abef[k], cdgh[k], _mm_shuffle_epi32(sum, 0x0e));
+            }
+        for (int k = 0; k < n; k++) {
+            abef[k] = _mm_add_epi32(abef[k], abef_before[k]);
+            cdgh[k] = _mm_add_epi32(cdgh[k], cdgh_before[k]);
+        }
+    }
+    for (int k = 0; k < n; k++) {
+        uint32_t low[4], high[4], *s = state[k];
+        _mm_storeu_si128((__m128i *)(void *)low, abef[k]);
+        _mm_storeu_si128((__m128i *)(void *)high, cdgh[k]);
+        s[0] = low[3], s[1] = low[2], s[4] = low[1], s[5] = low[0];
+        s[2] = high[3], s[3] = high[2], s[6] = high[1], s[7] = high[0];
+    }
 }
+SHA static void add_blocks(uint32_t state[8], const unsigned char *bytes, size_t blocks)
+{
+    add_streams(1, (uint32_t *const[]){ state }, (const unsigned char *const[]){ bytes }, blocks);
+}
+SHA static void add_twice(uint32_t *const state[], const unsigned char *const bytes[], size_t blocks) { add_streams(2, state, bytes, blocks); }
 #else
 static bool has_instructions(void) { return false; }
 static void add_blocks(uint32_t state[8], const unsigned char *bytes, size_t blocks) { (void)state, (void)bytes, (void)blocks; }
+static void add_twice(uint32_t *const state[], const unsigned char *const bytes[], size_t blocks) { (void)state, (void)bytes, (void)blocks; }
 #endif
 
 /* ---- */
@@ -106,6 +128,23 @@ void pw_sha256_bytes(const void *bytes, size_t n, char out[65])
     pw_sha256_init(&h);
     pw_sha256_add(&h, bytes, n);
     pw_sha256_hex(&h, out);
+}
+
+void pw_sha256_two(const void *const bytes[2], const size_t n[2], char *const out[2])
+{
+    struct pw_sha256 h[2];
+    size_t done = 0;
+    for (int k = 0; k < 2; k++) pw_sha256_init(&h[k]);
+    if (has_instructions()) {
+        const size_t blocks = (n[0] < n[1] ? n[0] : n[1]) / 64;
+        add_twice((uint32_t *const[]){ inner(&h[0])->state, inner(&h[1])->state }, (const unsigned char *const[]){ bytes[0], bytes[1] }, blocks);
+        for (int k = 0; k < 2; k++) inner(&h[k])->count += (uint64_t)blocks * 512;
+        done = 64 * blocks;
+    }
+    for (int k = 0; k < 2; k++) {
+        pw_sha256_add(&h[k], (const unsigned char *)bytes[k] + done, n[k] - done);
+        pw_sha256_hex(&h[k], out[k]);
+    }
 }
 
 int pw_sha256_file(const char *path, char out[65])

@@ -140,18 +140,31 @@ const char *pw_checkpoint_head_name(const struct pw_checkpoint *c)
 
 #define PIECE ((size_t)4 << 20)
 
-/* A tensor's bytes as the hash of the hashes of its 4 MiB pieces, so that the cores share the work. */
-static int add_bytes(struct pw_sha256 *h, const uint8_t *data, size_t bytes)
+/* A tensor's bytes count as the hash of the hashes of its 4 MiB pieces, so that the cores share the work: pieces of all tensors, two at a time. */
+struct piece { const uint8_t *data; size_t bytes; char hex[65]; };
+
+static size_t pieces_of(const struct pw_stored *t) { return (t->bytes + PIECE - 1) / PIECE; }
+
+static int hash_pieces(const struct pw_checkpoint *c, struct piece **out)
 {
-    size_t pieces = (bytes + PIECE - 1) / PIECE;
-    char (*hex)[65] = pw_alloc_zero(pieces + 1, sizeof *hex);
-    PW_CHECK(hex, PW_E_NOMEM, "no memory for %zu hashes", pieces);
-#pragma omp parallel for schedule(dynamic) if (pieces > 1)
-    for (size_t i = 0; i < pieces; i++)
-        pw_sha256_bytes(data + i * PIECE, bytes - i * PIECE < PIECE ? bytes - i * PIECE : PIECE, hex[i]);
-    for (size_t i = 0; i < pieces; i++)
-        pw_sha256_add(h, hex[i], 64);
-    pw_free(hex);
+    size_t n = 0, at = 0;
+    for (size_t i = 0; i < c->n; i++)
+        n += pieces_of(&c->tensors[i].t);
+    struct piece *list = *out = pw_alloc_zero(n + 1, sizeof *list);
+    PW_CHECK(list, PW_E_NOMEM, "no memory for %zu hashes", n);
+    for (size_t i = 0; i < c->n; i++) {
+        const struct pw_stored *t = &c->tensors[i].t;
+        for (size_t first = 0; first < t->bytes; first += PIECE)
+            list[at++] = (struct piece){.data = t->data + first, .bytes = t->bytes - first < PIECE ? t->bytes - first : PIECE};
+    }
+#pragma omp parallel for schedule(dynamic) if (n > 2)
+    for (size_t i = 0; i < n; i += 2) {
+        struct piece *a = &list[i], *b = &list[i + (i + 1 < n)];
+        if (a == b)
+            pw_sha256_bytes(a->data, a->bytes, a->hex);
+        else
+            pw_sha256_two((const void *const[]){a->data, b->data}, (const size_t[]){a->bytes, b->bytes}, (char *const[]){a->hex, b->hex});
+    }
     return 0;
 }
 
@@ -159,9 +172,12 @@ int pw_checkpoint_hash(struct pw_checkpoint *c, char hex[65])
 {
     struct pw_json w = {0};
     struct pw_buf line = {0};
+    struct piece *pieces = NULL;
     int rc = 0;
     if (!c->hash[0]) {
         struct pw_sha256 h;
+        PW_PASS_OUT(hash_pieces(c, &pieces));
+        const struct piece *next = pieces;
         pw_sha256_init(&h);
         pw_json_open(&w, NULL, '{');
         pw_model_config_write(&c->config, NULL, &w);
@@ -178,12 +194,14 @@ int pw_checkpoint_hash(struct pw_checkpoint *c, char hex[65])
             pw_buf_char(&line, '\n');
             PW_PASS_OUT(pw_buf_status(&line));
             pw_sha256_add(&h, line.data, line.len);
-            PW_PASS_OUT(add_bytes(&h, t->data, t->bytes));
+            for (size_t k = pieces_of(t); k > 0; k--)
+                pw_sha256_add(&h, next++->hex, 64);
         }
         pw_sha256_hex(&h, c->hash);
     }
     memcpy(hex, c->hash, 65);
 out:
+    pw_free(pieces);
     pw_buf_free(&line);
     pw_json_free(&w);
     return rc < 0 ? pw_error_while(rc, "hashing model %s", c->path) : 0;

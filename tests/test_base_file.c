@@ -359,6 +359,15 @@ START_TEST(hashes)
             pw_sha256_hex(&often, b);
             ck_assert_msg(strcmp(a, b) == 0, "%zu bytes after %zu: %s, byte by byte %s", n, lead, a, b);
         }
+    for (size_t n = 0; n < 400; n += 13)
+        for (size_t m = 0; m < 400; m += n % 5 + 29) {
+            char a[65], b[65], first[65], second[65];
+            pw_sha256_bytes(bytes, n, a);
+            pw_sha256_bytes(bytes + 401, m, b);
+            pw_sha256_two((const void *const[]){ bytes, bytes + 401 }, (const size_t[]){ n, m }, (char *const[]){ first, second });
+            ck_assert_str_eq(first, a);
+            ck_assert_str_eq(second, b);
+        }
     ck_fails(pw_sha256_file("/nowhere/x", hex), PW_E_IO, "/nowhere/x");
     ck_fails(pw_sha256_file("/", hex), PW_E_IO, "/: cannot read");
 }
