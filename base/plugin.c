@@ -31,3 +31,5 @@ int pw_plugin_symbol(void **out, const char *file, const char *symbol, bool ever
     }
     return pw_error(PW_E_REFUSED, "%s is not there (looked in %s, its parent, and ../lib/pennyweight)", file, program);
 }
+
+bool pw_library_is_there(const char *name) { return dlopen(name, RTLD_LAZY | RTLD_LOCAL) != NULL; }

@@ -10,6 +10,8 @@ extern "C" {
 /* The symbol of the file, which stays loaded until the program ends. everyone: its symbols, and those of the libraries it needs, serve libraries that are
  * loaded later. A file that is absent or does not load is PW_E_REFUSED; a symbol that it lacks gives NULL. */
 int pw_plugin_symbol(void **out, const char *file, const char *symbol, bool everyone);
+/* Is there a shared library of this name where the system looks for them? Then it stays loaded. */
+bool pw_library_is_there(const char *name);
 #ifdef __cplusplus
 }
 #endif

@@ -21,7 +21,7 @@ static int count_processors(void)
 
 int pw_host_take(struct pw_dev *d, void **out, size_t bytes)
 {
-    *out = pw_alloc_zero(bytes, 1);
+    *out = pw_alloc_pages(bytes, d->threads);
     PW_CHECK(*out, PW_E_NOMEM, "device %s: no memory for %zu bytes", d->kind, bytes);
     return 0;
 }
@@ -85,6 +85,8 @@ static int find_backend(const char *kind, const struct pw_backend **out, int *in
                      "device \"%s\": expected a number after cuda:", kind);
             *index = (int)k;
         }
+        /* The plugin brings libraries of hundreds of megabytes: 0.2 s, which a machine without a card need not wait for. */
+        PW_CHECK(strcmp(plugins[i].kind, "cuda") != 0 || pw_library_is_there("libcuda.so.1"), PW_E_REFUSED, "opening device %s: there is no NVIDIA driver on this machine", kind);
         PW_TRY(load_plugin(plugins[i].file, out), "opening device %s", kind);
         return 0;
     }
