@@ -78,6 +78,16 @@ void *pw_alloc_zero(size_t n, size_t size)
     return p;
 }
 
+void *pw_alloc_pages(size_t bytes, int threads)
+{
+    const size_t piece = (size_t)2 << 20;
+    char *p = pw_alloc(bytes);
+    if (!p) return NULL;
+#pragma omp parallel for schedule(static) num_threads(threads) if (bytes >= 4 * piece)
+    for (size_t at = 0; at < bytes; at += piece) memset(p + at, 0, bytes - at < piece ? bytes - at : piece);
+    return p;
+}
+
 void *pw_realloc(void *p, size_t old_bytes, size_t bytes)
 {
     void *q = pw_alloc(bytes);

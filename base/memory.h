@@ -20,6 +20,8 @@ bool pw_mul_i64(int64_t a, int64_t b, int64_t *out); /* false for negative facto
 
 void *pw_alloc(size_t bytes);              /* 64-byte aligned, not cleared; NULL when there is none */
 void *pw_alloc_zero(size_t n, size_t size);/* cleared; n*size checked */
+/* Zeros, for much memory that is used at once: its pages are there when this returns, brought in by so many threads. */
+void *pw_alloc_pages(size_t bytes, int threads);
 void *pw_realloc(void *p, size_t old_bytes, size_t bytes); /* keeps min(old, new) bytes; p is untouched on failure */
 char *pw_strdup(const char *s);
 char *pw_strndup(const char *s, size_t n);

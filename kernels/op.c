@@ -484,16 +484,15 @@ int pw_lion(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct p
 /* By their exponents, 64 at a time, which compilers turn into vectors. */
 static bool all_numbers(const float *x, int64_t n)
 {
-    uint32_t worst = 0;
-    for (int64_t at = 0; at < n; at += 64) {
-        uint32_t bits[64] = { 0 };
-        memcpy(bits, x + at, (size_t)(n - at < 64 ? n - at : 64) * sizeof *bits);
-        for (int i = 0; i < 64; i++) {
-            const uint32_t exponent = bits[i] & 0x7f800000u;
-            worst = exponent > worst ? exponent : worst;
-        }
+    uint32_t bad = 0, bits[64];
+    int64_t at = 0;
+    for (; at <= n - 64; at += 64) {
+        memcpy(bits, x + at, sizeof bits);
+        for (int i = 0; i < 64; i++) bad |= (bits[i] & 0x7f800000u) == 0x7f800000u ? UINT32_MAX : 0;
     }
-    return worst != 0x7f800000u;
+    for (; at < n; at++)
+        if (!isfinite(x[at])) return false;
+    return bad == 0;
 }
 
 int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)

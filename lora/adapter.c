@@ -414,6 +414,7 @@ int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes)
 
 void pw_adapter_init(struct pw_adapter *a, uint64_t seed)
 {
+#pragma omp parallel for schedule(dynamic) if (a->n > 8) /* each module has a stream of its own */
     for (size_t i = 0; i < a->n; i++) {
         struct pw_adapter_module *m = &a->modules[i];
         struct pw_rng rng = pw_rng_make(seed, PW_STREAM_INIT | (uint64_t)i << 8 | (uint64_t)1 << 40);

@@ -78,19 +78,20 @@ const float pw_dynamic_map_unsigned[256] = {
 
 /* The nearest value; a tie goes to the lower index. bitsandbytes on CUDA compares with the same midpoints; its CPU library looks the
  * value up in a table and may take the neighbour within about 1e-5 of a midpoint. */
-static inline uint8_t nearest(float x)
+static inline uint8_t nearest(const float middle[255], float x)
 {
     int low = 0;                            /* as many midpoints are surely below x; 255 there are, so eight questions */
-    for (int step = 128; step > 0; step /= 2) {
-        const int k = low + step - 1;
-        low += x > (pw_dynamic_map[k] + pw_dynamic_map[k + 1]) * 0.5f ? step : 0;
-    }
+    for (int step = 128; step > 0; step /= 2)
+        low += x > middle[low + step - 1] ? step : 0;
     return (uint8_t)low;
 }
 
 void pw_nested_encode(const float *absmax, int64_t n, int block, uint8_t *q, float *nested_absmax, float *offset)
 {
     double sum = 0;
+    float middle[255];
+    for (int i = 0; i < 255; i++)
+        middle[i] = (pw_dynamic_map[i] + pw_dynamic_map[i + 1]) * 0.5f;
     for (int64_t i = 0; i < n; i++)
         sum += absmax[i];
     const float mean = (float)(sum / (double)n);
@@ -104,6 +105,6 @@ void pw_nested_encode(const float *absmax, int64_t n, int block, uint8_t *q, flo
         nested_absmax[first / block] = top;
         const float inverse = top > 0 ? 1.0f / top : 0;   /* all equal to the offset: code of 0 */
         for (int64_t i = first; i < end; i++)
-            q[i] = nearest((absmax[i] - mean) * inverse);
+            q[i] = nearest(middle, (absmax[i] - mean) * inverse);
     }
 }

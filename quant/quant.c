@@ -218,30 +218,27 @@ out:
     return rc;
 }
 
-/* Up to 64 elements; whether all are numbers */
-static bool widen_piece(float *out, const uint8_t *in, enum pw_dtype dtype, int n)
+/* 64 elements; whether all are numbers */
+static inline bool widen_piece(float *out, const uint8_t *in, enum pw_dtype dtype)
 {
-    uint32_t bits[64] = {0}, worst = 0;
+    uint32_t bits[64], bad = 0;
+    uint16_t half[64];
     if (dtype == PW_F32)
-        memcpy(bits, in, (size_t)n * sizeof *bits);
-    else {
-        uint16_t half[64] = {0};
-        memcpy(half, in, (size_t)n * sizeof *half);
-        if (dtype == PW_BF16)
-            for (int i = 0; i < 64; i++)
-                bits[i] = (uint32_t)half[i] << 16;
-        else
-            for (int i = 0; i < 64; i++) {
-                const float x = pw_f16_to_f32(half[i]);
-                memcpy(bits + i, &x, 4);
-            }
-    }
-    for (int i = 0; i < 64; i++) {
-        const uint32_t exponent = bits[i] & 0x7f800000u;
-        worst = exponent > worst ? exponent : worst;
-    }
-    memcpy(out, bits, (size_t)n * sizeof *bits);
-    return worst != 0x7f800000u;
+        memcpy(bits, in, sizeof bits);
+    else
+        memcpy(half, in, sizeof half);
+    if (dtype == PW_BF16)
+        for (int i = 0; i < 64; i++)
+            bits[i] = (uint32_t)half[i] << 16;
+    if (dtype == PW_F16)
+        for (int i = 0; i < 64; i++) {
+            const float x = pw_f16_to_f32(half[i]);
+            memcpy(bits + i, &x, 4);
+        }
+    for (int i = 0; i < 64; i++)
+        bad |= (bits[i] & 0x7f800000u) == 0x7f800000u ? UINT32_MAX : 0;
+    memcpy(out, bits, sizeof bits);
+    return bad == 0;
 }
 
 int pw_quant_widen(float *out, const void *in, enum pw_dtype dtype, int64_t n)
@@ -252,8 +249,16 @@ int pw_quant_widen(float *out, const void *in, enum pw_dtype dtype, int64_t n)
     PW_CHECK(dtype == PW_F32 || dtype == PW_F16 || dtype == PW_BF16, PW_E_FAIL, "widening: dtype %s is not supported", pw_dtype_name(dtype));
     const size_t size = pw_dtype_bytes(dtype);
 #pragma omp parallel for reduction(&& : numbers) if (n > 1 << 15)
-    for (int64_t i = 0; i < n; i += PIECE)
-        numbers = widen_piece(out + i, p + (size_t)i * size, dtype, (int)(n - i < PIECE ? n - i : PIECE)) && numbers;
+    for (int64_t i = 0; i <= n - PIECE; i += PIECE)
+        numbers = widen_piece(out + i, p + (size_t)i * size, dtype) && numbers;
+    if (n % PIECE) {
+        const size_t last = (size_t)(n % PIECE), from = (size_t)n - last;
+        uint8_t in_end[PIECE * sizeof(float)] = {0};
+        float out_end[PIECE];
+        memcpy(in_end, p + from * size, last * size);
+        numbers = widen_piece(out_end, in_end, dtype) && numbers;
+        memcpy(out + from, out_end, last * sizeof *out);
+    }
     for (int64_t i = 0; !numbers && i < n; i++)
         PW_CHECK(isfinite(out[i]), PW_E_NUMERIC, "element %" PRId64 " of a tile is not a number", i);
     return 0;

@@ -22,10 +22,16 @@ INLINE vi codes_of(const struct codes4 *t, vf x)
     return __builtin_convertvector(look_up(t->code, n), vi) + negative;
 }
 
+typedef uint64_t code_pairs __attribute__((vector_size(LANES * 4)));
+typedef uint8_t codes8 __attribute__((vector_size(LANES / 2)));
+INLINE codes8 pack_codes(vi c)
+{
+    code_pairs p = (code_pairs)c; /* the first of two codes in the low word */
+    return __builtin_convertvector((p << 4 | p >> 32) & 0xff, codes8);
+}
+
 static void encode4_block(const struct codes4 *t, int64_t n, const float *x, uint8_t *code, float *absmax)
 {
-    typedef uint64_t pairs __attribute__((vector_size(LANES * 4)));
-    typedef uint8_t bytes __attribute__((vector_size(LANES / 2)));
     vf most = vset(0);
     float top = 0;
     int64_t i = 0;
@@ -33,19 +39,23 @@ static void encode4_block(const struct codes4 *t, int64_t n, const float *x, uin
         vf a = (vf)((vi)vload(x + i) & 0x7fffffff);
         most = vpick(a > most, a, most);
     }
-    for (int l = 0; l < LANES; l++) top = most[l] > top ? most[l] : top;
+    float lane[LANES];
+    memcpy(lane, &most, sizeof lane);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] = lane[l + half] > lane[l] ? lane[l + half] : lane[l];
+    top = lane[0];
     for (; i < n; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
     *absmax = top;
     const float inverse = pw_block_inverse(top);
-    for (i = 0; i < n; i += LANES) {
-        const int64_t left = n - i;
-        vf in = left >= LANES ? vload(x + i) : vload_part(x + i, left);
-        vi c = codes_of(t, in * inverse);
-        if (left < LANES) /* what is not there has code 0, as ever */
-            for (int l = 0; l < LANES; l++) c[l] = l < left ? c[l] : 0;
-        pairs p = (pairs)c; /* the first of two codes in the low word */
-        bytes b = __builtin_convertvector((p << 4 | p >> 32) & 0xff, bytes);
-        memcpy(code + i / 2, &b, left >= LANES ? sizeof b : (size_t)(left + 1) / 2);
+    for (i = 0; i + LANES <= n; i += LANES) {
+        codes8 b = pack_codes(codes_of(t, vload(x + i) * inverse));
+        memcpy(code + i / 2, &b, sizeof b);
+    }
+    if (i < n) { /* what is not there has code 0, as ever */
+        vi c = codes_of(t, vload_part(x + i, n - i) * inverse);
+        for (int l = 0; l < LANES; l++) c[l] = l < n - i ? c[l] : 0;
+        codes8 b = pack_codes(c);
+        memcpy(code + i / 2, &b, (size_t)(n - i + 1) / 2);
     }
 }
 
