@@ -12,7 +12,7 @@ enum { THREADS = 128, LENGTHS = 4, RANKS = 64, COLUMNS = 32, ROWS = 32, DROPS = 
 
 
 template <enum decode_kind KIND, bool FAST, bool A_FAST>
-__global__ void __launch_bounds__(THREADS) row_norm_kernel(float *__restrict__ norm, const cuda_weight w, const float *__restrict__ a, const float *__restrict__ b, int r, float scale)
+__global__ void __launch_bounds__(THREADS, 1) row_norm_kernel(float *__restrict__ norm, const cuda_weight w, const float *__restrict__ a, const float *__restrict__ b, int r, float scale)
 {
     SIMT_SHARED(float[16], table);
     SIMT_SHARED(float[LENGTHS * RANKS], bs);
