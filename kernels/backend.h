@@ -12,7 +12,7 @@ extern "C" {
 /* Which way a linear layer of this shape multiplies: kernels/choices.h. */
 enum { PW_CHOICE_LEAST = 32, PW_CHOICE_MOST = 4096 }; /* rows: a power of two that stands for the numbers above the one before it, the last for all */
 enum pw_way { PW_WAY_FUSED, PW_WAY_DECODED };
-struct pw_choice { enum pw_qtype type; enum pw_dtype dtype; int64_t rows, n_out, n_in; enum pw_way way; double seconds[2]; };
+struct pw_choice { enum pw_qtype type; enum pw_dtype dtype; int64_t rows, n_out, n_in; bool backward; enum pw_way way; double seconds[2]; }; /* backward: dx alone */
 
 struct pw_backend {
     const char *kind;

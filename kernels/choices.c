@@ -7,10 +7,11 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/progress.h"
+#include "base/rng.h"
 #include "base/value.h"
 
-enum { ENTRIES = 4096, RUNS = 3 };
-static const char *const ways[] = { "fused", "decoded" };
+enum { ENTRIES = 4096, RUNS = 3, SCHEMA = 2 };
+static const char *const ways[] = { "fused", "decoded" }, *const passes[] = { "forward", "backward" };
 
 int64_t pw_choice_bucket(int64_t rows)
 {
@@ -27,7 +28,7 @@ void pw_choices_free(struct pw_choices *c)
 
 static bool same_shape(const struct pw_choice *a, const struct pw_choice *b)
 {
-    return a->type == b->type && (a->type != PW_Q_DENSE || a->dtype == b->dtype) && a->rows == b->rows && a->n_out == b->n_out && a->n_in == b->n_in;
+    return a->backward == b->backward && a->type == b->type && (a->type != PW_Q_DENSE || a->dtype == b->dtype) && a->rows == b->rows && a->n_out == b->n_out && a->n_in == b->n_in;
 }
 
 static const struct pw_choice *find(const struct pw_choices *c, const struct pw_choice *like)
@@ -53,10 +54,11 @@ static int append(struct pw_choices *c, const struct pw_choice *one)
 
 static int read_one(struct pw_choice *one, const struct pw_value *v, const char *path)
 {
-    const char *type = "", *dtype = "", *way = "";
+    const char *pass = "", *type = "", *dtype = "", *way = "";
     int found = 0;
     memset(one, 0, sizeof *one);
     PW_CHECK(v->kind == PW_MAP, PW_E_FORMAT, "%s: line %d: expected a choice, got %s", path, v->line, pw_kind_name(v->kind));
+    PW_PASS(pw_get_str(v, "pass", path, &pass));
     PW_PASS(pw_get_str(v, "type", path, &type));
     PW_PASS(pw_get_str(v, "dtype", path, &dtype));
     PW_PASS(pw_get_str(v, "way", path, &way));
@@ -71,7 +73,9 @@ static int read_one(struct pw_choice *one, const struct pw_value *v, const char 
         if (strcmp(pw_dtype_name((enum pw_dtype)i), dtype) == 0) one->dtype = (enum pw_dtype)i, found |= 2;
     for (int i = 0; i < 2; i++)
         if (strcmp(ways[i], way) == 0) one->way = (enum pw_way)i, found |= 4;
-    PW_CHECK(found == 7, PW_E_FORMAT, "%s: line %d: expected a type of weights and a way, got \"%s\", \"%s\", \"%s\"", path, v->line, type, dtype, way);
+    for (int i = 0; i < 2; i++)
+        if (strcmp(passes[i], pass) == 0) one->backward = i == 1, found |= 8;
+    PW_CHECK(found == 15, PW_E_FORMAT, "%s: line %d: expected a pass, a type of weights and a way, got \"%s\", \"%s\", \"%s\", \"%s\"", path, v->line, pass, type, dtype, way);
     PW_CHECK(one->rows >= PW_CHOICE_LEAST && one->rows <= PW_CHOICE_MOST && pw_choice_bucket(one->rows) == one->rows, PW_E_FORMAT,
              "%s: line %d: rows: expected a power of two from %d to %d, got %lld", path, v->line, PW_CHOICE_LEAST, PW_CHOICE_MOST, (long long)one->rows);
     PW_CHECK(one->n_out >= 1 && one->n_in >= 1, PW_E_FORMAT, "%s: line %d: expected positive sizes, got (%lld, %lld)", path, v->line, (long long)one->n_out, (long long)one->n_in);
@@ -88,42 +92,62 @@ static int same_text(const struct pw_value *file, const char *key, const char *p
 
 static int64_t driver_of(struct pw_dev *dev) { return dev->backend->driver ? dev->backend->driver(dev) : 0; }
 
+/* dev NULL: measured anywhere */
+static int read_all(struct pw_choices *c, const struct pw_value *file, const char *path, struct pw_dev *dev)
+{
+    int64_t schema = 0, driver = -1;
+    PW_CHECK(file->kind == PW_MAP, PW_E_FORMAT, "%s: expected choices of products, got %s", path, pw_kind_name(file->kind));
+    PW_PASS(pw_get_i64(file, "schema", path, &schema));
+    PW_CHECK(schema == SCHEMA, PW_E_FORMAT, "%s: schema: expected %d, got %lld", path, SCHEMA, (long long)schema);
+    if (dev) {
+        PW_PASS(same_text(file, "version", path, PW_VERSION));
+        PW_PASS(same_text(file, "device", path, dev->level));
+        PW_PASS(pw_get_i64(file, "driver", path, &driver));
+        PW_CHECK(driver == driver_of(dev), PW_E_REFUSED, "%s: driver: expected %lld, got %lld", path, (long long)driver_of(dev), (long long)driver);
+    }
+    const struct pw_value *list = pw_get(file, "choices");
+    PW_CHECK(list && list->kind == PW_LIST, PW_E_FORMAT, "%s: choices: expected a list", path);
+    for (size_t i = 0; i < list->len; i++) {
+        struct pw_choice one;
+        PW_PASS(read_one(&one, &list->items[i], path));
+        PW_CHECK(!find(c, &one), PW_E_FORMAT, "%s: line %d: a shape is there twice", path, list->items[i].line);
+        PW_TRY(append(c, &one), "reading %s", path);
+    }
+    return 0;
+}
+
 int pw_choices_read(struct pw_choices *c, struct pw_dev *dev, const char *path)
 {
     struct pw_arena arena;
     struct pw_value *file = NULL;
-    int64_t schema = 0, driver = -1;
-    int rc = 0;
     memset(c, 0, sizeof *c);
     if (!pw_file_exists(path)) return 0;
     pw_arena_init(&arena);
-    PW_PASS_OUT(pw_json_load(&arena, path, &file));
-    PW_CHECK_OUT(file->kind == PW_MAP, PW_E_FORMAT, "%s: expected choices of products, got %s", path, pw_kind_name(file->kind));
-    PW_PASS_OUT(pw_get_i64(file, "schema", path, &schema));
-    PW_CHECK_OUT(schema == 1, PW_E_FORMAT, "%s: schema: expected 1, got %lld", path, (long long)schema);
-    PW_PASS_OUT(same_text(file, "version", path, PW_VERSION));
-    PW_PASS_OUT(same_text(file, "device", path, dev->level));
-    PW_PASS_OUT(pw_get_i64(file, "driver", path, &driver));
-    PW_CHECK_OUT(driver == driver_of(dev), PW_E_REFUSED, "%s: driver: expected %lld, got %lld", path, (long long)driver_of(dev), (long long)driver);
-    const struct pw_value *list = pw_get(file, "choices");
-    PW_CHECK_OUT(list && list->kind == PW_LIST, PW_E_FORMAT, "%s: choices: expected a list", path);
-    for (size_t i = 0; i < list->len; i++) {
-        struct pw_choice one;
-        PW_PASS_OUT(read_one(&one, &list->items[i], path));
-        PW_CHECK_OUT(!find(c, &one), PW_E_FORMAT, "%s: line %d: a shape is there twice", path, list->items[i].line);
-        PW_TRY_OUT(append(c, &one), "reading %s", path);
-    }
-out:
+    int rc = pw_json_load(&arena, path, &file);
+    if (rc == 0) rc = read_all(c, file, path, dev);
     if (rc < 0) pw_choices_free(c);
     pw_arena_free(&arena);
     return rc;
 }
 
-int pw_choices_write(const struct pw_choices *c, struct pw_dev *dev, const char *path)
+int pw_choices_recall(struct pw_choices *c, const char *text, size_t n, const char *name)
+{
+    struct pw_arena arena;
+    struct pw_value *file = NULL;
+    memset(c, 0, sizeof *c);
+    pw_arena_init(&arena);
+    int rc = pw_json_parse(&arena, text, n, name, &file);
+    if (rc == 0) rc = read_all(c, file, name, NULL);
+    if (rc < 0) pw_choices_free(c);
+    pw_arena_free(&arena);
+    return rc;
+}
+
+int pw_choices_text(const struct pw_choices *c, struct pw_dev *dev, struct pw_buf *out)
 {
     struct pw_json w = { .indent = true };
     pw_json_open(&w, NULL, '{');
-    pw_json_i64(&w, "schema", 1);
+    pw_json_i64(&w, "schema", SCHEMA);
     pw_json_str(&w, "version", PW_VERSION);
     pw_json_str(&w, "device", dev->level);
     pw_json_i64(&w, "driver", driver_of(dev));
@@ -131,6 +155,7 @@ int pw_choices_write(const struct pw_choices *c, struct pw_dev *dev, const char 
     for (size_t i = 0; i < c->n; i++) {
         const struct pw_choice *one = &c->list[i];
         pw_json_open(&w, NULL, '{');
+        pw_json_str(&w, "pass", passes[one->backward]);
         pw_json_str(&w, "type", pw_qtype_name(one->type));
         pw_json_str(&w, "dtype", pw_dtype_name(one->dtype));
         pw_json_i64(&w, "rows", one->rows);
@@ -143,22 +168,85 @@ int pw_choices_write(const struct pw_choices *c, struct pw_dev *dev, const char 
     }
     pw_json_close(&w, ']');
     pw_json_close(&w, '}');
-    int rc = pw_json_status(&w);
-    if (rc == 0) rc = pw_file_write(path, w.out.data, w.out.len, true);
-    pw_json_free(&w);
+    const int rc = pw_json_status(&w);
+    if (rc < 0) pw_json_free(&w);
+    *out = rc == 0 ? w.out : (struct pw_buf){ 0 };
     return rc;
 }
 
-/* The least of RUNS, after one that makes ready. */
-static int time_way(struct pw_dev *dev, struct pw_choice *one, enum pw_way way, const struct pw_weight *w, struct pw_tensor y, struct pw_tensor x)
+int pw_choices_write(const struct pw_choices *c, struct pw_dev *dev, const char *path)
 {
+    struct pw_buf text = { 0 };
+    PW_PASS(pw_choices_text(c, dev, &text));
+    const int rc = pw_file_write(path, text.data, text.len, true);
+    pw_buf_free(&text);
+    return rc;
+}
+
+/* ---- measuring ---- */
+
+/* Numbers for memory of the device, so that a card multiplies what it multiplies in earnest (zeros take less power, and so less time): uniform in
+ * (-1, 1), or any bytes for what is not one number an element. */
+enum { CHUNK = 1 << 20 };
+struct values { struct pw_dev *dev; char *chunk; struct pw_rng rng; };
+static int fill(struct values *v, void *device, size_t bytes, const enum pw_dtype *type)
+{
+    const size_t chunk = bytes < CHUNK ? (bytes + 3) / 4 : CHUNK / 4;
+    for (size_t i = 0; i < chunk; i++) {
+        const uint32_t word = pw_rng_u32(&v->rng);
+        const float x = (float)(int32_t)word * 0x1p-31f;
+        if (!type) memcpy(v->chunk + 4 * i, &word, 4);
+        else if (*type == PW_F32) memcpy(v->chunk + 4 * i, &x, 4);
+        else {
+            const uint16_t half = *type == PW_BF16 ? pw_f32_to_bf16(x) : pw_f32_to_f16(x), two[2] = { half, half };
+            memcpy(v->chunk + 4 * i, two, 4);
+        }
+    }
+    for (size_t at = 0; at < bytes; at += CHUNK) PW_PASS(pw_dev_put(v->dev, (char *)device + at, v->chunk, bytes - at < CHUNK ? bytes - at : CHUNK));
+    return 0;
+}
+
+/* A weight of w's shape and type. Nested when w is. */
+static int make_weight(struct values *v, struct pw_pool *pool, struct pw_weight *w)
+{
+    static const enum pw_dtype f32 = PW_F32;
+    const bool scales = w->type == PW_Q_NF4 || w->type == PW_Q_FP4 || w->type == PW_Q_INT8, nested = scales && w->nested_block > 0;
+    if (scales && w->block < 1) w->block = 64;
+    const size_t data = pw_weight_data_bytes(w), blocks = scales ? (size_t)pw_weight_blocks(w) : 0;
+    const size_t absmax = nested ? 0 : blocks * 4, outer = nested ? (blocks + (size_t)w->nested_block - 1) / (size_t)w->nested_block * 4 : 0;
+    PW_PASS(pw_pool_open(pool, v->dev, pw_pool_round(data) + pw_pool_round(absmax) + pw_pool_round(nested ? blocks : 0) + pw_pool_round(outer) + pw_pool_round(1024), "measuring products"));
+    void *at = pw_pool_take(pool, data);
+    PW_PASS(fill(v, at, data, w->type == PW_Q_DENSE ? &w->dtype : NULL));
+    w->data = at;
+    w->absmax = w->nested_absmax = w->nested_code = NULL;
+    w->absmax_q = NULL;
+    w->bias = NULL;
+    if (scales && !nested) {
+        PW_PASS(fill(v, at = pw_pool_take(pool, absmax), absmax, &f32));
+        w->absmax = at;
+    } else if (nested) {
+        PW_PASS(fill(v, at = pw_pool_take(pool, blocks), blocks, NULL));
+        w->absmax_q = at;
+        PW_PASS(fill(v, at = pw_pool_take(pool, outer), outer, &f32));
+        w->nested_absmax = at;
+        PW_PASS(fill(v, at = pw_pool_take(pool, 1024), 1024, &f32));
+        w->nested_code = at;
+    }
+    return 0;
+}
+
+/* The least of RUNS, after one that makes ready. Forward: out (rows, n_out) from in (rows, n_in); backward the other way. */
+static int time_way(struct pw_dev *dev, struct pw_choice *one, enum pw_way way, const struct pw_weight *w, struct pw_tensor out, struct pw_tensor in)
+{
+    const struct pw_drop none = { 0 };
+    const struct pw_linear_grads g = { .dx = out };
     double least = INFINITY;
     one->way = way;
     dev->backend->choose(dev, one, 1);
-    PW_PASS(pw_dev_reserve(dev, pw_scratch_linear(dev, x.shape[0], w, false)));
+    PW_PASS(pw_dev_reserve(dev, pw_scratch_linear(dev, in.shape[0], w, one->backward)));
     for (int i = 0; i <= RUNS; i++) {
         const double begin = pw_seconds();
-        PW_PASS(pw_linear_fwd(dev, y, pw_none(), x, w, (struct pw_drop){ 0 }));
+        PW_PASS(one->backward ? pw_linear_bwd(dev, &g, in, pw_none(), pw_none(), w, none) : pw_linear_fwd(dev, out, pw_none(), in, w, none));
         PW_PASS(pw_dev_sync(dev));
         const double seconds = pw_seconds() - begin;
         least = i > 0 && seconds < least ? seconds : least;
@@ -167,28 +255,46 @@ static int time_way(struct pw_dev *dev, struct pw_choice *one, enum pw_way way, 
     return 0;
 }
 
-int pw_choices_measure(struct pw_choices *c, struct pw_dev *dev, const struct pw_weight *weight, int64_t most_rows)
+static int measure_one(struct values *v, struct pw_choice *one, const struct pw_weight *w)
+{
+    struct pw_dev *dev = v->dev;
+    struct pw_pool pool = { 0 };
+    int rc = 0;
+    const int64_t from = one->backward ? w->n_out : w->n_in, to = one->backward ? w->n_in : w->n_out;
+    const size_t each = pw_dtype_bytes(dev->act), in_bytes = (size_t)one->rows * (size_t)from * each, out_bytes = (size_t)one->rows * (size_t)to * each;
+    PW_PASS_OUT(pw_pool_open(&pool, dev, pw_pool_round(in_bytes) + pw_pool_round(out_bytes), "measuring products"));
+    const struct pw_tensor in = pw_tensor2(pw_pool_take(&pool, in_bytes), dev->act, one->rows, from), out = pw_tensor2(pw_pool_take(&pool, out_bytes), dev->act, one->rows, to);
+    PW_PASS_OUT(fill(v, in.data, in_bytes, &dev->act));
+    for (int way = 0; way < 2; way++) PW_TRY_OUT(time_way(dev, one, (enum pw_way)way, w, out, in), "measuring a product of %lld rows", (long long)one->rows);
+    one->way = one->seconds[PW_WAY_FUSED] <= one->seconds[PW_WAY_DECODED] ? PW_WAY_FUSED : PW_WAY_DECODED;
+out:
+    pw_pool_close(&pool);
+    return rc;
+}
+
+int pw_choices_measure(struct pw_choices *c, struct pw_dev *dev, const struct pw_weight *weight, int64_t most_rows, bool backward)
 {
     struct pw_weight w = *weight;
-    const int64_t most = pw_choice_bucket(most_rows);
     struct pw_pool pool = { 0 };
+    struct values v = { .dev = dev, .rng = pw_rng_make(0, PW_STREAM_SIMULATE) };
     int rc = 0;
     if (!dev->backend->choose || driver_of(dev) == 0) return 0;
     w.lora = NULL;
-    for (int64_t rows = PW_CHOICE_LEAST; rows <= most; rows *= 2) {
-        struct pw_choice one = { .type = w.type, .dtype = w.dtype, .rows = rows, .n_out = w.n_out, .n_in = w.n_in };
+    for (int64_t rows = PW_CHOICE_LEAST; rows <= pw_choice_bucket(most_rows); rows *= 2) {
+        struct pw_choice one = { .type = w.type, .dtype = w.dtype, .rows = rows, .n_out = w.n_out, .n_in = w.n_in, .backward = backward };
         if (find(c, &one)) continue;
-        const size_t each = pw_dtype_bytes(dev->act), x_bytes = (size_t)rows * (size_t)w.n_in * each, y_bytes = (size_t)rows * (size_t)w.n_out * each;
-        PW_PASS_OUT(pw_pool_open(&pool, dev, pw_pool_round(x_bytes) + pw_pool_round(y_bytes), "measuring products"));
-        const struct pw_tensor x = pw_tensor2(pw_pool_take(&pool, x_bytes), dev->act, rows, w.n_in), y = pw_tensor2(pw_pool_take(&pool, y_bytes), dev->act, rows, w.n_out);
-        for (int way = 0; way < 2; way++) PW_TRY_OUT(time_way(dev, &one, (enum pw_way)way, &w, y, x), "measuring a product of %lld rows", (long long)rows);
-        one.way = one.seconds[PW_WAY_FUSED] <= one.seconds[PW_WAY_DECODED] ? PW_WAY_FUSED : PW_WAY_DECODED;
+        if (!v.chunk) {
+            v.chunk = pw_alloc(CHUNK);
+            PW_CHECK_OUT(v.chunk, PW_E_NOMEM, "out of memory for measuring products");
+        }
+        if (!w.data) PW_PASS_OUT(make_weight(&v, &pool, &w));
+        PW_PASS_OUT(measure_one(&v, &one, &w));
         PW_PASS_OUT(append(c, &one));
-        pw_pool_close(&pool);
     }
 out:
     dev->backend->choose(dev, NULL, 0);
     pw_pool_close(&pool);
+    pw_free(v.chunk);
     return rc;
 }
 

@@ -135,6 +135,13 @@ int pw_dev_reserve(struct pw_dev *d, size_t bytes)
     return 0;
 }
 
+void pw_dev_unreserve(struct pw_dev *d)
+{
+    d->backend->give(d, d->scratch);
+    d->scratch = NULL;
+    d->scratch_bytes = 0;
+}
+
 int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes) { return bytes ? d->backend->put(d, device, host, bytes) : 0; }
 /* A card says of queued work that it failed, not of which. */
 static int of_queue(const struct pw_dev *d, int rc)

@@ -36,6 +36,7 @@ struct pw_dev_options { const char *kind; int threads; const char *level; }; /* 
 int pw_dev_open(struct pw_dev **out, const struct pw_dev_options *opt);
 void pw_dev_close(struct pw_dev *d);
 int pw_dev_reserve(struct pw_dev *d, size_t scratch_bytes); /* grows the scratch; never inside a loop */
+void pw_dev_unreserve(struct pw_dev *d);                    /* gives it back, so that what was measured leaves no trace in a plan */
 int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes); /* host may be reused at once */
 int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes); /* waits for the work queued before */
 int pw_dev_sync(struct pw_dev *d);                                              /* waits and reports */

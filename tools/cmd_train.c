@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "tools/cmd.h"
+#include "tools/load.h"
 #include "tools/ranks.h"
 #include "train/run.h"
 
@@ -201,7 +202,7 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
     struct pw_run_result result = {0};
     struct pw_dev *dev = NULL;
     struct pw_ranks *ranks = NULL;
-    char cache[4096];
+    char cache[4096], products[4400];
     int rc = 0;
     PW_PASS(pw_cmd_join(c, &ranks));
     const bool first = pw_ranks_rank(ranks) == 0;
@@ -220,6 +221,7 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
     const struct pw_run_options opt = {
         .recipe = &recipe, .dev = dev, .memory = c->common->memory, .resume = o->resume, .force = c->common->force, .cache_dir = cache_dir(cache),
         .progress = c->progress, .stop = stop, .ranks = ranks,
+        .products = pw_cmd_products(c, dev, products), .products_given = c->common->products != NULL,
     };
     PW_PASS_OUT(pw_run_open(&run, &opt));
     if (plan_only || o->dry_run) {

@@ -73,9 +73,26 @@ static int measure(struct pw_choices *choices, const struct pw_model *m, const c
     for (int i = 0; i < m->config.layers && rc == 0; i++)
         for (int j = 0; j < PW_LIN_COUNT && rc == 0; j++)
             if (m->layers[i].linear[j].data)
-                rc = pw_choices_measure(choices, dev, &m->layers[i].linear[j], rows);
+                rc = pw_choices_measure(choices, dev, &m->layers[i].linear[j], rows, false);
     pw_dev_close(dev);
     return rc;
+}
+
+const char *pw_cmd_products(const struct pw_cmd *c, struct pw_dev *dev, char path[4400])
+{
+    char folder[4096], name[256];
+    if (c->common->products) {
+        snprintf(path, 4400, "%s", c->common->products);
+        return path;
+    }
+    if (!dev->backend->choose || dev->backend->driver(dev) == 0 || !pw_cmd_cache(folder, "products"))
+        return NULL;
+    snprintf(name, sizeof name, "%s", dev->level);
+    for (char *at = name; *at; at++)
+        if (strchr("/ \\", *at))
+            *at = '-';
+    snprintf(path, 4400, "%s/%s.json", folder, name);
+    return path;
 }
 
 /* The file that --products names must be good; the one in the cache is made anew with a word when it is not, and is no reason to fail. With --memory nothing
@@ -83,23 +100,14 @@ static int measure(struct pw_choices *choices, const struct pw_model *m, const c
 static int choose_products(struct pw_loaded *l, const struct pw_cmd *c)
 {
     const char *given = c->common->products;
-    char folder[4096], path[4400], name[256];
+    char path[4400];
     PW_CHECK(!given || l->dev->backend->choose, PW_E_USAGE, "--products: device %s has one way of multiplying", l->dev->kind);
     if (!l->dev->backend->choose)
         return 0;
     const bool times = l->dev->backend->driver(l->dev) != 0;
     PW_CHECK(!given || times || pw_file_exists(given), PW_E_REFUSED, "--products %s: there is no such file, and device %s has no times to measure", given, l->dev->kind);
-    if (given)
-        snprintf(path, sizeof path, "%s", given);
-    else {
-        if (!times || !pw_cmd_cache(folder, "products"))
-            return 0;
-        snprintf(name, sizeof name, "%s", l->dev->level);
-        for (char *at = name; *at; at++)
-            if (strchr("/ \\", *at))
-                *at = '-';
-        snprintf(path, sizeof path, "%s/%s.json", folder, name);
-    }
+    if (!pw_cmd_products(c, l->dev, path))
+        return 0;
     int rc = pw_choices_read(&l->choices, l->dev, path);
     if (given)
         PW_TRY(rc, "reading the choices of --products");

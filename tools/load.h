@@ -21,6 +21,8 @@ struct pw_loaded {
 int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);
 /* As pw_load, for commands that run with at most one adapter: attaches it. */
 int pw_load_attached(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);
+/* The file of choices of products: that of --products, or the card's in the cache. NULL: none, since there is nothing to choose, or no home. */
+const char *pw_cmd_products(const struct pw_cmd *c, struct pw_dev *dev, char path[4400]);
 void pw_unload(struct pw_loaded *l); /* fine on a zeroed struct */
 /* PATH[:SCALE] of --adapter: what exists under the whole name is a path; else a colon that no number follows belongs to the path. */
 int pw_adapter_argument(struct pw_arena *a, const char *given, const char **path, double *scale);

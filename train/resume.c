@@ -114,6 +114,8 @@ static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const stru
     PW_PASS(pw_h5_put_i64(h, "tensors", (int64_t)o->n));
     PW_PASS(pw_h5_put_text(h, "recipe", s->recipe.data, s->recipe.len));
     PW_PASS(pw_h5_put_text(h, "base_hash", s->base_hash, strlen(s->base_hash)));
+    if (s->products_hash[0])
+        PW_PASS(pw_h5_put_text(h, "products_hash", s->products_hash, strlen(s->products_hash)));
     return pw_h5_put_text(h, "data_hash", s->data_hash, strlen(s->data_hash));
 }
 
@@ -174,6 +176,8 @@ static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
     PW_PASS(pw_h5_get_text(in, "recipe", &s->recipe));
     PW_PASS(get_hash(in, "base_hash", s->base_hash));
     PW_PASS(get_hash(in, "data_hash", s->data_hash));
+    if (pw_h5_has(in, "products_hash"))
+        PW_PASS(get_hash(in, "products_hash", s->products_hash));
     s->has_best = has_best != 0;
     PW_CHECK(s->ranks >= 0 && s->ranks <= INT32_MAX, PW_E_FORMAT, "a state of %lld ranks", (long long)s->ranks);
     PW_CHECK(s->step >= 0 && s->epoch >= 0 && s->pass >= 0 && s->log_bytes >= 0, PW_E_FORMAT, "a negative position (step %lld, epoch %lld, pass %lld)",

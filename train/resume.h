@@ -25,6 +25,7 @@ struct pw_state {
     int64_t worse;             /* evaluations in a row that were not better than the best */
     struct pw_buf recipe;      /* effective, YAML */
     char base_hash[65], data_hash[65];
+    char products_hash[65];    /* of the choices of products (train/run_products.c); "": none */
 };
 void pw_state_free(struct pw_state *s);
 int pw_state_save(const char *path, const struct pw_state *s, struct pw_optim *o, struct pw_dev *dev);

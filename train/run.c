@@ -265,6 +265,7 @@ static int open_alone(struct pw_run *run, const struct pw_run_options *opt)
     PW_PASS(open_data_in_turn(run));
     PW_PASS(plan_adapter(run));
     PW_PASS(pw_run_trainer(run));
+    PW_PASS(pw_run_products(run));
     return pw_run_choose_fit(run);
 }
 
@@ -300,6 +301,10 @@ void pw_run_close(struct pw_run *run)
         pw_trainer_close(&run->trainer);
     pw_probes_free(&run->probes);
     pw_model_free(run->model);
+    if (run->choices.n > 0)
+        pw_choices_use(&(struct pw_choices){0}, run->opt.dev);
+    pw_choices_free(&run->choices);
+    pw_buf_free(&run->products);
     if (run->has_adapter)
         pw_adapter_free(&run->adapter);
     pw_dataset_free(run->train);

@@ -1,12 +1,13 @@
 /* A run: from a recipe to a run folder. Reads tokenizer and data, plans memory, refuses what cannot be, trains, saves, and writes the outputs.
  *
- * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, samples/step-N.jsonl, log.jsonl, log.csv, report.html, tb/, recipe.yaml. It is made only after model, data and
- * plan are accepted. Knows nothing of options and commands. */
+ * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, samples/step-N.jsonl, log.jsonl, log.csv, report.html, tb/, recipe.yaml, on a card products.json. It is made
+ * only after model, data and plan are accepted. Knows nothing of options and commands. */
 #ifndef PW_TRAIN_RUN_H
 #define PW_TRAIN_RUN_H
 
 #include "base/lock.h"
 #include "data/preflight.h"
+#include "kernels/choices.h"
 #include "train/probes.h"
 #include "train/trainer.h"
 
@@ -16,6 +17,7 @@ struct pw_run_options {
     uint64_t memory;                 /* most bytes to use; 0: what the machine has left */
     bool resume, force;
     const char *cache_dir;           /* of tokenised rows; NULL: none */
+    const char *products; bool products_given; /* file of choices (kernels/choices.h), NULL: none; given by the user: it must be good */
     struct pw_progress *progress;
     bool (*stop)(void *ctx); void *stop_ctx;
     struct pw_ranks *ranks;          /* NULL: alone. Rank 0 alone reads and writes the run folder and says what there is to say */
@@ -32,6 +34,8 @@ struct pw_run {
     uint32_t *rows, *held; int64_t n_rows, n_held;   /* examples; NULL: all of train; of the held-out share */
     struct pw_model *model;          /* shapes alone until training begins */
     struct pw_model_config config;
+    struct pw_choices choices;       /* of products, as the run began with them; the device uses this list until the run is closed */
+    struct pw_buf products;          /* the same as the text of products.json; empty: no choices */
     struct pw_adapter adapter; bool has_adapter;
     struct pw_trainer trainer; bool has_trainer;
     struct pw_budget budget;

@@ -15,6 +15,9 @@ bool pw_run_is_full(const struct pw_run *run);
 const char *pw_run_quantise(const struct pw_run *run);   /* NULL: as stored */
 int pw_run_model(struct pw_run *run, bool measure);
 int pw_run_trainer(struct pw_run *run);
+/* Which way products go on this device, before anything is planned: run_products.c. */
+#define PW_RUN_PRODUCTS "products.json"
+int pw_run_products(struct pw_run *run);
 int pw_run_fill_budget(struct pw_run *run);              /* for the run as run->fit has it */
 int pw_run_outputs(struct pw_run *run, const char *folder, const char *name); /* adapter/ or model/ or best/, replaced */
 size_t pw_run_init_bytes(const struct pw_run *run);  /* of host memory that pissa and loftq take for a while */

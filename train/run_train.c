@@ -192,11 +192,12 @@ static int check_same(struct training *k, const struct pw_state *s)
         key = "train.accumulate times the number of ranks";
     if (!key && ranks != pw_ranks_size(k->ranks))
         pw_progress_say(k->progress, "the state was saved by %lld rank%s: from here on sums are taken in another order", (long long)ranks, ranks == 1 ? "" : "s");
-    bool base = strcmp(s->base_hash, k->state.base_hash) == 0, data = strcmp(s->data_hash, k->state.data_hash) == 0;
-    if ((key || !base || !data) && !k->run->opt.force) {
+    bool base = strcmp(s->base_hash, k->state.base_hash) == 0, data = strcmp(s->data_hash, k->state.data_hash) == 0, ways = strcmp(s->products_hash, k->state.products_hash) == 0;
+    if ((key || !base || !data || !ways) && !k->run->opt.force) {
         rc = key     ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed (saved %s, now %s)", k->r->output, key, a, b)
              : !base ? pw_error(PW_E_REFUSED, "resuming %s: the base is another one (saved %.16s, now %.16s)", k->r->output, s->base_hash, k->state.base_hash)
-                     : pw_error(PW_E_REFUSED, "resuming %s: the training rows are others (saved %.16s, now %.16s)", k->r->output, s->data_hash, k->state.data_hash);
+             : !data ? pw_error(PW_E_REFUSED, "resuming %s: the training rows are others (saved %.16s, now %.16s)", k->r->output, s->data_hash, k->state.data_hash)
+                     : pw_error(PW_E_REFUSED, "resuming %s: %s was changed since the state was saved", k->r->output, PW_RUN_PRODUCTS);
         pw_error_hint("go on with what the run began with, or --force to go on all the same");
     }
 out:
@@ -350,6 +351,8 @@ static int hash_base(struct training *k)
         PW_PASS(pw_checkpoint_identity(c, run->base_hash));
     memcpy(k->state.base_hash, run->base_hash, sizeof run->base_hash);
     memcpy(k->state.data_hash, run->train->digest, sizeof k->state.data_hash);
+    if (run->products.len > 0)
+        pw_sha256_bytes(run->products.data, run->products.len, k->state.products_hash);
     return 0;
 }
 
@@ -370,8 +373,8 @@ static int recall_losses(struct training *k, const char *log)
 
 static int fill_folder(struct training *k, bool *made)
 {
-    const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl");
-    PW_CHECK(recipe && log, PW_E_NOMEM, "out of memory");
+    const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl"), *products = in_folder(k, PW_RUN_PRODUCTS);
+    PW_CHECK(recipe && log && products, PW_E_NOMEM, "out of memory");
     if (k->lock.path && !k->run->opt.resume)
         PW_PASS(pw_dir_clear(k->r->output, LOCK_NAME));
     if (!k->lock.path) {
@@ -384,6 +387,8 @@ static int fill_folder(struct training *k, bool *made)
         }
     }
     PW_PASS(pw_dir_make(k->states));
+    if (k->run->products.len > 0)   /* before the recipe, which makes it a run's folder */
+        PW_PASS(pw_file_write(products, k->run->products.data, k->run->products.len, true));
     PW_PASS(pw_file_write(recipe, k->state.recipe.data, k->state.recipe.len, true));
     PW_PASS(pw_runlog_open(&k->log, log, k->resume_from[0] ? k->state.log_bytes : 0));
     return k->resume_from[0] ? recall_losses(k, log) : 0;

@@ -49,7 +49,7 @@ struct cuda_impl {
     int processors;           /* streaming multiprocessors */
     bool capturing;           /* ops are recorded; nothing else may be queued */
     size_t shared_limit;      /* bytes of shared memory a block may ask for */
-    const struct pw_choice *choices; /* of other ways than the fixed rule's, forward */
+    const struct pw_choice *choices; /* of other ways than the fixed rule's */
     size_t n_choices;
     void *gemm;               /* kernels/cuda/gemm.h */
     void *lanes;              /* of transfers: plugin.cu */

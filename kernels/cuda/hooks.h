@@ -1,4 +1,4 @@
-/* What a test may force on an open cuda or simt device, and what a later choice by measurement will set: the first member of its impl
+/* What a test may force on an open cuda or simt device, before any choice by measurement: the first member of its impl
  * (`(struct cuda_hooks *)dev->impl`). Plain C. Set it before scratch is asked for; zeros are replaced by the defaults when the device opens. */
 #ifndef PW_KERNELS_CUDA_HOOKS_H
 #define PW_KERNELS_CUDA_HOOKS_H

@@ -33,16 +33,16 @@ bool linear_fused(const struct pw_weight *w)
     return kind != DECODE_KINDS && (linear_words(w) || kind == DECODE_F32 || kind == DECODE_BF16);
 }
 
-/* Without a choice measured for the shape (kernels/choices.h; forward alone). Not measured on a card. Decoding to memory writes and reads 4 bytes a weight whatever the number of rows, the fused kernel decodes again for
+/* Without a choice measured for the shape (kernels/choices.h). Not measured on a card. Decoding to memory writes and reads 4 bytes a weight whatever the number of rows, the fused kernel decodes again for
  * each 128 rows but moves 0.5 to 2 bytes: with 512 rows the product itself (1024 operations a weight) takes about as long as that traffic on cards
  * with 150 TFLOP/s and 1 TB/s. */
-static const struct pw_choice *choice_of(const struct pw_dev *dev, int64_t rows, const struct pw_weight *w)
+static const struct pw_choice *choice_of(const struct pw_dev *dev, int64_t rows, const struct pw_weight *w, bool backward)
 {
     int64_t bucket = PW_CHOICE_LEAST;
     while (bucket < rows && bucket < PW_CHOICE_MOST) bucket *= 2;
     for (size_t i = 0; i < cuda_of(dev)->n_choices; i++) {
         const struct pw_choice *c = &cuda_of(dev)->choices[i];
-        if (c->rows == bucket && c->n_out == w->n_out && c->n_in == w->n_in && c->type == w->type && (w->type != PW_Q_DENSE || c->dtype == w->dtype)) return c;
+        if (c->rows == bucket && c->backward == backward && c->n_out == w->n_out && c->n_in == w->n_in && c->type == w->type && (w->type != PW_Q_DENSE || c->dtype == w->dtype)) return c;
     }
     return NULL;
 }
@@ -52,7 +52,7 @@ static enum cuda_linear_path linear_path(const struct pw_dev *dev, int64_t rows,
     if (!backward && rows <= skinny_rows(w) && (forced == CUDA_LINEAR_AUTO || forced == CUDA_LINEAR_SKINNY)) return CUDA_LINEAR_SKINNY;
     if (!linear_fused(w)) return CUDA_LINEAR_DECODED;
     if (forced == CUDA_LINEAR_DECODED || forced == CUDA_LINEAR_FUSED) return (enum cuda_linear_path)forced;
-    const struct pw_choice *const choice = backward ? NULL : choice_of(dev, rows, w);
+    const struct pw_choice *const choice = choice_of(dev, rows, w, backward);
     if (choice) return choice->way == PW_WAY_FUSED ? CUDA_LINEAR_FUSED : CUDA_LINEAR_DECODED;
     return rows < FUSED_ROWS ? CUDA_LINEAR_FUSED : CUDA_LINEAR_DECODED;
 }
@@ -60,7 +60,7 @@ static enum cuda_linear_path linear_path(const struct pw_dev *dev, int64_t rows,
 static bool may_decode(const struct pw_dev *dev, int64_t rows, const struct pw_weight *w, bool backward)
 {
     bool may = linear_path(dev, rows, w, backward) == CUDA_LINEAR_DECODED;
-    for (int64_t fewer = PW_CHOICE_LEAST; !may && !backward && cuda_of(dev)->n_choices && fewer < rows; fewer *= 2) may = linear_path(dev, fewer, w, false) == CUDA_LINEAR_DECODED;
+    for (int64_t fewer = PW_CHOICE_LEAST; !may && cuda_of(dev)->n_choices && fewer < rows; fewer *= 2) may = linear_path(dev, fewer, w, backward) == CUDA_LINEAR_DECODED;
     return may;
 }
 int linear_known(struct pw_dev *dev, const char *op, const struct pw_weight *w)

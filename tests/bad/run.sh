@@ -171,7 +171,10 @@ mutant test_capture infer/session.c 's/^    seqs->most_keys = wanted.most_keys;$
 mutant test_capture infer/session.c 's/a->attached == b->attached/a->used/'
 mutant test_capture kernels/cuda/attn_decode.h 's/attn_most_splits(most) :/(most > 0) :/'
 mutant test_choices kernels/cuda/linear.cu 's/bucket < rows \&\& bucket/bucket <= rows \&\& bucket/'
-mutant test_choices kernels/cuda/linear.cu 's/!may \&\& !backward/!may \&\& backward/'
+mutant test_choices kernels/cuda/linear.cu 's/fewer < rows; fewer/fewer < 0; fewer/'
+mutant test_choices kernels/cuda/linear.cu 's/c->backward == backward/(c->backward == backward || true)/'
+mutant test_run_products train/run_products.c 's/return run->opt.resume \&\& pw_file/return run->opt.resume \&\& !pw_file/'
+mutant test_run_products train/run_products.c 's/    pw_dev_unreserve(run->opt.dev);//'
 mutant test_choices kernels/choices.c 's/if (find(c, \&one)) continue;//'
 mutant test_op kernels/cuda/attn.h 's/if (key >= w.seen\[e \/ 2\] ||/if (key > w.seen[e \/ 2] ||/' attn/dense/f32/65,
 mutant test_op kernels/cuda/attn.h 's/key < w.low\[e \/ 2\]) s/key + 1 < w.low[e \/ 2]) s/' attn/dense/f32/200,

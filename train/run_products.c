@@ -1,0 +1,116 @@
+/* Which way the products of a run go on a card (kernels/choices.h): measured at its start, kept with it, and the same when it goes on.
+ *
+ * A new run takes the file of choices that it is given, or the one in the user's cache, measures what its shapes lack there (not with a limit of memory, since
+ * that takes memory of its own), and keeps the whole list as products.json in its folder. A run that goes on reads that and nothing else, whatever the
+ * other files say by then: its bytes depend on the ways. A saved state holds the hash of it (run_train.c). Rank 0 does this for all. */
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/progress.h"
+#include "train/run_parts.h"
+
+enum { MOST_BYTES = 4 << 20 };
+
+/* All shapes of the blocks, in both passes. Of experts the rows are few and vary: they keep the fixed rule. */
+static int measure(struct pw_run *run)
+{
+    const struct pw_model *m = run->model;
+    const int64_t rows = run->trainer.shape.tokens;
+    int64_t n_out, n_in;
+    int rc = 0;
+    for (int i = 0; i < m->config.layers && rc == 0; i++)
+        for (int j = 0; j < PW_LIN_COUNT && rc == 0; j++) {
+            if (!pw_layer_has(&m->config, i, j))
+                continue;
+            struct pw_weight w = m->layers[i].linear[j];
+            pw_linear_shape(&m->config, j, &n_out, &n_in);
+            w.n_out = n_out;
+            w.n_in = n_in;
+            w.data = NULL;   /* as planned, not as stored */
+            w.nested_block = w.absmax_q || run->opt.recipe->double_quant ? 256 : 0;
+            for (int backward = 0; backward < 2 && rc == 0; backward++)
+                rc = pw_choices_measure(&run->choices, run->opt.dev, &w, rows, backward == 1);
+        }
+    pw_dev_unreserve(run->opt.dev);
+    return rc;
+}
+
+/* The run that goes on: what it began with, which may be nothing. */
+static int recall(struct pw_run *run, const char *path)
+{
+    if (run->opt.products_given)
+        pw_progress_say(run->opt.progress, "the run goes on with its own choices of products: %s is not read", run->opt.products);
+    if (!pw_file_exists(path))
+        return 0;
+    PW_PASS(pw_file_read(path, MOST_BYTES, &run->products));
+    PW_TRY(pw_choices_recall(&run->choices, run->products.data ? run->products.data : "", run->products.len, path), "reading what the run began with");
+    return 0;
+}
+
+static int take(struct pw_run *run)
+{
+    const struct pw_run_options *o = &run->opt;
+    const bool times = o->dev->backend->driver(o->dev) != 0;
+    PW_CHECK(!o->products_given || times || pw_file_exists(o->products), PW_E_REFUSED, "--products %s: there is no such file, and device %s has no times to measure", o->products, o->dev->kind);
+    if (!o->products)
+        return 0;
+    int rc = pw_choices_read(&run->choices, o->dev, o->products);
+    if (o->products_given)
+        PW_TRY(rc, "reading the choices of --products");
+    if (rc < 0) {
+        pw_progress_say(o->progress, "products are measured anew: %s", pw_error_text());
+        pw_error_clear();
+    }
+    const size_t before = run->choices.n;
+    if (times && o->memory == 0)
+        PW_TRY(measure(run), "measuring products");
+    if (run->choices.n > before && pw_choices_write(&run->choices, o->dev, o->products) < 0) {
+        if (o->products_given)
+            return PW_E_IO;
+        pw_progress_say(o->progress, "what was measured is not kept: %s", pw_error_text());
+        pw_error_clear();
+    }
+    return run->choices.n > 0 ? pw_choices_text(&run->choices, o->dev, &run->products) : 0;
+}
+
+static int choose(struct pw_run *run)
+{
+    const char *output = run->opt.recipe->output;
+    const char *path = pw_path_join(&run->arena, output, PW_RUN_PRODUCTS), *recipe = pw_path_join(&run->arena, output, "recipe.yaml");
+    PW_CHECK(path && recipe, PW_E_NOMEM, "out of memory");
+    return run->opt.resume && pw_file_exists(recipe) ? recall(run, path) : take(run);
+}
+
+/* The list of rank 0, to all. */
+static int share(struct pw_run *run)
+{
+    struct pw_ranks *ranks = run->opt.ranks;
+    struct pw_choices *c = &run->choices;
+    uint64_t n = c->n;
+    PW_PASS(pw_ranks_broadcast(ranks, &n, sizeof n));
+    if (n == 0)
+        return 0;
+    if (pw_ranks_rank(ranks) != 0) {
+        c->list = pw_alloc_zero((size_t)n, sizeof *c->list);
+        PW_CHECK(c->list, PW_E_NOMEM, "out of memory for a list of choices");
+        c->n = c->room = (size_t)n;
+    }
+    return pw_ranks_broadcast(ranks, c->list, (size_t)n * sizeof *c->list);
+}
+
+int pw_run_products(struct pw_run *run)
+{
+    const struct pw_run_options *o = &run->opt;
+    PW_CHECK(!o->products_given || o->dev->backend->choose, PW_E_USAGE, "--products: device %s has one way of multiplying", o->dev->kind);
+    if (!o->dev->backend->choose)
+        return 0;
+    if (pw_ranks_rank(o->ranks) == 0)
+        PW_PASS(choose(run));
+    PW_PASS(pw_ranks_agree(o->ranks, 0));
+    if (o->ranks)
+        PW_PASS(share(run));
+    if (run->choices.n > 0)
+        pw_choices_use(&run->choices, o->dev);
+    return 0;
+}
