@@ -379,7 +379,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
     const size_t norm = pw_pool_round((size_t)k->hidden * sizeof(float));
-    size_t bytes = norm + pw_rope_bytes(k, sizeof(float));
+    size_t bytes = norm + pw_rope_bytes(k, m->longest, sizeof(float));
     bytes += p->embed_host ? 0 : embed_bytes(m, p);
     if (own_head(m, p))
         bytes += weight_need(p, &m->head, PW_PLACE_HEAD);
@@ -515,7 +515,7 @@ static int place(struct pw_model *m, struct plan *p)
 
 static int make_rope(struct pw_model *m, int table, enum pw_dtype type)
 {
-    const int64_t columns = pw_model_config_rotary(&m->config) / 2, rows = pw_rope_rows(&m->config);
+    const int64_t columns = pw_model_config_rotary(&m->config) / 2, rows = pw_rope_rows(&m->config, m->longest);
     const size_t bytes = (size_t)rows * (size_t)columns * pw_dtype_bytes(type);
     void *cosines = pw_pool_take(&m->pool, bytes), *sines = pw_pool_take(&m->pool, bytes);
     PW_CHECK(cosines && sines, PW_E_NOMEM, "no room for the rotary tables");
@@ -651,6 +651,7 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     }
     if (opt->context > 0)
         m->config.context = opt->context;
+    m->longest = pw_rope_longest(&m->config, opt->longest);
     PW_CHECK_OUT(!plan.embed_host || own_head(m, &plan), PW_E_USAGE, "%s: the embedding is the output layer too and cannot stay on the host (unless the head is quantised)", path);
     PW_CHECK_OUT(!opt->trainable || !m->config.experts, PW_E_UNSUPPORTED, "%s: full training of a model with experts is not supported", path);
     PW_PASS_OUT(pw_model_make_layers(m));

@@ -92,7 +92,7 @@ static size_t bytes_of(const struct pw_model_config *config, size_t size)
 {
     const size_t norm = pw_pool_round((size_t)config->hidden * size);
     size_t bytes = norm + pw_pool_round((size_t)(config->vocab * config->hidden) * size) * (config->tied ? 1 : 2);
-    bytes += pw_rope_bytes(config, size);
+    bytes += pw_rope_bytes(config, 0, size);
     for (int n = 0; n < PW_NORM_COUNT; n++)
         if (pw_norm_suffix(config, n))
             bytes += pw_pool_round((size_t)pw_norm_width(config, n) * size) * (size_t)config->layers;

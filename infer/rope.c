@@ -75,9 +75,12 @@ bool pw_rope_two_sets(const struct pw_model_config *c)
     return c->rope_scaling == PW_ROPE_LONG && (double)c->context > c->rope_original_context;
 }
 
-int64_t pw_rope_rows(const struct pw_model_config *c)
+int64_t pw_rope_longest(const struct pw_model_config *c, int64_t longest) { return longest > 0 && longest < c->context ? longest : c->context; }
+
+int64_t pw_rope_rows(const struct pw_model_config *c, int64_t longest)
 {
-    return c->context + (pw_rope_two_sets(c) ? (int64_t)c->rope_original_context : 0);
+    const int64_t rows = pw_rope_longest(c, longest), original = pw_rope_two_sets(c) ? (int64_t)c->rope_original_context : 0;
+    return rows > original ? original + rows : rows;
 }
 
 int32_t pw_rope_row(const struct pw_model_config *c, int64_t position, int64_t length)
@@ -88,9 +91,9 @@ int32_t pw_rope_row(const struct pw_model_config *c, int64_t position, int64_t l
 
 int pw_rope_tables_of(const struct pw_model_config *c) { return c->rope_local_theta > 0 ? 2 : 1; }
 
-size_t pw_rope_bytes(const struct pw_model_config *c, size_t size)
+size_t pw_rope_bytes(const struct pw_model_config *c, int64_t longest, size_t size)
 {
-    return 2 * (size_t)pw_rope_tables_of(c) * pw_pool_round((size_t)pw_rope_rows(c) * (size_t)(pw_model_config_rotary(c) / 2) * size);
+    return 2 * (size_t)pw_rope_tables_of(c) * pw_pool_round((size_t)pw_rope_rows(c, longest) * (size_t)(pw_model_config_rotary(c) / 2) * size);
 }
 
 /* Rows first..first + n of both tables, positions from 0. */
@@ -114,16 +117,16 @@ static void fill(struct pw_tensor cosines, struct pw_tensor sines, int64_t first
 int pw_rope_tables(const struct pw_model_config *c, bool local, struct pw_tensor cosines, struct pw_tensor sines)
 {
     const double factor = !local && c->rope_attention > 0 ? c->rope_attention : 1;
-    const int64_t original = !local && pw_rope_two_sets(c) ? (int64_t)c->rope_original_context : 0;
+    const int64_t original = !local && pw_rope_two_sets(c) ? (int64_t)c->rope_original_context : 0, rows = cosines.shape[0], within = rows < original ? rows : original;
     int rc = 0;
     double *freq = pw_alloc_zero((size_t)cosines.shape[1] + 1, sizeof *freq);
     PW_CHECK_OUT(freq, PW_E_NOMEM, "out of memory for %lld rotary frequencies", (long long)cosines.shape[1]);
     if (original > 0) {
         PW_PASS_OUT(pw_rope_frequencies(c, PW_ROPE_GLOBAL, freq));
-        fill(cosines, sines, 0, original, freq, factor);
+        fill(cosines, sines, 0, within, freq, factor);
     }
     PW_PASS_OUT(pw_rope_frequencies(c, local ? PW_ROPE_LOCAL : original > 0 ? PW_ROPE_STRETCHED : PW_ROPE_GLOBAL, freq));
-    fill(cosines, sines, original, cosines.shape[0] - original, freq, factor);
+    fill(cosines, sines, within, rows - within, freq, factor);
 out:
     pw_free(freq);
     return rc;

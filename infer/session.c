@@ -363,6 +363,8 @@ static int check_feed(const struct pw_session *s, const struct pw_feed *feeds, i
                  (long long)f->n, (long long)t->length, (long long)t->capacity);
         PW_CHECK(f->n <= c->context - length_of(s, f->seq), PW_E_FAIL, "timeline %d: %lld more tokens after %lld exceed the context of %lld", f->seq,
                  (long long)f->n, (long long)length_of(s, f->seq), (long long)c->context);
+        PW_CHECK(f->n <= pw_rope_longest(c, s->m->longest) - length_of(s, f->seq), PW_E_FAIL, "timeline %d: %lld more tokens after %lld exceed the %lld that the model was loaded for",
+                 f->seq, (long long)f->n, (long long)length_of(s, f->seq), (long long)s->m->longest);
         PW_CHECK(!pw_session_stale(s, f->seq, f->n), PW_E_FAIL, "timeline %d: with %lld more tokens it is longer than the original context of %.0f, for which its %lld were rotated: it must be fed again from its start",
                  f->seq, (long long)f->n, c->rope_original_context, (long long)length_of(s, f->seq));
         PW_CHECK(f->n <= s->batch_tokens - *total, PW_E_FAIL, "the pass exceeds %lld tokens", (long long)s->batch_tokens);

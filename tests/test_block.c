@@ -323,12 +323,20 @@ START_TEST(rope_rows)
 {
     struct pw_model_config c = phi_config();
     float values[4][64];
-    ck_assert(pw_rope_two_sets(&c) && pw_rope_rows(&c) == 38 && pw_rope_row(&c, 5, 6) == 5 && pw_rope_row(&c, 5, 7) == 11 && pw_rope_row(&c, 0, 32) == 6);
+    ck_assert(pw_rope_two_sets(&c) && pw_rope_rows(&c, 0) == 38 && pw_rope_rows(&c, 6) == 6 && pw_rope_rows(&c, 7) == 13 && pw_rope_rows(&c, 99) == 38 && pw_rope_row(&c, 5, 6) == 5 && pw_rope_row(&c, 5, 7) == 11 && pw_rope_row(&c, 0, 32) == 6);
     struct pw_tensor cosines = pw_tensor2(values[0], PW_F32, 38, 1), sines = pw_tensor2(values[1], PW_F32, 38, 1);
     ck_assert_int_eq(pw_rope_tables(&c, false, cosines, sines), 0);
     ck_assert(fabs(values[0][4] - 1.3 * cos(4 / 1.2)) <= 3e-7 && fabs(values[1][6 + 4] - 1.3 * sin(4 / 0.4)) <= 1e-6);
+    /* Tables for shorter sequences are beginnings of these: of the set within the original context, and of the other after it. */
+    for (int longest = 5; longest <= 8; longest++) {
+        const int64_t n = pw_rope_rows(&c, longest);
+        float part[2][64];
+        ck_assert_int_eq(pw_rope_tables(&c, false, pw_tensor2(part[0], PW_F32, n, 1), pw_tensor2(part[1], PW_F32, n, 1)), 0);
+        ck_assert_mem_eq(part[0], values[0], (size_t)n * sizeof(float));
+        ck_assert_mem_eq(part[1], values[1], (size_t)n * sizeof(float));
+    }
     c.context = 6;
-    ck_assert(!pw_rope_two_sets(&c) && pw_rope_rows(&c) == 6 && pw_rope_row(&c, 5, 6) == 5);
+    ck_assert(!pw_rope_two_sets(&c) && pw_rope_rows(&c, 0) == 6 && pw_rope_rows(&c, 4) == 4 && pw_rope_row(&c, 5, 6) == 5);
     struct pw_tensor few = pw_tensor2(values[2], PW_F32, 6, 1), sine = pw_tensor2(values[3], PW_F32, 6, 1);
     ck_assert_int_eq(pw_rope_tables(&c, false, few, sine), 0);
     ck_assert_mem_eq(values[0], values[2], 6 * sizeof(float));

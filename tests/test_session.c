@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/value.h"
+#include "infer/rope.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
 #include "tests/support.h"
@@ -367,6 +368,38 @@ START_TEST(wrong_loads)
 }
 END_TEST
 
+/* A model loaded for short sequences: smaller rotary tables, the same bytes, and longer sequences refused; the plan counts the same. */
+START_TEST(loaded_for_short)
+{
+    static const char path[] = "tests/data/llama-tied";
+    const struct pw_dev_options d = {.kind = "cpu", .threads = 2, .level = getenv("PW_CPU")};
+    const struct pw_model_options opt = {.longest = 5}, measure = {.longest = 5, .measure = true};
+    const int32_t rows[] = {0, 1, 2, 3, 4};
+    struct opened whole, o = {0};
+    struct pw_model *plan = NULL;
+    float expected[5 * V], got[5 * V];
+    open_model(&whole, path, "cpu", NULL, 8, 8, 1);
+    ck_ok(pw_dev_open(&o.dev, &d));
+    ck_ok(pw_model_load(&o.m, o.dev, path, &opt));
+    ck_ok(pw_model_load(&plan, o.dev, path, &measure));
+    ck_ok(pw_session_open(&o.s, o.m, 8, 8, 1));
+    ck_assert_int_eq(o.m->rope_cos[0].shape[0], 5);
+    ck_assert_uint_eq(plan->pool.bytes, o.m->pool.bytes);
+    ck_assert_uint_eq(whole.m->pool.bytes - o.m->pool.bytes, pw_rope_bytes(&o.m->config, 0, sizeof(float)) - pw_rope_bytes(&o.m->config, 5, sizeof(float)));
+    ck_assert_uint_gt(whole.m->pool.bytes, o.m->pool.bytes);
+    const int a = pw_session_add(whole.s, 8, -1), b = pw_session_add(o.s, 8, -1);
+    feed(whole.s, a, IDS, 5);
+    ck_ok(pw_session_logits(whole.s, rows, 5, expected));
+    feed(o.s, b, IDS, 5);
+    ck_ok(pw_session_logits(o.s, rows, 5, got));
+    ck_assert_mem_eq(expected, got, sizeof got);
+    ck_fails(pw_session_feed(o.s, &(struct pw_feed){b, IDS, 1}, 1), PW_E_FAIL, "1 more tokens after 5 exceed the 5 that the model was loaded for");
+    pw_model_free(plan);
+    close_model(&o);
+    close_model(&whole);
+}
+END_TEST
+
 /* ---- choosing ------------------------------------------------------------------------------------------------------- */
 
 /* --memory: refused with the plan before weights and before a session are taken; a session that fits is opened. */
@@ -441,6 +474,7 @@ int main(void)
     tcase_add_test(t, caches_of_other_types);
     tcase_add_test(t, wrong_feeds);
     tcase_add_test(t, wrong_loads);
+    tcase_add_test(t, loaded_for_short);
     tcase_add_test(t, memory_limits);
     tcase_add_test(t, sampling);
     suite_add_tcase(s, t);

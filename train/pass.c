@@ -330,6 +330,9 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     int64_t n = batch->n_tokens;
     PW_CHECK(n > 0 && n <= p->shape.tokens, PW_E_FAIL, "a pass of %lld tokens (planned for %lld)", (long long)n, (long long)p->shape.tokens);
     PW_CHECK(!o->backward || p->shape.train, PW_E_FAIL, "backward in a pass that was planned without");
+    for (int s = 0; s < batch->n_seqs; s++)
+        PW_CHECK(batch->seq_len[s] <= pw_rope_longest(&m->config, m->longest), PW_E_FAIL, "a pass with a sequence of %d tokens (the model was loaded for %lld)", (int)batch->seq_len[s],
+                 (long long)m->longest);
     struct rows r = narrow(p, n);
     size_t bytes = (size_t)n * sizeof(int32_t);
     PW_PASS(pw_dev_put(dev, r.ids.data, batch->ids, bytes));

@@ -276,6 +276,8 @@ mutant test_families infer/block.c 's/pw_expert_rows(c, k->tokens) \* c->expert_
 mutant test_families infer/block.c 's/norm_back(k, n, heads_of(k, into), grads, heads_of(k, dq)/norm_back(k, n, heads_of(k, into), grads, heads_of(k, dq.data ? x : dq)/'
 mutant test_families infer/block.c 's/norm_back(k, n, into, grads, dx, x, inv)/norm_back(k, n, into, grads, dx, x.data ? dx : x, inv)/'
 mutant test_families infer/block.c 's/pw_columns(dy, at, parts/pw_columns(dy, 0, parts/'
+mutant test_block infer/rope.c 's/return rows > original ? original + rows : rows;/return rows >= original ? original + rows : rows;/'
+mutant test_session infer/model.c 's/m->longest = pw_rope_longest(&m->config, opt->longest);/m->longest = 0;/'
 mutant test_families infer/rope.c 's/length > original ? original + position/length >= original ? original + position/'
 mutant test_families infer/rope.c 's/freq \/ c->rope_factor \* slow + freq/freq * slow + freq/'
 mutant test_families infer/session.c 's/pw_rope_row(\&s->m->config, before + j, factors)/pw_rope_row(\&s->m->config, before + j, factors > 0 ? before : 0)/'
