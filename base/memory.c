@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -256,6 +257,23 @@ size_t pw_peak_rss_bytes(void) { return proc_bytes("/proc/self/status", "VmHWM")
 size_t pw_rss_bytes(void) { return proc_bytes("/proc/self/status", "VmRSS"); }
 size_t pw_rss_anon_bytes(void) { return proc_bytes("/proc/self/status", "RssAnon"); }
 size_t pw_memory_available(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
+
+double pw_process_seconds(void)
+{
+    char text[1024];
+    FILE *f = fopen("/proc/self/stat", "re");
+    const size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    if (f) fclose(f);
+    text[n] = 0;
+    const char *at = strrchr(text, ')'); /* the name before it may hold anything */
+    unsigned long long ticks = 0;
+    struct timespec now;
+    const long rate = sysconf(_SC_CLK_TCK);
+    if (!at || rate <= 0 || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks) != 1 || clock_gettime(CLOCK_BOOTTIME, &now) != 0)
+        return 0;
+    const double since = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - (double)ticks / (double)rate;
+    return since > 0 ? since : 0;
+}
 
 void pw_memory_ahead(const void *mapped, size_t bytes)
 {

@@ -1,6 +1,8 @@
 /* Errors, memory, text, random numbers, options, progress. */
 #include <math.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -166,6 +168,29 @@ START_TEST(memory_kernel)
     ck_assert_uint_ge(pw_peak_rss_bytes(), pw_rss_bytes() / 2);
     ck_assert_uint_gt(pw_rss_anon_bytes(), 0);
     ck_assert_uint_gt(pw_memory_available(), 1 << 20);
+}
+END_TEST
+
+/* It grows with the clock, and a child is younger by what this process was old when it began. */
+START_TEST(age_of_the_process)
+{
+    if (!pw_memory_available()) {
+        test_skip("/proc is not mounted");
+        return;
+    }
+    const double start = pw_process_seconds();
+    usleep(300000);
+    const double age = pw_process_seconds(), at = pw_seconds();
+    ck_assert_msg(age - start >= 0.28, "%g s, 0.3 s later %g s", start, age);
+    const pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        const double its = pw_process_seconds();
+        _exit(!(its < age + (pw_seconds() - at) - 0.2));
+    }
+    int status = 1;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
 }
 END_TEST
 
@@ -448,6 +473,7 @@ int main(void)
     tcase_add_test(t, memory_fixed_arena);
     tcase_add_test(t, memory_faults);
     tcase_add_test(t, memory_kernel);
+    tcase_add_test(t, age_of_the_process);
     tcase_add_test(t, text_buffer);
     tcase_add_test(t, text_parse);
     tcase_add_test(t, text_format);

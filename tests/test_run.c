@@ -36,6 +36,9 @@ static int train_once(const struct pw_recipe *r, bool resume)
     const struct pw_run_options opt = {.recipe = r, .dev = dev, .resume = resume};
     PW_PASS_OUT(pw_run_open(&run, &opt));
     PW_PASS_OUT(pw_run_train(&run, &result));
+    ck_assert_msg(!result.stepped || (result.seconds_to_first_step > 0 && result.seconds_to_first_step <= pw_process_seconds()), "the first step after %g s",
+                  result.seconds_to_first_step);
+    ck_assert(result.stepped || resume);
 out:
     pw_run_close(&run);
     if (dev)

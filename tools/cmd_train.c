@@ -174,6 +174,10 @@ static int print_result(struct pw_cmd *c, const struct pw_run_result *r)
         else
             pw_json_null(&w, "eval_loss");
         pw_json_f64(&w, "seconds", r->seconds);
+        if (r->stepped)
+            pw_json_f64(&w, "seconds_to_first_step", r->seconds_to_first_step);
+        else
+            pw_json_null(&w, "seconds_to_first_step");
         pw_json_i64(&w, "tokens", r->tokens);
         pw_json_i64(&w, "trained_tokens", r->trained_tokens);
         pw_json_i64(&w, "parameters", r->parameters);
@@ -191,6 +195,8 @@ static int print_result(struct pw_cmd *c, const struct pw_run_result *r)
     if (r->has_eval)
         pw_buf_printf(c->out, ", held out %.4f (before training %.4f)", r->eval_loss, r->first_eval_loss);
     pw_buf_printf(c->out, "\npeak memory %s, planned %s\n", peak, planned);
+    if (r->stepped)
+        pw_buf_printf(c->out, "the first step began %.2f s after the program\n", r->seconds_to_first_step);
     return 0;
 }
 

@@ -51,6 +51,7 @@ struct pw_run_result {
     double eval_loss; bool has_eval;
     double first_eval_loss;
     double seconds;
+    double seconds_to_first_step; bool stepped;  /* from the start of the process; an evaluation before step 1 is in it; stepped: there was a step */
     uint64_t planned_bytes, peak_bytes; /* the most that the process came to; on a card: that was in use after a step */
 };
 /* Everything but memory and steps: data, counts, the plan. Several ranks succeed or fail together, here and in pw_run_train. */

@@ -484,6 +484,9 @@ static int one_step(struct training *k)
     struct pw_trainer *t = k->t;
     struct pw_step_report s;
     char note[128];
+    if (!k->result->stepped)
+        k->result->seconds_to_first_step = pw_process_seconds();
+    k->result->stepped = true;
     double from = pw_seconds();
     PW_PASS(pw_trainer_step(t, &s));
     double took = pw_seconds() - from;
