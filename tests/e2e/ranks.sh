@@ -47,6 +47,19 @@ near() { checks=$((checks + 1)); awk -F, -v OFS=, 'NR == FNR { a[FNR] = $2; b[FN
 near "$T/one" "$T/two"; near "$T/one" "$T/three"
 rc 0 ranks 2 "$T/sft.yaml" --set output="$T/dry" --dry-run; has "$T/out" 'sums over ranks'; checks=$((checks + 1)); [ "$(grep -c '^PEAK' "$T/out")" = 1 ] || fail "the plan is not printed once"
 
+# ---- the choices of products are those of rank 0 for all: two passes of a step give the same bytes by one rank and by two, and others than the fixed rule ----
+P=tests/fixtures/train_golden
+printf '%s\n' "model: $P/model" "adapter: {r: 4, alpha: 8, targets: all-linear}" "data: {train: $P/rows.jsonl, format: completion, max_length: 24}" \
+  "train: {steps: 2, batch_size: 1, eval_every: 0, warmup: 0, lr: 0.01}" > "$T/ways.yaml"
+for pass in forward backward; do for shape in 32,24 16,24 24,32 40,24 24,40; do
+  printf '{"pass": "%s", "type": "dense", "dtype": "f32", "rows": 32, "n_out": %s, "n_in": %s, "way": "decoded", "fused_s": 2, "decoded_s": 1}\n' $pass "${shape%,*}" "${shape#*,}"
+done; done | paste -sd, | sed "s/.*/{\"schema\": 2, \"version\": \"$(cat tools/version.txt)\", \"device\": \"\", \"driver\": 0, \"choices\": [&]}/" > "$T/ways.json"
+rc 0 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set output="$T/ways0" --set train.accumulate=2
+rc 0 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set output="$T/ways1" --set train.accumulate=2 --products "$T/ways.json"
+rc 0 mpirun --oversubscribe --bind-to none -np 2 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set output="$T/ways2" --set train.accumulate=1 --products "$T/ways.json"
+checks=$((checks + 2)); cmp -s "$T"/ways[12]/adapter/adapter_model.safetensors || fail "choices of products: 2 ranks have other bytes than 1"
+! cmp -s "$T"/ways[01]/adapter/adapter_model.safetensors || fail "choices of products: they change nothing"
+
 # ---- preferences ----
 for i in 1 2 3 4 5 6; do echo "{\"prompt\":\"the baker of street $i\",\"chosen\":\" sells bread\",\"rejected\":\" sells $i nails\"}"; done > "$T/pairs.jsonl"
 sed "s/objective: [a-z]*//; s/{steps/{objective: dpo, steps/; s|rows.jsonl, eval: 0.1|pairs.jsonl|" "$T/sft.yaml" > "$T/dpo.yaml"
