@@ -371,7 +371,7 @@ static int recipe_docs(struct pw_cmd *c)
 const struct pw_command pw_commands_train[] = {
     {"train", "RECIPE [--set KEY=VALUE]… [--resume] [--dry-run]", "train an adapter, or a whole model, as a recipe says",
      "RECIPE is a file or the name of an embedded recipe (`pw recipe list`). The run folder holds adapter/ (or model/), best/, checkpoints/, log.jsonl, "
-     "log.csv, report.html, tb/ (TensorBoard) and the effective recipe.yaml. Ctrl-C saves the state and exits with 130; --resume goes on from the newest saved state and ends with the same bytes. "
+     "log.csv, report.html, tb/ (TensorBoard), the effective recipe.yaml and on a card products.json, the choices of --products that it goes on with. Ctrl-C saves the state and exits with 130; --resume goes on from the newest saved state and ends with the same bytes. "
      "`mpirun -np N pw train` trains with N processes, each with its own passes of a step: docs/ranks.md.",
      train_options, sizeof(struct options), 1, 1, false, run_train},
     {"plan", "RECIPE [--set KEY=VALUE]…", "memory and time of a run, before anything is taken",
