@@ -101,7 +101,8 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
         char time[32];
         pw_format_seconds(time, seconds);
         table(c->out, run);
-        pw_buf_printf(c->out, "about %s, from a measured %.1f GFLOP/s of dense products\n", time, rate / 1e9);
+        if (rate > 0)
+            pw_buf_printf(c->out, "about %s, from a measured %.1f GFLOP/s of dense products\n", time, rate / 1e9);
         for (size_t i = 0; !fits && texts[i]; i++)
             pw_buf_printf(c->out, "  %s\n", texts[i]);
         return 0;
@@ -133,8 +134,13 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
     for (size_t i = 0; !fits && texts[i]; i++)
         pw_json_str(&w, NULL, texts[i]);
     pw_json_close(&w, ']');
-    pw_json_f64(&w, "seconds_estimate", seconds);
-    pw_json_f64(&w, "gemm_flops", rate);
+    if (rate > 0) {
+        pw_json_f64(&w, "seconds_estimate", seconds);
+        pw_json_f64(&w, "gemm_flops", rate);
+    } else {
+        pw_json_null(&w, "seconds_estimate");
+        pw_json_null(&w, "gemm_flops");
+    }
     pw_json_i64(&w, "steps", run->trainer.epochs.steps);
     pw_json_i64(&w, "tokens", run->trainer.epochs.tokens);
     pw_json_i64(&w, "parameters", run->trainer.parameters);
@@ -144,7 +150,7 @@ static int print_plan(struct pw_cmd *c, struct pw_run *run)
 /* The plan in a line, before step 1. */
 static int say_plan(struct pw_cmd *c, struct pw_run *run)
 {
-    char peak[32], limit[32], time[32];
+    char peak[32], limit[32], time[32], about[48] = "";
     double seconds = 0, rate = 0;
     if (c->common->quiet)
         return 0;
@@ -152,8 +158,10 @@ static int say_plan(struct pw_cmd *c, struct pw_run *run)
     pw_format_bytes(peak, pw_budget_peak(&run->budget));
     pw_format_bytes(limit, run->limit);
     pw_format_seconds(time, seconds);
-    pw_progress_say(c->progress, "plan: peak %s of %s, %lld rows, %lld steps, %lld tokens, %lld trained parameters, about %s", peak, limit, (long long)run->n_rows,
-                    (long long)run->trainer.epochs.steps, (long long)run->trainer.epochs.tokens, (long long)run->trainer.parameters, time);
+    if (rate > 0)
+        snprintf(about, sizeof about, ", about %s", time);
+    pw_progress_say(c->progress, "plan: peak %s of %s, %lld rows, %lld steps, %lld tokens, %lld trained parameters%s", peak, limit, (long long)run->n_rows,
+                    (long long)run->trainer.epochs.steps, (long long)run->trainer.epochs.tokens, (long long)run->trainer.parameters, about);
     return 0;
 }
 

@@ -377,6 +377,10 @@ int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
 {
     const struct pw_model_config *c = &run->config;
     const struct pw_recipe *r = run->opt.recipe;
+    const struct pw_backend *b = run->opt.dev->backend;
+    *seconds = *rate = 0;
+    if (b->driver && b->driver(run->opt.dev) == 0)
+        return 0;
     double blocks = 0, tokens = (double)run->trainer.epochs.tokens;
     double trained = (double)run->train->n_trained / (double)run->train->n_tokens;
     for (int i = 0; i < c->layers; i++) {

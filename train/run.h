@@ -61,7 +61,8 @@ int pw_run_choose_fit(struct pw_run *run);
 bool pw_run_fits(const struct pw_run *run);
 /* Settings that would make the plan smaller, as texts in run->arena; the list ends with NULL. */
 int pw_run_suggest(struct pw_run *run, const char ***texts);
-/* Seconds of training, from a GEMM rate that is measured here (some tens of milliseconds) and the operations of the model. */
+/* Seconds of training, from a GEMM rate that is measured here (some tens of milliseconds) and the operations of the model. Both 0 on a device whose times
+ * mean nothing (an emulation). */
 int pw_run_estimate(struct pw_run *run, double *seconds, double *flops_per_s);
 /* PW_E_REFUSED when the output exists or the plan does not fit. */
 int pw_run_accept(struct pw_run *run);

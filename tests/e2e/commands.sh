@@ -31,7 +31,7 @@ json pw tokenize "$BASE" d.jsonl --json
 json pw run "$BASE" -p "The fountain" -n 4 --json; has out '"finish":"length"'
 json pw recipe list --json; json pw recipe show tiny-lora --json; json pw recipe docs --json; json pw recipe check r.yaml --json
 json pw data check d.jsonl --model "$BASE" --json; has out '"errors":[]'
-json pw plan r.yaml --json; has out '"fits":true'
+json pw plan r.yaml --json; has out '"fits":true'; checks=$((checks + 1)); grep -qE '"seconds_estimate":[0-9]' out || fail "no time estimated"
 json pw plan r.yaml --json --memory 1MiB; has out '"fits":false'
 json pw train r.yaml --dry-run --json; gone run
 json pw lora init "$BASE" -o fresh --json; json pw lora info fresh --json
@@ -52,7 +52,7 @@ device=(--device simt --set quant.type=nf4 --set train.steps=1 --set train.batch
 for how in least stream; do json "$ROOT/pw" train r.yaml "${device[@]}" --set output=$how --set train.memory=$how; done
 checks=$((checks + 1)); cmp -s least/adapter/adapter_model.safetensors stream/adapter/adapter_model.safetensors || fail "streamed layers: another adapter"
 checks=$((checks + 1)); [ "$(of planned_bytes)" = "$(of peak_bytes)" ] || fail "streamed layers: planned $(of planned_bytes), in use $(of peak_bytes)"
-json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --set train.memory=least; has out '"weights_on_host":false'
+json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --set train.memory=least; has out '"weights_on_host":false'; has out '"seconds_estimate":null'
 limit=$(($(of peak_bytes) - 1))
 json "$ROOT/pw" plan r.yaml "${device[@]}" --set output=x --memory $limit; has out '"fits":true'; has out '"weights_on_host":true'; has out '"layers_on_host":3'
 json "$ROOT/pw" train r.yaml "${device[@]}" --set output=some --memory $limit
