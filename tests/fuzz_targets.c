@@ -16,11 +16,14 @@
 #include "data/csv.h"
 #include "data/dataset.h"
 #include "data/gguf.h"
+#include "data/go_template.h"
+#include "data/h5.h"
 #include "data/jinja.h"
 #include "data/model_config.h"
 #include "data/safetensors.h"
 #include "data/tokenizer.h"
 #include "eval/contest.h"
+#include "kernels/choices.h"
 #include "lora/gguf_lora.h"
 #include "lora/mlx.h"
 #include "lora/peft.h"
@@ -238,6 +241,25 @@ static void run_jinja(const uint8_t *bytes, size_t n)
     pw_arena_free(&a);
 }
 
+/* The form for Ollama, derived from the bytes as the Jinja template; what was derived is rendered. */
+static void run_go_template(const uint8_t *bytes, size_t n)
+{
+    static const char *const contents[] = {"be brief", "hi", "yes", ""};
+    struct pw_arena a;
+    struct pw_chat *c;
+    struct pw_go_template g;
+    struct pw_buf out = {0};
+    pw_arena_init(&a);
+    char *source = pw_arena_strndup(&a, (const char *)bytes, n);
+    if (source && pw_chat_open(&c, source, "fuzz", "<s>", "</s>") == 0) {
+        if (pw_go_template(&a, c, "<s>", &g) == 0 && g.text)
+            pw_go_template_render(&g, "SUAU", contents, true, &out);
+        pw_chat_close(c);
+    }
+    pw_buf_free(&out);
+    pw_arena_free(&a);
+}
+
 static void run_archive(const uint8_t *bytes, size_t n)
 {
     struct pw_arena a;
@@ -323,9 +345,54 @@ static void run_contest(const uint8_t *bytes, size_t n)
         pw_contest_free(&c);
 }
 
+static void run_choices(const uint8_t *bytes, size_t n)
+{
+    struct pw_choices c;
+    if (pw_choices_recall(&c, (const char *)bytes, n, "fuzz") == 0)
+        pw_choices_free(&c);
+}
+
+/* Row caches and the states of training runs: what is not sealed is refused before the HDF5 library sees it. */
+static void run_h5(const uint8_t *bytes, size_t n)
+{
+    struct pw_h5_in *in;
+    struct pw_buf text = {0};
+    int64_t step, shape[PW_H5_MAX_RANK];
+    int rank;
+    if (pw_h5_open(&in, as_file("state.h5", bytes, n)) == 0) {
+        pw_h5_get_i64(in, "step", &step);
+        pw_h5_get_text(in, "text", &text);
+        pw_h5_shape(in, "a/f", PW_H5_F32, &rank, shape);
+        pw_h5_close(in);
+    }
+    pw_buf_free(&text);
+}
+
+/* A folder of bitsandbytes: codes, scales (nested or not) and the state of each weight, which is JSON in a tensor. */
+static void run_bnb(const uint8_t *bytes, size_t n)
+{
+    static const char config[] = "{\"model_type\":\"llama\",\"vocab_size\":64,\"hidden_size\":64,\"intermediate_size\":128,\"num_hidden_layers\":1,\"num_attention_heads\":4,"
+                                 "\"num_key_value_heads\":2,\"head_dim\":16,\"max_position_embeddings\":64,\"rms_norm_eps\":1e-6,\"hidden_act\":\"silu\",\"tie_word_embeddings\":false,"
+                                 "\"quantization_config\":{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true,\"bnb_4bit_quant_type\":\"nf4\"}}";
+    struct pw_checkpoint *c;
+    struct pw_weight w;
+    uint64_t sum = 0;
+    as_file("config.json", (const uint8_t *)config, sizeof config - 1);
+    as_file("model.safetensors", bytes, n);
+    if (pw_checkpoint_open(&c, folder, NULL) == 0) {
+        if (pw_checkpoint_weight(c, "model.layers.0.self_attn.q_proj.weight", 64, 64, &w) == 0)
+            for (size_t k = 0; k < 64 * 64 / 2; k++)        /* the codes that 4 bits need are there */
+                sum += ((const uint8_t *)w.data)[k];
+        pw_checkpoint_close(c);
+    }
+    if (sum == 1)
+        fputc(' ', stderr);
+}
+
 const struct fuzz_target fuzz_targets[] = {
     {"json", run_json}, {"yaml", run_yaml}, {"csv", run_csv}, {"safetensors", run_safetensors}, {"gguf", run_gguf}, {"gguf_model", run_gguf_model}, {"config", run_config},
     {"tokenizer", run_tokenizer}, {"tokenizer_llama2c", run_tokenizer_llama2c},
     {"tokenizer_model", run_tokenizer_model}, {"tokenizer_ranks", run_tokenizer_ranks}, {"jinja", run_jinja}, {"archive", run_archive},
-    {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"gguf_lora", run_gguf_lora}, {"mlx", run_mlx}, {"contest", run_contest}, {NULL, NULL},
+    {"recipe", run_recipe}, {"rows", run_rows}, {"adapter", run_adapter}, {"gguf_lora", run_gguf_lora}, {"mlx", run_mlx}, {"contest", run_contest},
+    {"go_template", run_go_template}, {"choices", run_choices}, {"h5", run_h5}, {"bnb", run_bnb}, {NULL, NULL},
 };
