@@ -411,7 +411,7 @@ int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const st
 static int linear_back(const struct block *k, enum pw_linear l, struct pw_tensor dx, struct pw_tensor dy, struct pw_tensor x,
                        const struct pw_saved *saved, const struct pw_block_grads *grads)
 {
-    const struct pw_linear_grads g = {.dx = dx, .dw = grads->dw[l], .dbias = pw_none(), .da = grads->da[l], .db = grads->db[l], .dm = grads->dm[l]};
+    const struct pw_linear_grads g = {.dx = dx, .dw = grads->dw[l], .dbias = grads->dbias[l], .da = grads->da[l], .db = grads->db[l], .dm = grads->dm[l]};
     PW_TRY(pw_linear_bwd(k->dev, &g, dy, x, first_xa(k, saved->xa, l), &k->layer->linear[l], pw_block_drop(k->b, k->index, l)), "layer %d: backward of %s",
            k->index, pw_linear_suffix(l));
     return 0;

@@ -65,6 +65,7 @@ int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const st
 /* Gradients of one block's parameters; each tensor may be none. */
 struct pw_block_grads {
     struct pw_tensor da[PW_LIN_COUNT], db[PW_LIN_COUNT], dm[PW_LIN_COUNT];   /* adapters; dm: of magnitudes */
+    struct pw_tensor dbias[PW_LIN_COUNT];                    /* biases that are trained beside an adapter */
     struct pw_tensor dw[PW_LIN_COUNT], dnorm[PW_NORM_COUNT]; /* full training */
     struct pw_linear_grads *experts[PW_EXPERT_PARTS];        /* (E) each, da and db; NULL: of none */
 };

@@ -50,8 +50,11 @@ static void detach(struct pw_model *m)
     m->embed = m->own->embed;
     m->norm_final = m->own->norm_final;
     m->head = m->own->head;
-    for (int i = 0; i < m->config.layers; i++)
+    for (int i = 0; i < m->config.layers; i++) {
         memcpy(m->layers[i].norm, m->own->layers[i].norm, sizeof m->layers[i].norm);
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            m->layers[i].linear[l].bias = m->own->layers[i].linear[l].bias;
+    }
 }
 
 /* The experts of a layer are multiplied in one go: all have an adapter of one rank, or none has. */
@@ -99,6 +102,18 @@ static struct pw_tensor *norm_of(const struct pw_model *m, struct pw_layer *laye
     return NULL;
 }
 
+/* A bias that was trained takes the place of the base's; without memory yet (shapes alone) the base's stays. */
+static int stand_in_bias(struct pw_model *m, const struct pw_adapter_saved *s, const char *module)
+{
+    struct pw_weight *w = pw_model_linear(m, module);
+    PW_CHECK(w && w->bias, PW_E_FORMAT, "attaching an adapter: %s: the model has no such bias", s->name);
+    PW_CHECK(s->value.ndim == 1 && s->value.shape[0] == w->n_out, PW_E_FORMAT, "attaching an adapter: %s: expected %lld elements, got %lld", s->name, (long long)w->n_out,
+             (long long)pw_count(s->value));
+    if (s->value.data)
+        w->bias = s->value.data;
+    return 0;
+}
+
 /* A module that was trained whole takes its place. */
 static int stand_in(struct pw_model *m, const struct pw_adapter_saved *s)
 {
@@ -122,6 +137,18 @@ static int stand_in(struct pw_model *m, const struct pw_adapter_saved *s)
 int pw_model_base_value(struct pw_model *m, const char *module, struct pw_tensor out)
 {
     PW_PASS(remember(m));
+    char linear[320];
+    if (pw_adapter_is_bias(module, linear)) {
+        const struct pw_weight *w = pw_model_linear(m, linear);
+        PW_CHECK(w, PW_E_FORMAT, "%s: the model has no such bias", module);
+        const float *bias = NULL;
+        for (int i = 0; i < m->config.layers && !bias; i++)
+            for (int l = 0; l < PW_LIN_COUNT; l++)
+                if (w == &m->layers[i].linear[l])
+                    bias = m->own->layers[i].linear[l].bias;
+        PW_CHECK(bias, PW_E_FORMAT, "%s: the model has no such bias", module);
+        return pw_copy(m->dev, out, pw_tensor1((void *)(uintptr_t)bias, PW_F32, w->n_out));
+    }
     if (strcmp(module, "lm_head") == 0)
         return pw_decode(m->dev, out, &m->own->head, 0);
     const struct pw_tensor *from = strcmp(module, "model.embed_tokens") == 0 ? &m->own->embed : norm_of(m, m->own->layers, &m->own->norm_final, module);
@@ -160,7 +187,8 @@ static int attach(struct pw_model *m, const struct pw_adapter *a, bool shapes)
         PW_PASS(remember(m));
     for (size_t i = 0; a && i < a->n_saved; i++) {
         PW_CHECK(shapes || a->saved[i].value.data, PW_E_FAIL, "attaching an adapter: %s: it has no tensor", a->saved[i].name);
-        PW_PASS(stand_in(m, &a->saved[i]));
+        char module[320];
+        PW_PASS(pw_adapter_is_bias(a->saved[i].name, module) ? stand_in_bias(m, &a->saved[i], module) : stand_in(m, &a->saved[i]));
     }
     for (int i = 0; i < m->config.layers; i++)
         PW_PASS(check_experts(m, i));

@@ -24,6 +24,8 @@ double pw_adapter_scale(const struct pw_adapter_config *c) { return c->rslora ? 
 static int check_config(const struct pw_adapter_config *c)
 {
     PW_CHECK(strcmp(c->kind, "lora") == 0 || strcmp(c->kind, "dora") == 0, PW_E_UNSUPPORTED, "adapter.kind: %s is not supported (known: lora, dora)", c->kind);
+    PW_CHECK(!c->bias[0] || strcmp(c->bias, "none") == 0 || strcmp(c->bias, "all") == 0 || strcmp(c->bias, "lora_only") == 0, PW_E_UNSUPPORTED,
+             "adapter.bias: %s is not supported (known: none, all, lora_only)", c->bias);
     PW_CHECK(c->r >= 1 && c->r <= 65536, PW_E_USAGE, "adapter.r is out of range (expected 1 to 65536, got %d)", c->r);
     PW_CHECK(isfinite(c->alpha) && c->alpha != 0, PW_E_USAGE, "adapter.alpha must be a number other than 0 (got %g)", c->alpha);
     PW_CHECK(c->dropout >= 0 && c->dropout < 1, PW_E_USAGE, "adapter.dropout is out of range (expected 0 to below 1, got %g)", c->dropout);
@@ -285,17 +287,58 @@ static int check_saved(const struct pw_adapter *a, const struct pw_model_config 
     return rc;
 }
 
+bool pw_adapter_is_bias(const char *saved, char module[320])
+{
+    const size_t n = strlen(saved), tail = strlen(".bias");
+    if (n <= tail || n - tail >= 320 || strcmp(saved + n - tail, ".bias") != 0)
+        return false;
+    snprintf(module, 320, "%.*s", (int)(n - tail), saved);
+    return true;
+}
+
+size_t pw_adapter_biases(const struct pw_adapter *a)
+{
+    char module[320];
+    size_t n = 0;
+    for (size_t i = 0; i < a->n_saved; i++)
+        n += pw_adapter_is_bias(a->saved[i].name, module);
+    return n;
+}
+
+/* PEFT trains the biases that the base has, and adds none. In these families linears of blocks alone have any. */
+static int plan_biases(struct pw_adapter *a, const struct pw_model_config *model)
+{
+    const bool all = strcmp(a->config.bias, "all") == 0;
+    char name[320];
+    int64_t n_out, n_in;
+    for (int i = 0; (all || strcmp(a->config.bias, "lora_only") == 0) && i < model->layers; i++)
+        for (int l = 0; l < PW_LIN_COUNT; l++) {
+            if (!pw_layer_has(model, i, (enum pw_linear)l) || !pw_linear_biased(model, (enum pw_linear)l))
+                continue;
+            snprintf(name, sizeof name, "model.layers.%d.%s", i, pw_linear_suffix((enum pw_linear)l));
+            if (!all && !pw_adapter_find(a, name))
+                continue;
+            pw_linear_shape(model, (enum pw_linear)l, &n_out, &n_in);
+            struct pw_adapter_saved *s = &a->saved[a->n_saved];
+            *s = (struct pw_adapter_saved){.name = pw_arena_printf(&a->arena, "%s.bias", name), .value = pw_tensor1(NULL, PW_F32, n_out)};
+            PW_CHECK(s->name, PW_E_NOMEM, "no memory for the adapter's modules");
+            a->n_saved++;
+        }
+    return 0;
+}
+
 static int plan_saved(struct pw_adapter *a, const struct pw_model_config *model)
 {
     const char *words = a->config.modules_to_save;
     char name[320];
+    a->saved = pw_arena_array(&a->arena, (size_t)model->layers * (PW_NORM_COUNT + PW_LIN_COUNT) + 3, sizeof *a->saved);
+    PW_CHECK(a->saved, PW_E_NOMEM, "no memory for the adapter's modules");
     if (!words || !words[0] || strcmp(words, "none") == 0) {
         a->config.modules_to_save = NULL;
         return 0;
     }
     a->config.modules_to_save = pw_arena_strndup(&a->arena, words, strlen(words));
-    a->saved = pw_arena_array(&a->arena, (size_t)model->layers * PW_NORM_COUNT + 3, sizeof *a->saved);
-    PW_CHECK(a->saved && a->config.modules_to_save, PW_E_NOMEM, "no memory for the adapter's modules");
+    PW_CHECK(a->config.modules_to_save, PW_E_NOMEM, "no memory for the adapter's modules");
     PW_PASS(add_saved(a, "model.embed_tokens", pw_tensor2(NULL, PW_F32, model->vocab, model->hidden)));
     for (int i = 0; i < model->layers; i++)
         for (int n = 0; n < PW_NORM_COUNT; n++) {
@@ -324,6 +367,8 @@ int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config
     a->config.rank_pattern = a->config.alpha_pattern = a->config.layers = NULL;     /* the modules have it now */
     if (rc == 0)
         rc = plan_saved(a, model);
+    if (rc == 0)
+        rc = plan_biases(a, model);
     if (rc == 0 && a->config.halves) {     /* as it will be written: a pair of twice the rank */
         a->config.r *= 2;
         a->config.alpha *= a->config.rslora ? sqrt(2) : 2;

@@ -26,6 +26,7 @@ struct pw_adapter_config {
     /* PiSSA: the second half of every pair is frozen, minus what the first half began as. Ranks are twice those given, alphas so that the scale stays. */
     bool halves;
     const char *modules_to_save;  /* "norm,embed_tokens": ends of names of norms, of the embedding and of the head that are trained whole; NULL, "" or "none": none */
+    char bias[12];                /* which biases of the base are trained, those that it has: "lora_only", of the linears with a pair; "all"; "" or "none" */
     char base_name[512];          /* base_model_name_or_path */
     char base_hash[65];           /* pw_checkpoint_identity of the base, "" if unknown (adapters of other tools) */
     char base_type[24];           /* the form the base had: "dense", "nf4", "nf4 double", ...; "" if unknown */
@@ -35,9 +36,9 @@ struct pw_adapter_module {
     int64_t n_in, n_out;
     struct pw_lora lora;          /* a (R, n_in), b (n_out, R), f32; DoRA: magnitude, norm (n_out); the norms are made where it is attached */
 };
-struct pw_adapter_saved {         /* a module that is trained whole and stands in for that of the base */
-    const char *name;             /* "model.norm", "model.layers.0.input_layernorm", "model.embed_tokens", "lm_head" */
-    struct pw_tensor value;       /* as the weight of the base: (D) or (V, D), f32 */
+struct pw_adapter_saved {         /* a tensor of the base that is trained whole and stands in for it */
+    const char *name;             /* "model.norm", "model.layers.0.input_layernorm", "model.embed_tokens", "lm_head": its weight; "model.layers.0.self_attn.q_proj.bias" */
+    struct pw_tensor value;       /* as in the base: (D), (V, D) or (n_out), f32 */
 };
 struct pw_adapter {
     struct pw_adapter_config config;
@@ -64,6 +65,8 @@ int pw_adapter_put(struct pw_adapter *a, struct pw_dev *dev);
 /* A copy whose tensors are in host memory: for writing one that lives on a device. To be freed. */
 int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw_dev *dev);
 double pw_adapter_scale(const struct pw_adapter_config *c);
+bool pw_adapter_is_bias(const char *saved, char module[320]);       /* is it a bias? Then of which linear */
+size_t pw_adapter_biases(const struct pw_adapter *a);                /* how many of saved are biases */
 const struct pw_adapter_saved *pw_adapter_find_saved(const struct pw_adapter *a, const char *module);
 bool pw_adapter_saves(const char *words, const char *module);        /* PEFT's rule for modules_to_save: the name ends with one of the words */
 const struct pw_adapter_module *pw_adapter_find(const struct pw_adapter *a, const char *module);

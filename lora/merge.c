@@ -22,13 +22,15 @@ static const struct pw_adapter_module *module_of(const struct merge *m, const ch
 static const struct pw_adapter_saved *saved_of(const struct merge *m, const char *name)
 {
     char module[320];
+    if (pw_adapter_is_bias(name, module))
+        return pw_adapter_find_saved(m->adapter, name);
     snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
     return pw_adapter_find_saved(m->adapter, module);
 }
 
 static bool edits(void *ctx, const char *name) { return module_of(ctx, name) || saved_of(ctx, name); }
 
-/* A module that was trained whole takes the place of the base's. */
+/* A tensor that was trained whole takes the place of the base's. */
 static int replace(struct merge *m, const struct pw_adapter_saved *s, int64_t first, struct pw_tensor rows)
 {
     const int64_t width = s->value.shape[s->value.ndim - 1], n = rows.shape[0] * rows.shape[1];
@@ -50,7 +52,8 @@ static int replace(struct merge *m, const struct pw_adapter_saved *s, int64_t fi
 static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor rows)
 {
     struct merge *m = ctx;
-    if (strlen(name) <= strlen(".weight") || strcmp(name + strlen(name) - strlen(".weight"), ".weight") != 0)
+    char of[320];
+    if (!pw_adapter_is_bias(name, of) && (strlen(name) <= strlen(".weight") || strcmp(name + strlen(name) - strlen(".weight"), ".weight") != 0))
         return 0;
     const struct pw_adapter_saved *whole = saved_of(m, name);
     if (whole)

@@ -12,7 +12,7 @@
 #include "base/file.h"
 #include "data/safetensors.h"
 
-static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight", tail_m[] = ".lora_magnitude_vector", tail_w[] = ".weight";
+static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight", tail_m[] = ".lora_magnitude_vector", tail_w[] = ".weight", tail_base[] = ".base_layer.bias", tail_bias[] = ".bias";
 
 /* ---- reading: the config ---- */
 
@@ -43,11 +43,9 @@ static int check_keys(const struct pw_value *json, const char *path)
             continue;
         PW_CHECK(empty(&m->value), PW_E_UNSUPPORTED, "%s: %.60s is not supported (expected null, false or empty)", path, m->key);
     }
-    const char *type = "", *bias = "none";
+    const char *type = "";
     PW_PASS(pw_get_str(json, "peft_type", path, &type));
     PW_CHECK(strcmp(type, "LORA") == 0, PW_E_UNSUPPORTED, "%s: peft_type is not supported (expected LORA, got \"%.40s\")", path, type);
-    PW_PASS(pw_get_str(json, "bias", path, &bias));
-    PW_CHECK(strcmp(bias, "none") == 0, PW_E_UNSUPPORTED, "%s: bias is not supported (expected none, got %.40s)", path, bias);
     /* These change the base when the adapter is made, so the adapter alone is not what was trained. */
     const struct pw_value *init = pw_get(json, "init_lora_weights");
     if (init && init->kind == PW_STRING)
@@ -120,7 +118,11 @@ static int read_config(struct pw_adapter *a, const struct pw_value *json, const 
     PW_CHECK(json->kind == PW_MAP, PW_E_FORMAT, "%s: expected a map", path);
     PW_PASS(check_keys(json, path));
     int64_t r = 0;
-    const char *base = "";
+    const char *base = "", *bias = "none";
+    PW_PASS(pw_get_str(json, "bias", path, &bias));
+    PW_CHECK(strcmp(bias, "none") == 0 || strcmp(bias, "all") == 0 || strcmp(bias, "lora_only") == 0, PW_E_UNSUPPORTED,
+             "%s: bias is not supported (expected none, all or lora_only, got %.40s)", path, bias);
+    snprintf(c->bias, sizeof c->bias, "%s", bias);
     PW_CHECK(pw_get(json, "r") && pw_get(json, "lora_alpha"), PW_E_FORMAT, "%s: r or lora_alpha is missing", path);
     PW_PASS(pw_get_i64(json, "r", path, &r));
     PW_PASS(pw_get_f64(json, "lora_alpha", path, &c->alpha));
@@ -212,6 +214,16 @@ static bool is_saved(const struct pw_adapter *a, const char *tensor)
     return pw_adapter_saves(a->config.modules_to_save, module);
 }
 
+/* Is it a bias of the base that was trained? Then the module that has it, without what PEFT puts around linears with a pair. */
+static bool is_bias(const struct pw_adapter *a, const char *tensor, char module[320])
+{
+    const size_t n = strlen(tensor), p = strlen(prefix), t = strlen(ends(tensor, tail_base) ? tail_base : tail_bias);
+    if (!a->config.bias[0] || strcmp(a->config.bias, "none") == 0 || n <= p + t || n - p - t >= 300 || strncmp(tensor, prefix, p) != 0 || !ends(tensor, tail_bias) || strstr(tensor, ".lora_"))
+        return false;
+    snprintf(module, 320, "%.*s", (int)(n - p - t), tensor + p);
+    return true;
+}
+
 /* Groups the tensors of the file into modules, A and B, in forward order. */
 static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const char *path, struct found **out, size_t *n)
 {
@@ -223,6 +235,11 @@ static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const c
         const size_t len = strlen(t->name), p = strlen(prefix);
         if (is_saved(a, t->name)) {
             PW_CHECK(t->ndim >= 1 && t->ndim <= 2 && t->shape[0] > 0 && t->shape[t->ndim - 1] > 0, PW_E_FORMAT, "%s: %s: expected one or two dimensions, got %d", path, t->name, t->ndim);
+            continue;
+        }
+        char of[320];
+        if (is_bias(a, t->name, of)) {
+            PW_CHECK(t->ndim == 1 && t->shape[0] > 0, PW_E_FORMAT, "%s: %s: expected one dimension, got %d", path, t->name, t->ndim);
             continue;
         }
         const bool dora = pw_adapter_is_dora(a), is_m = dora && ends(t->name, tail_m), is_a = ends(t->name, tail_a);
@@ -271,6 +288,7 @@ static int check_modules(const struct pw_adapter *a, const struct found *list, s
     struct pw_adapter expected = {0};
     struct pw_adapter_config config = a->config;
     config.modules_to_save = NULL;
+    config.bias[0] = 0;
     if (!exact)
         config.targets = "all-linear";
     PW_TRY(pw_adapter_plan(&expected, &config, model), "%s: fitting the adapter to the model", path);
@@ -360,7 +378,24 @@ static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const 
     return fill_rows(a, m, m->lora.magnitude, 1, f->m, path);
 }
 
-/* The modules that are trained whole: exactly those that modules_to_save selects in the model, in its shapes. */
+/* A bias in the order of the base's rows. */
+static int fill_bias(const struct pw_adapter *a, struct pw_tensor to, const char *linear, const struct pw_st_tensor *t, const char *path)
+{
+    const struct pw_adapter_module of = {.name = linear, .n_out = t->shape[0]};
+    PW_CHECK(!a->paired || of.n_out % a->paired == 0, PW_E_FORMAT, "%s: %s: expected rows of whole heads of %d, got %" PRId64, path, t->name, a->paired, of.n_out);
+    return fill_rows(a, &of, to, 1, t, path);
+}
+
+/* What the model has no such tensor for, or no pair beside it where there should be one. */
+static int check_saved_name(const struct pw_adapter *a, const struct pw_adapter_saved *to, const struct pw_adapter_saved *as, bool any, const char *linear, const char *tensor, const char *path)
+{
+    PW_CHECK(any || as, PW_E_FORMAT, "%s: unknown tensor %s: the model has no such %s; is the adapter for another base?", path, tensor, linear ? "bias" : "norm, embedding or head");
+    PW_CHECK(!linear || strcmp(a->config.bias, "lora_only") != 0 || pw_adapter_find(a, linear), PW_E_FORMAT, "%s: unknown tensor %s: bias is lora_only, and its layer has no pair", path, tensor);
+    PW_CHECK(!pw_adapter_find_saved(a, to->name), PW_E_FORMAT, "%s: %s: the bias of that layer is there twice", path, tensor);
+    return 0;
+}
+
+/* The modules that are trained whole: exactly those that modules_to_save selects in the model, in its shapes; and the biases that bias selects. */
 static int fill_saved(struct pw_adapter *a, const struct pw_safetensors *s, const struct pw_model_config *model, const char *path)
 {
     struct pw_adapter expected = {0};
@@ -374,24 +409,32 @@ static int fill_saved(struct pw_adapter *a, const struct pw_safetensors *s, cons
         PW_TRY(pw_adapter_plan(&expected, &config, model), "%s: fitting the adapter to the model", path);
     for (size_t i = 0; i < s->n; i++) {
         const struct pw_st_tensor *t = &s->tensors[i];
-        if (!is_saved(a, t->name))
+        char module[320];
+        const bool bias = is_bias(a, t->name, module);
+        if (!bias && !is_saved(a, t->name))
             continue;
         struct pw_adapter_saved *to = &a->saved[a->n_saved];
-        to->name = pw_arena_strndup(&a->arena, t->name + strlen(prefix), strlen(t->name) - strlen(prefix) - strlen(tail_w));
+        to->name = bias ? pw_arena_printf(&a->arena, "%s%s", module, tail_bias) : pw_arena_strndup(&a->arena, t->name + strlen(prefix), strlen(t->name) - strlen(prefix) - strlen(tail_w));
         PW_CHECK_OUT(to->name, PW_E_NOMEM, "%s: no memory", path);
         const struct pw_adapter_saved *as = pw_adapter_find_saved(&expected, to->name);
-        PW_CHECK_OUT(!model || as, PW_E_FORMAT, "%s: unknown tensor %s: the model has no such norm, embedding or head; is the adapter for another base?", path, t->name);
+        PW_PASS_OUT(check_saved_name(a, to, as, !model, bias ? module : NULL, t->name, path));
         PW_CHECK_OUT(!as || (as->value.ndim == t->ndim && as->value.shape[0] == t->shape[0] && (t->ndim == 1 || as->value.shape[1] == t->shape[1])), PW_E_FORMAT,
                      "%s: %s: shape does not fit the model, the adapter is for another base (expected (%" PRId64 ", %" PRId64 "), got (%" PRId64 ", %" PRId64 "))", path, t->name, as->value.shape[0],
                      as->value.ndim > 1 ? as->value.shape[1] : 1, t->shape[0], t->ndim > 1 ? t->shape[1] : 1);
         void *data = pw_arena_alloc(&a->arena, sizeof(float) * (t->bytes / pw_st_dtype_bytes(t->dtype)));
         PW_CHECK_OUT(data, PW_E_NOMEM, "%s: no memory for %s", path, t->name);
         to->value = t->ndim == 1 ? pw_tensor1(data, PW_F32, t->shape[0]) : pw_tensor2(data, PW_F32, t->shape[0], t->shape[1]);
-        PW_PASS_OUT(widen(data, t, path));
+        PW_PASS_OUT(bias ? fill_bias(a, to->value, module, t, path) : widen(data, t, path));
         a->n_saved++;
     }
-    for (size_t i = 0; i < expected.n_saved; i++)
-        PW_CHECK_OUT(pw_adapter_find_saved(a, expected.saved[i].name), PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, expected.saved[i].name, tail_w);
+    for (size_t i = 0; i < expected.n_saved; i++) {
+        char module[320];
+        const bool bias = pw_adapter_is_bias(expected.saved[i].name, module), paired = bias && pw_adapter_find(a, module);
+        if (bias && !paired && strcmp(a->config.bias, "lora_only") == 0)
+            continue;                    /* planned for all linears */
+        PW_CHECK_OUT(pw_adapter_find_saved(a, expected.saved[i].name), PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, bias ? module : expected.saved[i].name,
+                     !bias ? tail_w : paired ? tail_base : tail_bias);
+    }
 out:
     if (model)
         pw_adapter_free(&expected);
@@ -439,7 +482,7 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
     PW_CHECK(a->modules, PW_E_NOMEM, "%s: no memory", path);
     for (; a->n < n; a->n++)
         PW_PASS(fill_module(a, &a->modules[a->n], &list[a->n], json, config_path, path));
-    if (a->config.modules_to_save)
+    if (a->config.modules_to_save || (a->config.bias[0] && strcmp(a->config.bias, "none") != 0))
         PW_PASS(fill_saved(a, s, model, path));
     return 0;
 }
@@ -527,7 +570,7 @@ static int write_config(const struct pw_adapter *a, const char *path)
     write_pattern(a, &w, false);
     pw_json_null(&w, "auto_mapping");
     pw_json_str(&w, "base_model_name_or_path", c->base_name[0] ? c->base_name : NULL);
-    pw_json_str(&w, "bias", "none");
+    pw_json_str(&w, "bias", c->bias[0] ? c->bias : "none");
     pw_json_bool(&w, "fan_in_fan_out", false);
     pw_json_bool(&w, "inference_mode", true);
     pw_json_bool(&w, "init_lora_weights", true);
@@ -539,7 +582,7 @@ static int write_config(const struct pw_adapter *a, const char *path)
     pw_json_f64(&w, "lora_dropout", c->dropout);
     pw_json_null(&w, "megatron_config");
     pw_json_str(&w, "megatron_core", "megatron.core");
-    if (a->n_saved > 0) {
+    if (a->n_saved > pw_adapter_biases(a)) {
         pw_json_open(&w, "modules_to_save", '[');
         write_words(&w, c->modules_to_save);
         pw_json_close(&w, ']');
@@ -600,7 +643,18 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
         }
     }
     for (size_t i = 0; i < a->n_saved; i++) {
-        list[n] = entry(&arena, a->saved[i].name, tail_w, a->saved[i].value);
+        char module[320];
+        struct pw_tensor t = a->saved[i].value;
+        if (pw_adapter_is_bias(a->saved[i].name, module)) {
+            const struct pw_adapter_module of = {.name = module, .n_out = t.shape[0]};
+            if (a->paired) {
+                t.data = pw_arena_alloc(&arena, pw_bytes(t));
+                PW_CHECK_OUT(t.data, PW_E_NOMEM, "no memory to write the adapter");
+                pw_adapter_reorder_rows(a, &of, false, t.data, a->saved[i].value.data, 1);
+            }
+            list[n] = entry(&arena, module, pw_adapter_find(a, module) ? tail_base : tail_bias, t);
+        } else
+            list[n] = entry(&arena, a->saved[i].name, tail_w, t);
         PW_CHECK_OUT(list[n++].name, PW_E_NOMEM, "no memory to write the adapter");
     }
     qsort(list, n, sizeof *list, by_name);

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "infer/session.h"
+#include "lora/gguf_lora.h"
 #include "lora/merge.h"
 #include "lora/peft.h"
 #include "lora/principal.h"
@@ -18,6 +19,9 @@
 #define MODEL "tests/fixtures/train_golden/model"
 #define ROWS "tests/fixtures/train_golden/rows.jsonl"
 #define FIXTURES "tests/fixtures/adapter_golden"
+#define BIASED FIXTURES "/model-bias"          /* a Qwen2: q, k and v have biases */
+
+static const char *model_of(const char *name) { return strncmp(name, "bias", 4) == 0 ? BIASED : MODEL; }
 
 /* ---- training ---- */
 
@@ -35,11 +39,11 @@ static void golden(const char *name, const char *quant, const char *adapter, con
     snprintf(theirs, sizeof theirs, FIXTURES "/final-%s", name);
     snprintf(before, sizeof before, FIXTURES "/init-%s", name);
     snprintf(text, sizeof text,
-             "model: %s\nquant: %s\nadapter: {r: 4, alpha: 8, dropout: 0.0, targets: all-linear, init_from: %s, %s}\n"
+             "model: %s\nquant: %s\nadapter: {r: 4, alpha: 8, dropout: 0.0, init_from: %s, %s}\n"
              "data: {train: %s, format: completion, max_length: 40, packing: false, shuffle: false}\n"
              "train: {steps: %d, batch_size: 2, accumulate: 2, lr: %.17g, warmup: %.17g, schedule: %s, weight_decay: %.17g, clip: %.17g, save_every: 0, eval_every: 0}\n"
              "output: %s\n",
-             MODEL, quant, before, adapter, ROWS, GOLDEN_STEPS, golden_number(o, "lr"), golden_number(o, "warmup"), schedule, golden_number(o, "weight_decay"),
+             model_of(name), quant, before, adapter, ROWS, GOLDEN_STEPS, golden_number(o, "lr"), golden_number(o, "warmup"), schedule, golden_number(o, "weight_decay"),
              golden_number(o, "clip"), test_path(test_tmpdir(), "run"));
     golden_run(text, one, device, theirs, before, bound);
     pw_arena_free(&a);
@@ -52,6 +56,12 @@ END_TEST
 START_TEST(saved_by_definition) { golden("saved", "none", "modules_to_save: [embed_tokens, lm_head, norm, input_layernorm]", "ref", 1e-5); }
 END_TEST
 START_TEST(dora_by_definition) { golden("dora", "none", "kind: dora", "ref", 1e-5); }
+END_TEST
+START_TEST(bias) { golden("bias", "none", "bias: lora_only", "cpu", 1e-5); }
+END_TEST
+START_TEST(bias_by_definition) { golden("bias", "none", "bias: lora_only", "ref", 1e-5); }
+END_TEST
+START_TEST(bias_all) { golden("bias-all", "none", "bias: all, targets: [q_proj, up_proj]", "cpu", 1e-5); }
 END_TEST
 START_TEST(dora_nf4) { golden("dora-nf4", NF4, "kind: dora", "cpu", 1e-5); }
 END_TEST
@@ -135,9 +145,9 @@ static void reads(const char *name, double moves)
     char path[128];
     read_expected(&e, name);
     snprintf(path, sizeof path, FIXTURES "/final-%s", name);
-    logits_of(MODEL, NULL, "cpu", e.ids, e.n, plain);
+    logits_of(model_of(name), NULL, "cpu", e.ids, e.n, plain);
     ck_assert_msg(furthest(plain, e.logits, e.n * VOCAB) > moves, "the adapter hardly matters");
-    logits_of(MODEL, path, "cpu", e.ids, e.n, got);
+    logits_of(model_of(name), path, "cpu", e.ids, e.n, got);
     const double read = furthest(got, e.logits, e.n * VOCAB);
     ck_assert_msg(read <= 1e-4, "%s: logits off by %g", path, read);
     ck_ok(pw_peft_load(&a, path, NULL));
@@ -145,7 +155,7 @@ static void reads(const char *name, double moves)
     ck_ok(pw_dir_make(again));
     ck_ok(pw_peft_write(&a, again));
     pw_adapter_free(&a);
-    logits_of(MODEL, again, "cpu", e.ids, e.n, plain);
+    logits_of(model_of(name), again, "cpu", e.ids, e.n, plain);
     ck_assert_int_eq(memcmp(plain, got, sizeof(float) * (size_t)(e.n * VOCAB)), 0);
     printf("%s: largest difference of a logit %.3g\n", path, read);
 }
@@ -163,7 +173,7 @@ static void merges(const char *name)
     read_expected(&e, name);
     snprintf(path, sizeof path, FIXTURES "/final-%s", name);
     ck_ok(pw_dev_open(&dev, &options));
-    ck_ok(pw_checkpoint_open(&c, MODEL, NULL));
+    ck_ok(pw_checkpoint_open(&c, model_of(name), NULL));
     ck_ok(pw_peft_load(&a, path, pw_checkpoint_config(c)));
     const char *out = test_path(test_tmpdir(), "merged");
     ck_ok(pw_lora_merge(dev, c, &a, PW_F32, out, true, &result, NULL));
@@ -179,6 +189,14 @@ static void merges(const char *name)
 START_TEST(reads_dora) { reads("dora", 0.1); }
 END_TEST
 START_TEST(reads_saved) { reads("saved", 0.1); }
+END_TEST
+START_TEST(reads_bias) { reads("bias", 0.05); }
+END_TEST
+START_TEST(reads_bias_all) { reads("bias-all", 0.05); }
+END_TEST
+START_TEST(merges_bias) { merges("bias"); }
+END_TEST
+START_TEST(merges_bias_all) { merges("bias-all"); }
 END_TEST
 START_TEST(merges_saved) { merges("saved"); }
 END_TEST
@@ -219,6 +237,85 @@ START_TEST(refuses)
     model.tied = true;
     ck_fails(pw_peft_load(&b, FIXTURES "/final-saved", &model), PW_E_UNSUPPORTED, "the model's output layer is its embedding");
     pw_adapter_free(&a);
+    pw_checkpoint_close(c);
+}
+END_TEST
+
+static size_t place_of(const struct pw_adapter *a, const char *name)
+{
+    const struct pw_adapter_saved *s = pw_adapter_find_saved(a, name);
+    ck_assert_ptr_nonnull(s);
+    return (size_t)(s - a->saved);
+}
+
+START_TEST(refuses_biases)
+{
+    struct pw_adapter a, b;
+    struct pw_checkpoint *c = NULL;
+    const char *dir = test_path(test_tmpdir(), "bad"), *file = test_path(test_tmpdir(), "bad.gguf");
+    ck_ok(pw_checkpoint_open(&c, BIASED, NULL));
+    struct pw_model_config model = *pw_checkpoint_config(c);
+    ck_ok(pw_dir_make(dir));
+    ck_ok(pw_peft_load(&a, FIXTURES "/final-bias-all", &model));
+    ck_assert_uint_eq(pw_adapter_biases(&a), 6);
+    ck_assert_uint_eq(a.n_saved, 6);
+    ck_fails(pw_gguf_lora_write(&a, file, &model, PW_F32, true), PW_E_UNSUPPORTED, "GGUF files of adapters hold low-rank pairs alone, and this one has model.layers.0.self_attn.k_proj.bias trained");
+    ck_assert(!pw_file_exists(file));
+    snprintf(a.config.bias, sizeof a.config.bias, "lora_only");
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "unknown tensor base_model.model.model.layers.0.self_attn.k_proj.bias: bias is lora_only, and its layer has no pair");
+    snprintf(a.config.bias, sizeof a.config.bias, "none");
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "unknown tensor base_model.model.model.layers.0.self_attn.k_proj.bias");
+    snprintf(a.config.bias, sizeof a.config.bias, "boft_only");
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_UNSUPPORTED, "bias is not supported (expected none, all or lora_only, got boft_only)");
+    snprintf(a.config.bias, sizeof a.config.bias, "all");
+    const size_t q = place_of(&a, "model.layers.1.self_attn.q_proj.bias"), k = place_of(&a, "model.layers.1.self_attn.k_proj.bias");
+    a.saved[q].value.shape[0]--;
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "layers.1.self_attn.q_proj.base_layer.bias: shape does not fit the model, the adapter is for another base (expected (24, 1), got (23, 1))");
+    a.saved[q].value = pw_tensor2(a.saved[q].value.data, PW_F32, 4, 6);
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "layers.1.self_attn.q_proj.base_layer.bias: expected one dimension, got 2");
+    a.saved[q].value = pw_tensor1(a.saved[q].value.data, PW_F32, 24);
+    a.saved[k] = a.saved[--a.n_saved];
+    ck_ok(pw_peft_write(&a, dir));
+    ck_fails(pw_peft_load(&b, dir, &model), PW_E_FORMAT, "tensor base_model.model.model.layers.1.self_attn.k_proj.bias is missing");
+    pw_adapter_free(&a);
+    model.qkv_bias = false;
+    ck_fails(pw_peft_load(&b, FIXTURES "/final-bias", &model), PW_E_FORMAT, "layers.0.self_attn.k_proj.base_layer.bias: the model has no such bias");
+    pw_checkpoint_close(c);
+}
+END_TEST
+
+/* A base whose rows of q and k are in interleaved pairs: what is in memory follows them, what is written does not. */
+START_TEST(biases_follow_the_rows)
+{
+    struct pw_adapter a, b, again;
+    struct pw_checkpoint *c = NULL;
+    const char *dir = test_path(test_tmpdir(), "pairs");
+    ck_ok(pw_checkpoint_open(&c, BIASED, NULL));
+    struct pw_model_config model = *pw_checkpoint_config(c);
+    ck_ok(pw_dir_make(dir));
+    ck_ok(pw_peft_load(&a, FIXTURES "/final-bias", &model));
+    model.rope_interleaved = true;
+    ck_ok(pw_peft_load(&b, FIXTURES "/final-bias", &model));
+    ck_ok(pw_peft_write(&b, dir));
+    model.rope_interleaved = false;
+    ck_ok(pw_peft_load(&again, dir, &model));
+    const int d = model.head_dim;
+    for (size_t i = 0; i < a.n_saved; i++) {
+        const float *x = a.saved[i].value.data, *y = b.saved[i].value.data, *z = again.saved[i].value.data;
+        const bool turned = !strstr(a.saved[i].name, "v_proj");
+        for (int64_t r = 0; r < a.saved[i].value.shape[0]; r++) {
+            const int64_t from = turned ? r - r % d + (r % d) / 2 + (r % 2) * (d / 2) : r;
+            ck_assert_msg(y[r] == x[from] && z[r] == x[r], "%s, row %d", a.saved[i].name, (int)r);
+        }
+    }
+    pw_adapter_free(&a);
+    pw_adapter_free(&b);
+    pw_adapter_free(&again);
     pw_checkpoint_close(c);
 }
 END_TEST
@@ -302,16 +399,21 @@ START_TEST(principal_parts)
 END_TEST
 
 /* bf16 on simt: a logit of size 4 within some hundredths. */
-START_TEST(dora_on_simt)
+static void on_simt(const char *name)
 {
     struct expected e;
     static float got[MOST * VOCAB];
-    read_expected(&e, "dora");
-    logits_of(MODEL, FIXTURES "/final-dora", "simt", e.ids, e.n, got);
+    char path[128];
+    snprintf(path, sizeof path, FIXTURES "/final-%s", name);
+    read_expected(&e, name);
+    logits_of(model_of(name), path, "simt", e.ids, e.n, got);
     const double off = furthest(got, e.logits, e.n * VOCAB);
     ck_assert_msg(off <= 0.1, "logits off by %g", off);
-    printf("simt: largest difference of a logit %.3g\n", off);
+    printf("%s on simt: largest difference of a logit %.3g\n", name, off);
 }
+START_TEST(dora_on_simt) { on_simt("dora"); }
+END_TEST
+START_TEST(bias_on_simt) { on_simt("bias"); }
 END_TEST
 
 /* ---- in two parts ---- */
@@ -326,7 +428,7 @@ static void train_some(const char *output, const char *adapter, bool resume, boo
     const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
     snprintf(text, sizeof text,
              "model: %s\nquant: " NF4 "\nadapter: {r: 4, alpha: 8, %s}\ndata: {train: %s, format: completion, max_length: 40}\n"
-             "train: {steps: 8, batch_size: 2, accumulate: 2, lr: 3e-3, save_every: 1, eval_every: 0}\noutput: %s\n", MODEL, adapter, ROWS, output);
+             "train: {steps: 8, batch_size: 2, accumulate: 2, lr: 3e-3, save_every: 1, eval_every: 0}\noutput: %s\n", strstr(adapter, "bias:") ? BIASED : MODEL, adapter, ROWS, output);
     ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "parts", NULL, 0));
     ck_ok(pw_dev_open(&dev, &options));
     const struct pw_run_options opt = {.recipe = &recipe, .dev = dev, .resume = resume, .stop = stop, .stop_ctx = ctx};
@@ -359,6 +461,8 @@ START_TEST(pissa_in_two_parts) { two_parts("init: pissa, dropout: 0, modules_to_
 END_TEST
 START_TEST(dora_in_two_parts) { two_parts("kind: dora, dropout: 0.2, modules_to_save: [norm, embed_tokens, lm_head]"); }
 END_TEST
+START_TEST(biases_in_two_parts) { two_parts("bias: all, targets: [q_proj, down_proj], dropout: 0.1"); }
+END_TEST
 
 int main(void)
 {
@@ -370,17 +474,28 @@ int main(void)
     tcase_add_test(c, dora_nf4);
     tcase_add_test(c, saved);
     tcase_add_test(c, saved_by_definition);
+    tcase_add_test(c, bias);
+    tcase_add_test(c, bias_by_definition);
+    tcase_add_test(c, bias_all);
+    tcase_add_test(c, reads_bias);
+    tcase_add_test(c, reads_bias_all);
+    tcase_add_test(c, merges_bias);
+    tcase_add_test(c, merges_bias_all);
+    tcase_add_test(c, refuses_biases);
+    tcase_add_test(c, biases_follow_the_rows);
     tcase_add_test(c, reads_saved);
     tcase_add_test(c, merges_saved);
     tcase_add_test(c, reads_dora);
     tcase_add_test(c, merges_dora);
     tcase_add_test(c, refuses);
     tcase_add_test(c, dora_on_simt);
+    tcase_add_test(c, bias_on_simt);
     tcase_add_test(c, pissa);
     tcase_add_test(c, loftq);
     tcase_add_test(c, principal_parts);
     tcase_add_test(c, pissa_in_two_parts);
     tcase_add_test(c, dora_in_two_parts);
+    tcase_add_test(c, biases_in_two_parts);
     suite_add_tcase(s, c);
     return test_run(s);
 }

@@ -220,7 +220,9 @@ static const struct { const char *config; int code; const char *text; } configs[
     {"{" GOOD ",\"modules_to_save\":\"norm\"}", PW_E_FORMAT, "modules_to_save"},
     {"{" GOOD ",\"fan_in_fan_out\":true}", PW_E_UNSUPPORTED, "fan_in_fan_out"},
     {"{" GOOD ",\"new_key_of_2030\":3}", PW_E_UNSUPPORTED, "new_key_of_2030"},
-    {"{" GOOD ",\"bias\":\"all\"}", PW_E_UNSUPPORTED, "bias"},
+    {"{" GOOD ",\"bias\":\"all\"}", 0, ""},      /* this model has none, and peft then trains none */
+    {"{" GOOD ",\"bias\":\"vera_only\"}", PW_E_UNSUPPORTED, "bias is not supported (expected none, all or lora_only, got vera_only)"},
+    {"{" GOOD ",\"lora_bias\":true}", PW_E_UNSUPPORTED, "lora_bias is not supported"},
     {"{" GOOD ",\"init_lora_weights\":\"pissa\"}", PW_E_UNSUPPORTED, "pissa"},
     {"{" GOOD ",\"rank_pattern\":{\"^q.*\":4}}", PW_E_UNSUPPORTED, "rank_pattern: the expression"},
     {"{" GOOD ",\"rank_pattern\":{\"q_proj\":4}}", PW_E_FORMAT, "rank does not fit the config (expected 4, got 2 and 2)"},

@@ -55,6 +55,7 @@ START_TEST(mistakes)
     refused(HEAD "adapter: {init: pissa, kind: dora}\n", NULL, "pissa needs adapter.kind: lora");
     refused(HEAD "adapter: {init: loftq}\n", NULL, "loftq needs quant.type");
     refused(HEAD "adapter: {init: pissa, init_from: there}\n", NULL, "exclude each other");
+    refused(HEAD "adapter: {kind: full, bias: all}\n", NULL, "adapter.bias needs adapter.kind: lora or dora");
     refused(HEAD "adapter: {kind: full, modules_to_save: [norm]}\n", NULL, "adapter.modules_to_save needs adapter.kind: lora or dora");
     refused(HEAD, "train.sed=1", "--set train.sed=1: train.sed: no such key, the nearest is train.seed");
     refused(HEAD, "train.seed", "expected KEY=VALUE");

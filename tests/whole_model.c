@@ -85,7 +85,7 @@ static void open_layer(struct whole *w, int i, enum pw_dtype type, int rank, uin
     struct pw_block_grads *g = &w->grads[i];
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         struct pw_weight *linear = &w->m->layers[i].linear[l];
-        g->dw[l] = g->da[l] = g->db[l] = pw_none();
+        g->dw[l] = g->da[l] = g->db[l] = g->dbias[l] = pw_none();
         if (!pw_layer_has(&w->m->config, i, l))
             continue;
         g->dw[l] = piece(w, type, linear->n_out, linear->n_in);

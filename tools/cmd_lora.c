@@ -73,7 +73,9 @@ static void describe(struct pw_cmd *c, const struct pw_adapter *a, struct pw_jso
     pw_json_f64(w, "dropout", k->dropout);
     pw_json_str(w, "targets", k->targets);
     pw_json_i64(w, "modules", (int64_t)a->n);
-    pw_json_i64(w, "modules_to_save", (int64_t)a->n_saved);
+    pw_json_i64(w, "modules_to_save", (int64_t)(a->n_saved - pw_adapter_biases(a)));
+    pw_json_str(w, "bias", k->bias[0] ? k->bias : "none");
+    pw_json_i64(w, "biases", (int64_t)pw_adapter_biases(a));
     pw_json_i64(w, "parameters", pw_adapter_parameters(a));
     pw_json_i64(w, "bytes", 4 * pw_adapter_parameters(a));
     pw_json_open(w, "base", '{');
@@ -85,8 +87,11 @@ static void describe(struct pw_cmd *c, const struct pw_adapter *a, struct pw_jso
         return;
     char bytes[32];
     pw_format_bytes(bytes, (uint64_t)(4 * pw_adapter_parameters(a)));
-    pw_buf_printf(c->out, "%s r %d, alpha %g, scale %g%s, dropout %g\ntargets     %s\nmodules     %zu\nparameters  %lld, %s as f32\nbase        %s %.16s %s\n", k->kind,
-                  k->r, k->alpha, pw_adapter_scale(k), k->rslora ? " (rank-stabilised)" : "", k->dropout, k->targets, a->n,
+    char whole[96] = "";
+    if (a->n_saved > 0)
+        snprintf(whole, sizeof whole, ", and trained whole: %zu modules, %zu biases", a->n_saved - pw_adapter_biases(a), pw_adapter_biases(a));
+    pw_buf_printf(c->out, "%s r %d, alpha %g, scale %g%s, dropout %g\ntargets     %s\nmodules     %zu%s\nparameters  %lld, %s as f32\nbase        %s %.16s %s\n", k->kind,
+                  k->r, k->alpha, pw_adapter_scale(k), k->rslora ? " (rank-stabilised)" : "", k->dropout, k->targets, a->n, whole,
                   (long long)pw_adapter_parameters(a), bytes, k->base_name[0] ? k->base_name : "unknown", k->base_hash, k->base_type);
 }
 

@@ -53,6 +53,7 @@ static int read_adapter(struct pw_adapter *a, const char *given, const struct pw
     PW_PASS_OUT(pw_adapter_argument(&arena, given, &path, &scale));
     PW_TRY_OUT(pw_adapter_load(a, path, &m->config), "loading the adapter %s", path);
     PW_TRY_OUT(pw_adapter_check_base(a, m->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress), "loading the adapter %s", path);
+    PW_CHECK_OUT(scale == 1 || a->n_saved == 0, PW_E_UNSUPPORTED, "%s: %s was trained whole, which :%g cannot multiply", given, a->saved[0].name, scale);
     for (size_t i = 0; i < a->n; i++)
         a->modules[i].lora.scale *= scale;
     PW_TRY_OUT(pw_adapter_put(a, m->dev), "loading the adapter %s", path);

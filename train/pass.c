@@ -118,7 +118,7 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
         for (int n = 0; n < PW_NORM_COUNT; n++)
             g->dnorm[n] = pw_none();
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            g->da[l] = g->db[l] = g->dm[l] = g->dw[l] = pw_none();
+            g->da[l] = g->db[l] = g->dm[l] = g->dw[l] = g->dbias[l] = pw_none();
         for (int e = 0; m->layers[i].moe && e < PW_EXPERT_PARTS; e++) {
             g->experts[e] = pw_arena_array(arena, (size_t)m->config.experts, sizeof *g->experts[e]);
             PW_CHECK(g->experts[e], PW_E_NOMEM, "placing a pass");
@@ -181,6 +181,8 @@ static struct pw_tensor *place_of(struct pw_pass *p, const void *data)
             const struct pw_weight *w = &layer->linear[l];
             if (data == w->data)
                 return &g->dw[l];
+            if (w->bias && data == w->bias)
+                return &g->dbias[l];
             if (w->lora && data == w->lora->a.data)
                 return &g->da[l];
             if (w->lora && data == w->lora->b.data)

@@ -310,6 +310,7 @@ static int check_whole(struct pw_recipe *r)
     PW_CHECK(!loftq || strcmp(r->quant_type, "none") != 0, PW_E_USAGE, "%s: adapter.init: loftq needs quant.type: it makes good for what quantising takes away", r->source);
     PW_CHECK(!full || strcmp(r->init, "default") == 0, PW_E_USAGE, "%s: adapter.init needs adapter.kind: lora or dora (got full)", r->source);
     PW_CHECK(!full || strcmp(r->modules_to_save, "none") == 0, PW_E_USAGE, "%s: adapter.modules_to_save needs adapter.kind: lora or dora (got full)", r->source);
+    PW_CHECK(!full || strcmp(r->bias, "none") == 0, PW_E_USAGE, "%s: adapter.bias needs adapter.kind: lora or dora (got full)", r->source);
     PW_CHECK(!full || !r->init_from, PW_E_USAGE, "%s: adapter.init_from needs adapter.kind: lora (got full)", r->source);
     PW_CHECK(!(r->warmup > 1 && r->warmup != floor(r->warmup)), PW_E_USAGE, "%s: train.warmup: expected a share below 1 or a whole number of steps, got %g",
              r->source, r->warmup);

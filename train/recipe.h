@@ -31,6 +31,7 @@ struct pw_recipe {
     const char *rank_pattern, *alpha_pattern;  /* "q_proj=8,up_proj=4", "" for none */
     const char *layers;                   /* "all" or "0-3,28-31" */
     const char *modules_to_save;          /* "norm,embed_tokens", "none" */
+    const char *bias;                     /* "none", "all", "lora_only" */
     const char *init, *init_from;         /* init_from: adapter folder to go on from, or NULL */
     /* data */
     struct pw_data_file *train; size_t n_train;

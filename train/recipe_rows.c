@@ -30,6 +30,8 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"adapter.modules_to_save", PW_ROW_WORDS, AT(modules_to_save), "none",
      .help = "trained whole beside the pairs, in f32, as PEFT has it: ends of names of norms, embed_tokens, lm_head (not where head and embedding are one), such as "
              "[norm, embed_tokens]; norm selects every norm whose name ends so"},
+    {"adapter.bias", PW_ROW_CHOICE, AT(bias), "none", .choices = "none | all | lora_only",
+     .help = "biases of the base that are trained beside the pairs, as PEFT has it: lora_only those of the linears that get a pair, all every one; a base that has none there is refused"},
     {"adapter.lora_plus", PW_ROW_REAL, AT(lora_plus), "1.0", 1e-3, 1e3, .help = "LoRA+: the learning rate of B is this many times that of A; 1: the same"},
     {"adapter.init", PW_ROW_CHOICE, AT(init), "default", .choices = "default | gaussian | pissa | loftq",
      .help = "default: A uniform, B zero; gaussian: A normal with deviation 1 / r; pissa: the principal part of each weight is what is trained, on the unchanged base: the pair has "

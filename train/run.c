@@ -203,9 +203,12 @@ static int plan_adapter(struct pw_run *run)
     if (pw_run_is_full(run))
         return 0;
     snprintf(c.kind, sizeof c.kind, "%s", r->kind);
+    snprintf(c.bias, sizeof c.bias, "%s", r->bias);
     c.halves = strcmp(r->init, "pissa") == 0;
     snprintf(c.base_name, sizeof c.base_name, "%s", r->model);
     PW_PASS(pw_adapter_plan(&run->adapter, &c, &run->config));
+    PW_CHECK(strcmp(r->bias, "none") == 0 || pw_adapter_biases(&run->adapter) > 0, PW_E_USAGE, "adapter.bias: %s: the model has no bias %s", r->bias,
+             strcmp(r->bias, "all") == 0 ? "to train" : "on the layers of adapter.targets");
     run->has_adapter = true;
     return 0;
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Reference training runs of DoRA, PiSSA and trained modules beside LoRA, by PyTorch, transformers and peft in f32, over the model and rows of train_fixtures.py.
 
+    adapter_fixtures.py biases TRAIN OUT  adds to what make wrote the runs on a Qwen2, whose biases are trained: OUT/model-bias, and bias and bias-all beside the others
     adapter_fixtures.py make TRAIN OUT    TRAIN: a folder made by train_fixtures.py. Writes OUT/golden.json (losses and gradient norms of 20 steps), and
                                           OUT/init-NAME and OUT/final-NAME, adapters before and after, for each NAME
 
@@ -26,16 +27,22 @@ RUNS = {"dora": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.01, cl
         "saved": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),
         "pissa": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),
         "loftq": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5)}
+BIASES = {"bias": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),          # lora_only, all linears
+          "bias-all": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0)}      # all, pairs on two linears alone
 BEGINS = ("pissa", "loftq")
 
 
 def config_of(name):
-    more = dict(use_dora=True) if name.startswith("dora") else dict(modules_to_save=NORMS) if name == "saved" else dict(init_lora_weights="pissa") if name == "pissa" else {}
+    if name == "bias-all":
+        return peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "up_proj"], bias="all", task_type="CAUSAL_LM")
+    more = dict(bias="lora_only") if name == "bias" else dict(use_dora=True) if name.startswith("dora") else dict(modules_to_save=NORMS) if name == "saved" else dict(init_lora_weights="pissa") if name == "pissa" else {}
     return peft.LoraConfig(r=4, lora_alpha=4 if name == "loftq" else 8, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
                            task_type="CAUSAL_LM", **more)
 
 
 def load(folder, name):
+    if name.startswith("bias"):
+        return transformers.Qwen2ForCausalLM.from_pretrained(folder / "model-bias", dtype=torch.float32, attn_implementation="eager")
     base = transformers.LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="eager")
     if name.endswith("nf4") or name == "loftq":
         tf.quantise(base)
@@ -101,6 +108,39 @@ def run(train, out, name, o, data):
         return log, model(input_ids=torch.tensor([data[0][0]])).logits[0].tolist()
 
 
+def biases(train, out):
+    train, out = pathlib.Path(train), pathlib.Path(out)
+    model = out / "model-bias"
+    shutil.rmtree(model, ignore_errors=True)
+    torch.manual_seed(29)
+    config = transformers.Qwen2Config(vocab_size=64, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=40, max_position_embeddings=64,
+                                      bos_token_id=0, eos_token_id=1, initializer_range=0.15, rms_norm_eps=1e-5, tie_word_embeddings=False, use_sliding_window=False)
+    base = transformers.Qwen2ForCausalLM(config)
+    for p in base.parameters():
+        p.data += 0.05 * torch.randn_like(p)
+    base.save_pretrained(model)
+    (model / "generation_config.json").unlink(missing_ok=True)
+    (model / "model.safetensors").chmod(0o644)
+    path = model / "config.json"
+    c = json.loads(path.read_text())
+    rope = c.pop("rope_parameters", None)
+    if rope:
+        c["rope_theta"] = rope["rope_theta"]
+    path.write_text(json.dumps(c, indent=2) + "\n")
+    for f in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(train / "model" / f, model / f)
+    t = tokenizers.Tokenizer.from_file(str(train / "model" / "tokenizer.json"))
+    data = [tf.encode(t, json.loads(line)) for line in (train / "rows.jsonl").read_text().splitlines()]
+    golden, logits = (json.loads((out / f).read_text()) for f in ("golden.json", "logits.json"))
+    for name, o in BIASES.items():
+        start(out, out, name)
+        log, logits[name] = run(out, out, name, o, data)
+        golden[name] = {"recipe": o, "log": log}
+        print(name, [round(s["loss"], 4) for s in log])
+    (out / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+    (out / "logits.json").write_text(json.dumps(logits) + "\n")
+
+
 def make(train, out):
     train, out = pathlib.Path(train), pathlib.Path(out)
     shutil.rmtree(out, ignore_errors=True)
@@ -123,5 +163,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if len(sys.argv) == 4 and sys.argv[1] == "make":
         make(sys.argv[2], sys.argv[3])
+    elif len(sys.argv) == 4 and sys.argv[1] == "biases":
+        biases(sys.argv[2], sys.argv[3])
     else:
         sys.exit(__doc__)
