@@ -2,6 +2,7 @@
 #include "train/resume.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,6 +16,11 @@ enum { LAYOUT = 3 };
 void pw_state_free(struct pw_state *s)
 {
     pw_buf_free(&s->recipe);
+}
+
+void pw_state_arithmetic(char out[PW_ARITHMETIC_BYTES], const struct pw_dev *dev)
+{
+    snprintf(out, PW_ARITHMETIC_BYTES, "%d %s%s%s", PW_ARITHMETIC, dev->kind, dev->level && dev->level[0] ? " " : "", dev->level ? dev->level : "");
 }
 
 /* ---- tensors ---- */
@@ -114,6 +120,7 @@ static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const stru
     PW_PASS(pw_h5_put_i64(h, "tensors", (int64_t)o->n));
     PW_PASS(pw_h5_put_text(h, "recipe", s->recipe.data, s->recipe.len));
     PW_PASS(pw_h5_put_text(h, "base_hash", s->base_hash, strlen(s->base_hash)));
+    PW_PASS(pw_h5_put_text(h, "arithmetic", s->arithmetic, strlen(s->arithmetic)));
     if (s->products_hash[0])
         PW_PASS(pw_h5_put_text(h, "products_hash", s->products_hash, strlen(s->products_hash)));
     return pw_h5_put_text(h, "data_hash", s->data_hash, strlen(s->data_hash));
@@ -141,12 +148,12 @@ out:
     return rc;
 }
 
-static int get_hash(struct pw_h5_in *in, const char *name, char out[65])
+static int get_word(struct pw_h5_in *in, const char *name, char *out, size_t room)
 {
     struct pw_buf text = {0};
     int rc = 0;
     PW_PASS_OUT(pw_h5_get_text(in, name, &text));
-    PW_CHECK_OUT(text.len <= 64, PW_E_FORMAT, "%s: expected at most 64 bytes, got %zu", name, text.len);
+    PW_CHECK_OUT(text.len < room, PW_E_FORMAT, "%s: expected at most %zu bytes, got %zu", name, room - 1, text.len);
     memcpy(out, text.data ? text.data : "", text.len);
     out[text.len] = 0;
 out:
@@ -174,10 +181,12 @@ static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
     PW_PASS(pw_h5_get_i64(in, "best_step", &s->best_step));
     PW_PASS(pw_h5_get_i64(in, "worse", &s->worse));
     PW_PASS(pw_h5_get_text(in, "recipe", &s->recipe));
-    PW_PASS(get_hash(in, "base_hash", s->base_hash));
-    PW_PASS(get_hash(in, "data_hash", s->data_hash));
+    PW_PASS(get_word(in, "base_hash", s->base_hash, sizeof s->base_hash));
+    PW_PASS(get_word(in, "data_hash", s->data_hash, sizeof s->data_hash));
+    if (pw_h5_has(in, "arithmetic"))
+        PW_PASS(get_word(in, "arithmetic", s->arithmetic, sizeof s->arithmetic));
     if (pw_h5_has(in, "products_hash"))
-        PW_PASS(get_hash(in, "products_hash", s->products_hash));
+        PW_PASS(get_word(in, "products_hash", s->products_hash, sizeof s->products_hash));
     s->has_best = has_best != 0;
     PW_CHECK(s->ranks >= 0 && s->ranks <= INT32_MAX, PW_E_FORMAT, "a state of %lld ranks", (long long)s->ranks);
     PW_CHECK(s->step >= 0 && s->epoch >= 0 && s->pass >= 0 && s->log_bytes >= 0, PW_E_FORMAT, "a negative position (step %lld, epoch %lld, pass %lld)",

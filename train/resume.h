@@ -13,6 +13,11 @@
 #include "train/optim.h"
 #include "train/ranks.h"
 
+/* Raised by every change after which a step, from the same state, ends in other bytes: the order of sums, what is rounded, the counters of random
+ * numbers. Beside it a state names the device and its instruction set or card: all these must be the same for a resumed run to end as it would have. */
+enum { PW_ARITHMETIC = 1 };
+enum { PW_ARITHMETIC_BYTES = 160 };
+
 struct pw_state {
     int64_t ranks;             /* that trained it; 0 of a state from before there were several: 1 */
     int64_t step;              /* optimiser steps done */
@@ -25,9 +30,11 @@ struct pw_state {
     int64_t worse;             /* evaluations in a row that were not better than the best */
     struct pw_buf recipe;      /* effective, YAML */
     char base_hash[65], data_hash[65];
+    char arithmetic[PW_ARITHMETIC_BYTES]; /* "1 cpu avx512"; "": of a version that did not say */
     char products_hash[65];    /* of the choices of products (train/run_products.c); "": none */
 };
 void pw_state_free(struct pw_state *s);
+void pw_state_arithmetic(char out[PW_ARITHMETIC_BYTES], const struct pw_dev *dev);
 int pw_state_save(const char *path, const struct pw_state *s, struct pw_optim *o, struct pw_dev *dev);
 int pw_state_read(const char *path, struct pw_state *s);                                         /* without tensors */
 int pw_state_restore(const char *path, struct pw_optim *o, struct pw_dev *dev);                  /* the tensors */

@@ -192,12 +192,14 @@ static int check_same(struct training *k, const struct pw_state *s)
         key = "train.accumulate times the number of ranks";
     if (!key && ranks != pw_ranks_size(k->ranks))
         pw_progress_say(k->progress, "the state was saved by %lld rank%s: from here on sums are taken in another order", (long long)ranks, ranks == 1 ? "" : "s");
+    const bool same = strcmp(s->arithmetic, k->state.arithmetic) == 0;
     bool base = strcmp(s->base_hash, k->state.base_hash) == 0, data = strcmp(s->data_hash, k->state.data_hash) == 0, ways = strcmp(s->products_hash, k->state.products_hash) == 0;
-    if ((key || !base || !data || !ways) && !k->run->opt.force) {
+    if ((key || !base || !data || !ways || !same) && !k->run->opt.force) {
         rc = key     ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed (saved %s, now %s)", k->r->output, key, a, b)
              : !base ? pw_error(PW_E_REFUSED, "resuming %s: the base is another one (saved %.16s, now %.16s)", k->r->output, s->base_hash, k->state.base_hash)
              : !data ? pw_error(PW_E_REFUSED, "resuming %s: the training rows are others (saved %.16s, now %.16s)", k->r->output, s->data_hash, k->state.data_hash)
-                     : pw_error(PW_E_REFUSED, "resuming %s: %s was changed since the state was saved", k->r->output, PW_RUN_PRODUCTS);
+             : !ways ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed since the state was saved", k->r->output, PW_RUN_PRODUCTS)
+                     : pw_error(PW_E_REFUSED, "resuming %s: another device or version computes now, to other bytes (saved by '%s', now '%s')", k->r->output, s->arithmetic[0] ? s->arithmetic : "a version before 1", k->state.arithmetic);
         pw_error_hint("go on with what the run began with, or --force to go on all the same");
     }
 out:
@@ -254,11 +256,8 @@ static int share_position(struct training *k)
 static int check_ranks(struct training *k)
 {
     const struct pw_run *run = k->run;
-    const struct pw_dev *dev = run->opt.dev;
-    char device[128];
-    const int n = snprintf(device, sizeof device, "%s %s", dev->kind, dev->level);
     PW_PASS(pw_ranks_same(k->ranks, "the program", PW_VERSION, strlen(PW_VERSION)));
-    PW_PASS(pw_ranks_same(k->ranks, "the device", device, (size_t)n));
+    PW_PASS(pw_ranks_same(k->ranks, "the device", k->state.arithmetic, strlen(k->state.arithmetic)));
     PW_PASS(pw_ranks_same(k->ranks, "the recipe", k->state.recipe.data, k->state.recipe.len));
     PW_PASS(pw_ranks_same(k->ranks, "the base", k->state.base_hash, strlen(k->state.base_hash)));
     PW_PASS(pw_ranks_same(k->ranks, "data.train", run->train->digest, strlen(run->train->digest)));
@@ -350,6 +349,7 @@ static int hash_base(struct training *k)
     } else if (c)
         PW_PASS(pw_checkpoint_identity(c, run->base_hash));
     memcpy(k->state.base_hash, run->base_hash, sizeof run->base_hash);
+    pw_state_arithmetic(k->state.arithmetic, run->model->dev);
     memcpy(k->state.data_hash, run->train->digest, sizeof k->state.data_hash);
     if (run->products.len > 0)
         pw_sha256_bytes(run->products.data, run->products.len, k->state.products_hash);

@@ -35,6 +35,7 @@ for after in 0.3 0.7 1.1; do
   checks=$((checks + 1)); cmp -s "$T/whole/adapter/adapter_model.safetensors" "$T/cut/adapter/adapter_model.safetensors" || fail "killed after $after s and resumed: another adapter"
   rm -rf "$T/cut"
 done
+refused 3 'another device or version computes now' train --set output="$T/whole" --resume --device ref
 refused 3 'exists' train --set output="$T/whole"
 for f in adapter/adapter_config.json adapter/adapter_model.safetensors log.jsonl log.csv recipe.yaml; do checks=$((checks + 1)); [ -s "$T/whole/$f" ] || fail "$f is missing"; done
 has "$T/whole/log.jsonl" '"trained_tokens"'
