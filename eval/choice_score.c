@@ -242,11 +242,11 @@ static int64_t rows_needed(const struct scorer *x)
         const int64_t total = (int64_t)x->requests[i].n_context + longest_cont(&x->requests[i]);
         int64_t rows = fits(x, &x->requests[i]) ? 0 : total < x->context + 1 ? total : x->context + 1;
         for (size_t k = i; k < end && fits(x, &x->requests[k]); k++)
-            rows += own_rows(x, &x->requests[k]);
+            rows += pw_session_rows(own_rows(x, &x->requests[k]));
         most = rows > most ? rows : most;
         i = end;
     }
-    return most + x->shared;
+    return pw_session_rows(most) + pw_session_rows(x->shared);
 }
 
 int pw_choice_score(struct pw_model *m, struct pw_choice_request *requests, size_t n, int64_t batch_tokens, int64_t *tokens,

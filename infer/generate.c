@@ -55,7 +55,7 @@ void pw_gen_sizes(const struct pw_model_config *c, const struct pw_gen *requests
     *rows = 0;
     for (int i = 0; i < n; i++) {
         const int64_t room = requests[i].max_tokens < c->context - requests[i].n_prompt ? requests[i].max_tokens : c->context - requests[i].n_prompt;
-        *rows += requests[i].n_prompt + (room > 0 ? room : 0);
+        *rows += pw_session_rows(requests[i].n_prompt + (room > 0 ? room : 0));
         prompts += requests[i].n_prompt;
     }
     *batch_tokens = prompts < chunk ? prompts : chunk;

@@ -1,7 +1,7 @@
-/* Timelines over one model: which rows of the KV pool belong to whom, and one pass over a ragged batch of them.
+/* Timelines over one model: which pages of the KV pool belong to whom, and one pass over a ragged batch of them.
  *
- * Every timeline owns one contiguous range of rows, taken where the first gap is; a prefix is the range of another timeline that is
- * read but never written. All memory is taken when the session opens, but for the adapter's scratch, which follows the adapter that is
+ * Every page is in one chain, that of a timeline in the order of its tokens or that of the free ones, so that there is one number a page and nothing to
+ * allocate; a prefix is the chain of another timeline that is read but never written. A pass lists the pages it reads (pw_seqs). All memory is taken when the session opens, but for the adapter's scratch, which follows the adapter that is
  * attached. Knows nothing of text, stop rules or sampling. */
 #include "infer/session.h"
 
@@ -19,14 +19,17 @@ enum { GRAPHS = 16 };
 /* A captured step and all that it holds for; without `graph` a step that was seen once. */
 struct step { bool used; int n_feeds; int64_t most_keys; bool prefix; const void *scratch; uint64_t attached; void *graph; };
 
-struct timeline { bool used; int64_t start, capacity, length, coming; int prefix, shared; }; /* coming: the least length that its rotary factors are for */
+struct timeline { bool used; int32_t first, last; int64_t pages, capacity, length, coming; int prefix, shared; }; /* coming: the least length that its rotary factors are for */
 
 struct pw_session {
     struct pw_model *m;
-    int64_t rows, batch_tokens;
+    int64_t rows, n_pages, batch_tokens;
     int max_seqs, n_open;
     struct timeline *timelines;            /* (max_seqs) */
-    int *by_start;                         /* open timelines in the order of their rows */
+    int32_t *next, free;                   /* (n_pages) the page after each in its chain, -1 at the end; the first free page */
+    int64_t n_free;
+    int32_t *listed;                       /* (n_pages) the pages of a pass */
+    int32_t *listed_at;                    /* (max_seqs) where those of a prefix begin, -1: not yet */
 
     struct pw_pool kv, scratch, adapter;   /* adapter: xa of the attached adapter */
     struct pw_cache *cache;                /* per layer: pools (S, G, d) */
@@ -56,6 +59,16 @@ static size_t act_bytes(const struct pw_model *m, int64_t rows, int64_t columns)
     return (size_t)rows * (size_t)columns * pw_dtype_bytes(m->dev->act);
 }
 
+static int64_t pages_of(int64_t tokens)
+{
+    return tokens / PW_PAGE_ROWS + (tokens % PW_PAGE_ROWS > 0);
+}
+
+int64_t pw_session_rows(int64_t tokens)
+{
+    return pages_of(tokens) * PW_PAGE_ROWS;
+}
+
 /* Of one layer's keys, or values: the pool, and its scales. */
 static size_t pool_bytes(const struct pw_model *m, int64_t rows)
 {
@@ -83,24 +96,24 @@ static int64_t logit_rows(int64_t tokens)
 }
 
 /* The lists and the logits of a pass, where they are not host memory. */
-static size_t device_bytes(const struct pw_model *m, int64_t tokens, int max_seqs)
+static size_t device_bytes(const struct pw_model *m, int64_t rows, int64_t tokens, int max_seqs)
 {
     if (m->dev->host)
         return 0;
-    return 5 * pw_pool_round((size_t)tokens * sizeof(int32_t)) + pw_seqs_bytes(max_seqs) +
+    return 5 * pw_pool_round((size_t)tokens * sizeof(int32_t)) + pw_seqs_bytes(max_seqs, pages_of(rows)) +
            pw_pool_round((size_t)logit_rows(tokens) * (size_t)m->config.vocab * sizeof(float));
 }
 
-static size_t scratch_bytes(const struct pw_model *m, int64_t tokens, int max_seqs)
+static size_t scratch_bytes(const struct pw_model *m, int64_t rows, int64_t tokens, int max_seqs)
 {
     const struct pw_block_shape shape = shape_of(m, tokens);
     return pw_work_bytes(&shape) + 3 * pw_pool_round(act_bytes(m, tokens, m->config.hidden)) + pw_pool_round((size_t)tokens * sizeof(float)) +
-           device_bytes(m, tokens, max_seqs);
+           device_bytes(m, rows, tokens, max_seqs);
 }
 
 size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
-    return kv_bytes(m, rows) + scratch_bytes(m, batch_tokens, max_seqs);
+    return kv_bytes(m, pw_session_rows(rows)) + scratch_bytes(m, rows, batch_tokens, max_seqs);
 }
 
 static int open_pools(struct pw_session *s)
@@ -110,7 +123,7 @@ static int open_pools(struct pw_session *s)
     const struct pw_block_shape shape = shape_of(m, s->batch_tokens);
     const enum pw_dtype act = m->dev->act;
     PW_PASS(pw_pool_open(&s->kv, m->dev, kv_bytes(m, s->rows), "KV cache"));
-    PW_PASS(pw_pool_open(&s->scratch, m->dev, scratch_bytes(m, s->batch_tokens, s->max_seqs), "activations"));
+    PW_PASS(pw_pool_open(&s->scratch, m->dev, scratch_bytes(m, s->rows, s->batch_tokens, s->max_seqs), "activations"));
     for (int i = 0; i < c->layers; i++) {
         struct pw_cache *cache = &s->cache[i];
         struct pw_tensor *pools[] = {&cache->k, &cache->v}, *scales[] = {&cache->k_scale, &cache->v_scale};
@@ -136,7 +149,7 @@ static int open_pools(struct pw_session *s)
         s->lists[i] = pw_pool_take(&s->scratch, (size_t)s->batch_tokens * sizeof(int32_t));
         PW_CHECK(s->lists[i], PW_E_NOMEM, "no room for the lists of a pass");
     }
-    s->seqs = pw_pool_take(&s->scratch, pw_seqs_bytes(s->max_seqs));
+    s->seqs = pw_pool_take(&s->scratch, pw_seqs_bytes(s->max_seqs, s->n_pages));
     s->logits = pw_pool_take(&s->scratch, (size_t)logit_rows(s->batch_tokens) * (size_t)c->vocab * sizeof(float));
     PW_CHECK(s->seqs && s->logits, PW_E_NOMEM, "no room for logits");
     return 0;
@@ -158,9 +171,11 @@ static int open_host(struct pw_session *s)
     int32_t **per_token[] = {&s->ids, &s->pos, &s->kv_rows, &s->targets, &s->best};
     int32_t **per_seq[] = {&s->q_start, &s->kv_start, &s->kv_len, &s->prefix_start, &s->prefix_len};
     s->timelines = pw_arena_array(&s->arena, seqs, sizeof *s->timelines);
-    s->by_start = pw_arena_array(&s->arena, seqs, sizeof *s->by_start);
+    s->next = pw_arena_array(&s->arena, (size_t)s->n_pages, sizeof *s->next);
+    s->listed = pw_arena_array(&s->arena, (size_t)s->n_pages, sizeof *s->listed);
+    s->listed_at = pw_arena_array(&s->arena, seqs, sizeof *s->listed_at);
     s->cache = pw_arena_array(&s->arena, layers, sizeof *s->cache);
-    bool all = s->timelines && s->by_start && s->cache;
+    bool all = s->timelines && s->next && s->listed && s->listed_at && s->cache;
     for (int i = 0; i < 5; i++) {
         *per_token[i] = pw_arena_array(&s->arena, tokens, sizeof(int32_t));
         *per_seq[i] = pw_arena_array(&s->arena, seqs, sizeof(int32_t));
@@ -174,17 +189,19 @@ int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, i
 {
     struct pw_session *s = NULL;
     int rc = 0;
-    PW_CHECK(rows > 0 && rows <= INT32_MAX && batch_tokens > 0 && batch_tokens <= INT32_MAX && max_seqs > 0 && max_seqs < INT32_MAX, PW_E_FAIL,
+    PW_CHECK(rows > 0 && rows <= INT32_MAX - PW_PAGE_ROWS && batch_tokens > 0 && batch_tokens <= INT32_MAX && max_seqs > 0 && max_seqs < INT32_MAX, PW_E_FAIL,
              "opening a session: %lld rows, %lld tokens a pass, %d timelines", (long long)rows, (long long)batch_tokens, max_seqs);
     PW_PASS(pw_memory_check_session(m, rows, batch_tokens, max_seqs));
     s = pw_alloc_zero(1, sizeof *s);
     PW_CHECK_OUT(s, PW_E_NOMEM, "out of memory");
     s->m = m;
-    s->rows = rows;
+    s->rows = pw_session_rows(rows);
+    s->n_pages = pages_of(rows);
     s->batch_tokens = batch_tokens;
     s->max_seqs = max_seqs;
     pw_arena_init(&s->arena);
     PW_TRY_OUT(open_host(s), "opening a session");
+    pw_session_reset(s);
     PW_TRY_OUT(open_pools(s), "opening a session");
     PW_TRY_OUT(reserve(s), "opening a session");
     s->capture = pw_dev_captures(m->dev) && !m->stream.count;   /* which layer is where changes from step to step */
@@ -249,10 +266,52 @@ static int64_t length_of(const struct pw_session *s, int seq)
     return t->length + (t->prefix >= 0 ? s->timelines[t->prefix].length : 0);
 }
 
+/* Pages for n more tokens; there are enough. */
+static void grow(struct pw_session *s, struct timeline *t, int64_t n)
+{
+    while (t->pages < pages_of(t->length + n)) {
+        const int32_t page = s->free;
+        s->free = s->next[page];
+        s->n_free--;
+        s->next[page] = -1;
+        if (t->pages++ == 0)
+            t->first = page;
+        else
+            s->next[t->last] = page;
+        t->last = page;
+    }
+}
+
+/* Gives back the pages after those that hold `tokens`. */
+static void shrink(struct pw_session *s, struct timeline *t, int64_t tokens)
+{
+    const int64_t keep = pages_of(tokens);
+    int32_t last = -1, page = t->first;
+    if (keep >= t->pages)
+        return;
+    for (int64_t i = 0; i < keep; i++) {
+        last = page;
+        page = s->next[page];
+    }
+    s->next[t->last] = s->free;
+    s->free = page;
+    s->n_free += t->pages - keep;
+    if (last >= 0)
+        s->next[last] = -1;
+    else
+        t->first = -1;
+    t->last = last;
+    t->pages = keep;
+}
+
+int64_t pw_session_room(const struct pw_session *s)
+{
+    return s->n_free * PW_PAGE_ROWS;
+}
+
 int pw_session_add(struct pw_session *s, int64_t capacity, int prefix)
 {
-    int seq = 0, place = 0;
-    int64_t start = 0;
+    int seq = 0;
     PW_CHECK(capacity > 0, PW_E_FAIL, "a timeline of %lld tokens", (long long)capacity);
     PW_CHECK(s->n_open < s->max_seqs, PW_E_FAIL, "the session is open for %d timelines and all are taken", s->max_seqs);
     if (prefix >= 0) {
@@ -260,20 +319,11 @@ int pw_session_add(struct pw_session *s, int64_t capacity, int prefix)
         PW_CHECK(s->timelines[prefix].prefix < 0, PW_E_FAIL, "prefix: timeline %d has a prefix itself", prefix);
         PW_CHECK(s->timelines[prefix].length > 0, PW_E_FAIL, "prefix: timeline %d is empty", prefix);
     }
-    for (; place < s->n_open; place++) {       /* the first gap that is wide enough */
-        const struct timeline *t = &s->timelines[s->by_start[place]];
-        if (t->start - start >= capacity)
-            break;
-        start = t->start + t->capacity;
-    }
-    PW_CHECK(place < s->n_open || s->rows - start >= capacity, PW_E_FAIL, "the KV cache of %lld rows has no room for %lld more in one piece",
-             (long long)s->rows, (long long)capacity);
+    PW_CHECK(capacity <= s->rows, PW_E_FAIL, "the KV cache of %lld rows never has room for a timeline of %lld", (long long)s->rows, (long long)capacity);
     while (s->timelines[seq].used)
         seq++;
-    memmove(s->by_start + place + 1, s->by_start + place, (size_t)(s->n_open - place) * sizeof *s->by_start);
-    s->by_start[place] = seq;
     s->n_open++;
-    s->timelines[seq] = (struct timeline){.used = true, .start = start, .capacity = capacity, .prefix = prefix >= 0 ? prefix : -1};
+    s->timelines[seq] = (struct timeline){.used = true, .first = -1, .last = -1, .capacity = capacity, .prefix = prefix >= 0 ? prefix : -1};
     if (prefix >= 0)
         s->timelines[prefix].shared++;
     return seq;
@@ -281,21 +331,22 @@ int pw_session_add(struct pw_session *s, int64_t capacity, int prefix)
 
 void pw_session_drop(struct pw_session *s, int seq)
 {
-    int place = 0;
     if (!is_open(s, seq) || s->timelines[seq].shared > 0)
         return;
     if (s->timelines[seq].prefix >= 0)
         s->timelines[s->timelines[seq].prefix].shared--;
-    while (s->by_start[place] != seq)
-        place++;
+    shrink(s, &s->timelines[seq], 0);
     s->n_open--;
-    memmove(s->by_start + place, s->by_start + place + 1, (size_t)(s->n_open - place) * sizeof *s->by_start);
     s->timelines[seq] = (struct timeline){0};
 }
 
 void pw_session_reset(struct pw_session *s)
 {
     memset(s->timelines, 0, (size_t)s->max_seqs * sizeof *s->timelines);
+    for (int64_t i = 0; i < s->n_pages; i++)
+        s->next[i] = i + 1 < s->n_pages ? (int32_t)(i + 1) : -1;
+    s->free = 0;
+    s->n_free = s->n_pages;
     s->n_open = 0;
     s->fed = 0;
 }
@@ -307,6 +358,7 @@ int pw_session_rewind(struct pw_session *s, int seq, int64_t tokens)
     PW_CHECK(t->shared == 0, PW_E_FAIL, "rewinding: timeline %d is the prefix of %d others", seq, t->shared);
     PW_CHECK(tokens >= 0 && tokens <= t->length, PW_E_FAIL, "rewinding timeline %d to %lld of its %lld tokens", seq, (long long)tokens,
              (long long)t->length);
+    shrink(s, t, tokens);
     t->length = tokens;
     if (tokens == 0)
         t->coming = 0;
@@ -349,6 +401,7 @@ int64_t pw_session_length(const struct pw_session *s, int seq)
 static int check_feed(const struct pw_session *s, const struct pw_feed *feeds, int n_feeds, int64_t *total)
 {
     const struct pw_model_config *c = &s->m->config;
+    int64_t pages = 0;
     *total = 0;
     PW_CHECK(n_feeds > 0 && n_feeds <= s->max_seqs, PW_E_FAIL, "a pass over %d timelines, but the session is open for %d", n_feeds, s->max_seqs);
     for (int i = 0; i < n_feeds; i++) {
@@ -372,7 +425,11 @@ static int check_feed(const struct pw_session *s, const struct pw_feed *feeds, i
             PW_CHECK(f->ids[j] >= 0 && f->ids[j] < c->vocab, PW_E_FORMAT, "token id %d at %lld: expected 0 to %lld", f->ids[j], (long long)j,
                      (long long)c->vocab - 1);
         *total += f->n;
+        const int64_t more = pages_of(t->length + f->n) - t->pages;
+        pages += more > 0 ? more : 0;
     }
+    PW_CHECK(pages <= s->n_free, PW_E_FAIL, "the KV cache is full: the pass takes %lld more pages of %d rows and %lld of %lld are free", (long long)pages, PW_PAGE_ROWS,
+             (long long)s->n_free, (long long)s->n_pages);
     return 0;
 }
 
@@ -400,23 +457,44 @@ static int follow_adapter(struct pw_session *s)
     return 0;
 }
 
-static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
+/* Writes the pages that hold the first n tokens of a timeline to the list, and says where they begin. */
+static int32_t list_pages(struct pw_session *s, const struct timeline *t, int64_t n, int32_t *used)
+{
+    const int32_t at = *used;
+    int32_t page = t->first;
+    for (int64_t i = 0; i < pages_of(n); i++) {
+        s->listed[(*used)++] = page;
+        page = s->next[page];
+    }
+    return at;
+}
+
+static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_feeds, int32_t *n_listed)
 {
     bool any_prefix = false;
     int32_t row = 0;
+    *n_listed = 0;
+    for (int i = 0; i < n_feeds; i++)
+        if (s->timelines[feeds[i].seq].prefix >= 0)
+            s->listed_at[s->timelines[feeds[i].seq].prefix] = -1;
     for (int i = 0; i < n_feeds; i++) {
-        const struct timeline *t = &s->timelines[feeds[i].seq];
+        struct timeline *t = &s->timelines[feeds[i].seq];
+        const struct timeline *prefix = t->prefix >= 0 ? &s->timelines[t->prefix] : NULL;
         const int64_t before = length_of(s, feeds[i].seq), factors = factors_of(s, feeds[i].seq, before + feeds[i].n);
+        grow(s, t, feeds[i].n);
+        if (prefix && s->listed_at[t->prefix] < 0)
+            s->listed_at[t->prefix] = list_pages(s, prefix, prefix->length, n_listed);
         s->q_start[i] = row;
-        s->kv_start[i] = (int32_t)t->start;
         s->kv_len[i] = (int32_t)(t->length + feeds[i].n);
-        s->prefix_start[i] = t->prefix >= 0 ? (int32_t)s->timelines[t->prefix].start : 0;
-        s->prefix_len[i] = t->prefix >= 0 ? (int32_t)s->timelines[t->prefix].length : 0;
-        any_prefix |= t->prefix >= 0;
+        s->kv_start[i] = list_pages(s, t, s->kv_len[i], n_listed);
+        s->prefix_start[i] = prefix ? s->listed_at[t->prefix] : 0;
+        s->prefix_len[i] = prefix ? (int32_t)prefix->length : 0;
+        any_prefix |= prefix != NULL;
         for (int64_t j = 0; j < feeds[i].n; j++, row++) {
             s->ids[row] = feeds[i].ids[j];
             s->pos[row] = pw_rope_row(&s->m->config, before + j, factors);
-            s->kv_rows[row] = (int32_t)(t->start + t->length + j);
+            const int64_t at = t->length + j;
+            s->kv_rows[row] = s->listed[s->kv_start[i] + at / PW_PAGE_ROWS] * PW_PAGE_ROWS + (int32_t)(at % PW_PAGE_ROWS);
         }
     }
     s->q_start[n_feeds] = row;
@@ -497,12 +575,14 @@ static int compute_step(struct pw_session *s, struct pw_block_batch *b, struct p
 int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
 {
     int64_t n;
+    int32_t n_listed;
     PW_PASS(check_feed(s, feeds, n_feeds, &n));
     PW_PASS(follow_adapter(s));
     s->fed = 0;
-    const bool any_prefix = lay_out(s, feeds, n_feeds);
+    const bool any_prefix = lay_out(s, feeds, n_feeds, &n_listed);
     struct pw_seqs seqs = {.n = n_feeds, .q_start = s->q_start, .kv_start = s->kv_start, .kv_len = s->kv_len,
-                           .prefix_start = any_prefix ? s->prefix_start : NULL, .prefix_len = any_prefix ? s->prefix_len : NULL};
+                           .prefix_start = any_prefix ? s->prefix_start : NULL, .prefix_len = any_prefix ? s->prefix_len : NULL,
+                           .pages = s->listed, .n_pages = n_listed, .page = PW_PAGE_ROWS};
     struct pw_block_batch b = {.tokens = n, .seqs = &seqs};
     struct pw_tensor ids;
     PW_PASS(list_of(s, IDS, s->ids, n, &ids));

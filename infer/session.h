@@ -1,14 +1,18 @@
 /* Inference: KV pool, batches of sequences, logits and log-probabilities. A session is one mutable set of timelines over one model.
  *
- * The pool has `rows` rows per layer, sequences own ranges of it, and may share the rows of another sequence as their prefix (few-shot
- * prompts). Results of a sequence do not depend on what else is in the batch. */
+ * The pool of each layer is cut into pages of PW_PAGE_ROWS rows. A timeline takes a page when it grows into it and gives it back when it is dropped or
+ * rewound, so that nothing is kept for tokens that never come; it may share the pages of another timeline as its prefix (few-shot prompts), which
+ * are read where they lie: its own tokens begin on a page of their own. Results of a sequence do not depend on what else is in the batch. */
 #ifndef PW_INFER_SESSION_H
 #define PW_INFER_SESSION_H
 
 #include "infer/block.h"
 
 struct pw_session;
-/* rows: KV rows per layer; batch_tokens: most tokens of one pass; max_seqs: most timelines. Everything is allocated here. */
+enum { PW_PAGE_ROWS = 16 };
+/* Rows of the pool that a timeline of so many own tokens takes: whole pages. Plans for several timelines are sums of it. */
+int64_t pw_session_rows(int64_t tokens);
+/* rows: KV rows per layer, rounded up to whole pages; batch_tokens: most tokens of one pass; max_seqs: most timelines. Everything is allocated here. */
 int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 void pw_session_close(struct pw_session *s);
 /* Device memory a session takes, for plans: cache, activations and, where they are not host memory, the lists and some rows of logits. */
@@ -17,7 +21,9 @@ size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_to
 const struct pw_model *pw_session_model(const struct pw_session *s);
 int64_t pw_session_batch_tokens(const struct pw_session *s);
 
-/* A timeline with room for `capacity` tokens of its own; prefix: another timeline whose present tokens it continues (-1 = none; one
+int64_t pw_session_room(const struct pw_session *s);    /* rows of the pages that nobody has */
+
+/* A timeline that may grow to `capacity` tokens of its own, a limit for which nothing is set aside; prefix: another timeline whose present tokens it continues (-1 = none; one
  * level: the prefix has none itself; it must not grow or close while it is shared). Returns its id >= 0. */
 int pw_session_add(struct pw_session *s, int64_t capacity, int prefix);
 void pw_session_drop(struct pw_session *s, int seq);
@@ -32,7 +38,7 @@ int pw_session_expect(struct pw_session *s, int seq, int64_t length);
 bool pw_session_stale(const struct pw_session *s, int seq, int64_t n);
 
 /* One pass: appends ids[i][0..n[i]) to timeline seq[i]. Rows of the pass are numbered in this order. Fails, changing nothing, when
- * ids are out of range, capacity or context would be exceeded, or the batch is too large. */
+ * ids are out of range, capacity or context would be exceeded, there are not pages enough, or the batch is too large. */
 struct pw_feed { int seq; const int32_t *ids; int64_t n; };
 int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds);
 /* Passes of one token a timeline are captured where the device captures steps (kernels/dev.h) and replayed from then on; results have the same bytes.

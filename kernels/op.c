@@ -545,7 +545,7 @@ size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, i
 
 /* ---- sequences on a device ---- */
 
-size_t pw_seqs_bytes(int n) { return pw_pool_round((size_t)(5 * (int64_t)n + 1) * sizeof(int32_t)); }
+size_t pw_seqs_bytes(int n, int64_t n_pages) { return pw_pool_round((size_t)(5 * (int64_t)n + 1 + n_pages) * sizeof(int32_t)); }
 
 int pw_seqs_put(struct pw_dev *dev, void *memory, struct pw_seqs *s)
 {
@@ -560,6 +560,7 @@ int pw_seqs_put(struct pw_dev *dev, void *memory, struct pw_seqs *s)
         PW_PASS(pw_dev_put(dev, to + 3 * n + 1, s->prefix_start, n * four));
         PW_PASS(pw_dev_put(dev, to + 4 * n + 1, s->prefix_len, n * four));
     }
+    if (s->pages) PW_PASS(pw_dev_put(dev, to + 5 * n + 1, s->pages, (size_t)s->n_pages * four));
     s->device = to;
     return 0;
 }

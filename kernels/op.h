@@ -23,16 +23,23 @@ enum pw_act { PW_ACT_SILU, PW_ACT_GELU_TANH };
 /* Ragged batch for attention. Sequence i owns query rows [q_start[i], q_start[i+1]), n_q of them, and sees keys in order:
  * rows prefix_start[i] .. + prefix_len[i] of the pool (shared between sequences; both NULL when unused), then rows
  * kv_start[i] .. + kv_len[i], of which the last n_q belong to the queries themselves. Query j sees all of the prefix and the first
- * kv_len - n_q + j + 1 own keys (causal). In training k and v are the batch's own rows: kv_start = q_start, kv_len = n_q. */
+ * kv_len - n_q + j + 1 own keys (causal). In training k and v are the batch's own rows: kv_start = q_start, kv_len = n_q.
+ *
+ * Pages. With `pages` the pool is cut into pages of `page` rows, page p being rows p * page .. (rows past the last whole page are in none), and kv_start
+ * and prefix_start say places in the list `pages`: key j of a range that begins at place s lies in row pages[s + j / page] * page + j % page. The pages
+ * of a prefix are listed once, for all that share them; a sequence's own keys begin on a page of their own, so what is shared is never written, not
+ * even a last page that is not full. Results have the bytes of the same keys in contiguous rows. Forward only. */
 struct pw_seqs {
     int n;
     const int32_t *q_start;                   /* (n + 1) */
     const int32_t *kv_start, *kv_len;         /* (n) */
     const int32_t *prefix_start, *prefix_len; /* (n) or NULL */
-    const int32_t *device;                    /* the five lists one after the other where the device sees them: pw_seqs_put; NULL on host devices */
+    const int32_t *device;                    /* the five lists, then pages, one after the other where the device sees them: pw_seqs_put; NULL on host devices */
     int64_t most_keys;                        /* in a captured step: what is launched serves every kv_len and prefix_len that sum up to this; 0: those of now */
+    const int32_t *pages;                     /* (n_pages) or NULL: contiguous rows */
+    int64_t n_pages, page;                    /* in a captured step n_pages may change, page and whether there are any may not */
 };
-size_t pw_seqs_bytes(int n);                  /* of device memory that pw_seqs_put wants */
+size_t pw_seqs_bytes(int n, int64_t n_pages); /* of device memory that pw_seqs_put wants */
 int pw_seqs_put(struct pw_dev *dev, void *memory, struct pw_seqs *s); /* sets s->device; the host's lists stay the ones that are checked */
 struct pw_attn {
     double scale;      /* 1 / sqrt(d) as a rule */

@@ -171,23 +171,45 @@ int op_enough(const struct pw_dev *dev, const char *op, size_t bytes)
     return 0;
 }
 
+/* Rows, or with pages places in their list, of one range of keys. */
+static int good_range(const char *op, const struct pw_seqs *s, int seq, const char *what, int64_t start, int64_t len, int64_t pool)
+{
+    if (!s->pages) {
+        PW_CHECK(start >= 0 && start <= pool && len <= pool - start, PW_E_FAIL, "%s: seqs: sequence %d: %s %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, seq, what, start, len, pool);
+        return 0;
+    }
+    const int64_t n = (len + s->page - 1) / s->page;
+    PW_CHECK(start >= 0 && start <= s->n_pages && n <= s->n_pages - start, PW_E_FAIL, "%s: seqs: sequence %d: %s: %" PRId64 " pages from place %" PRId64 " on, outside the %" PRId64 " that are listed", op,
+             seq, what, n, start, s->n_pages);
+    return 0;
+}
+static int good_pages(const char *op, const struct pw_seqs *s, int64_t pool, bool backward)
+{
+    if (!s->pages) return 0;
+    PW_CHECK(!backward, PW_E_FAIL, "%s: seqs: there is no backward pass over pages", op);
+    PW_CHECK(s->page >= 1 && s->page <= INT32_MAX && s->n_pages >= 0 && s->n_pages <= INT32_MAX, PW_E_FAIL, "%s: seqs: %" PRId64 " pages of %" PRId64 " rows", op, s->n_pages, s->page);
+    for (int64_t i = 0; i < s->n_pages; i++)
+        PW_CHECK(s->pages[i] >= 0 && s->pages[i] < pool / s->page, PW_E_FAIL, "%s: seqs: page %d at place %" PRId64 " outside the %" PRId64 " pages there are", op, s->pages[i], i, pool / s->page);
+    return 0;
+}
+
 int op_good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int64_t pool, bool backward)
 {
     PW_CHECK(s && s->n >= 0, PW_E_FAIL, "%s: seqs: expected a list of sequences, got none", op);
     PW_CHECK(s->n == 0 || (s->q_start && s->kv_start && s->kv_len), PW_E_FAIL, "%s: seqs: a list is missing", op);
     PW_CHECK(!s->prefix_start == !s->prefix_len, PW_E_FAIL, "%s: seqs: prefix_start and prefix_len go together", op);
     PW_CHECK(s->n == 0 ? rows == 0 : s->q_start[0] == 0 && s->q_start[s->n] == rows, PW_E_FAIL, "%s: seqs: expected query rows 0 to %" PRId64 " to be covered", op, rows);
+    PW_PASS(good_pages(op, s, pool, backward));
     int64_t taken = 0; /* own key rows before this one belong to earlier sequences */
     for (int i = 0; i < s->n; i++) {
         int64_t n_q = (int64_t)s->q_start[i + 1] - s->q_start[i], start = s->kv_start[i], len = s->kv_len[i];
         PW_CHECK(n_q >= 0, PW_E_FAIL, "%s: seqs: q_start falls from %d to %d at sequence %d", op, s->q_start[i], s->q_start[i + 1], i);
         PW_CHECK(len >= n_q, PW_E_FAIL, "%s: seqs: sequence %d has %" PRId64 " queries and only %" PRId64 " keys", op, i, n_q, len);
-        PW_CHECK(start >= 0 && start <= pool && len <= pool - start, PW_E_FAIL,
-                 "%s: seqs: sequence %d: keys %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, start, len, pool);
+        PW_PASS(good_range(op, s, i, "keys", start, len, pool));
         if (s->prefix_len) {
             int64_t at = s->prefix_start[i], n = s->prefix_len[i];
-            PW_CHECK(n == 0 || (at >= 0 && n > 0 && at <= pool && n <= pool - at), PW_E_FAIL,
-                     "%s: seqs: sequence %d: prefix %" PRId64 " + %" PRId64 " outside the %" PRId64 " rows there are", op, i, at, n, pool);
+            PW_CHECK(n >= 0, PW_E_FAIL, "%s: seqs: sequence %d: a prefix of %" PRId64 " keys", op, i, n);
+            if (n > 0) PW_PASS(good_range(op, s, i, "prefix", at, n, pool));
         }
         PW_CHECK(!s->most_keys || len + (s->prefix_len ? s->prefix_len[i] : 0) <= s->most_keys, PW_E_FAIL, "%s: seqs: sequence %d has more keys than the %" PRId64 " that are planned for", op, i,
                  s->most_keys);

@@ -160,7 +160,7 @@ static int move(struct moved *m, const struct problem *p, struct pw_dev *dev)
         PW_PASS(pw_weight_put(dev, m->memory[1], &m->p.w));
     }
     if (p->seqs.n) {
-        PW_PASS(dev->backend->take(dev, &m->memory[2], pw_seqs_bytes(p->seqs.n)));
+        PW_PASS(dev->backend->take(dev, &m->memory[2], pw_seqs_bytes(p->seqs.n, p->seqs.n_pages)));
         PW_PASS(pw_seqs_put(dev, m->memory[2], &m->p.seqs));
     }
     return 0;

@@ -82,7 +82,7 @@ static void run(struct batch *b, const char *schedule, int threads, size_t offse
         ck_ok(pw_dev_put(dev, at[i] + begin, b->a[i], b->bytes[i]));
     }
     void *p;
-    ck_ok(dev->backend->take(dev, &p, pw_seqs_bytes(SEQS)));
+    ck_ok(dev->backend->take(dev, &p, pw_seqs_bytes(SEQS, 0)));
     ck_ok(pw_seqs_put(dev, lists = p, &b->seqs));
     const struct pw_attn attn = { .scale = 1 / sqrt((double)b->d), .window = window, .softcap = cap };
     ck_ok(pw_attn_fwd(dev, t[OUT], t[LSE], t[Q], t[K], t[V], &b->seqs, &attn));
@@ -181,7 +181,7 @@ START_TEST(scratch)
     ck_ok(dev->backend->take(dev, &k, KEYS * D * 2));
     ck_ok(dev->backend->take(dev, &v, KEYS * D * 2));
     ck_ok(dev->backend->take(dev, &out, N * QUERIES * D * 2));
-    ck_ok(dev->backend->take(dev, &lists, pw_seqs_bytes(N)));
+    ck_ok(dev->backend->take(dev, &lists, pw_seqs_bytes(N, 0)));
     ck_ok(pw_seqs_put(dev, lists, &seqs));
     for (int i = 0; i < KEYS * D; i++) host[i] = pw_f32_to_bf16((float)pw_rng_uniform(&r));
     ck_ok(pw_dev_put(dev, k, host, KEYS * D * 2));

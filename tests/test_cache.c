@@ -115,7 +115,7 @@ static void attend(struct on *o, const struct input *in, bool codes, size_t offs
         ck_ok(pw_cache_put(o->dev, pool[i], scale[i], x[i], rows));
     }
     ck_ok(pw_dev_reserve(o->dev, pw_scratch_attn(o->dev, in->rows, in->keys, H, G, (int)in->d, false)));
-    ck_ok(pw_seqs_put(o->dev, place(o, NULL, pw_seqs_bytes(in->n), 0), &seqs));
+    ck_ok(pw_seqs_put(o->dev, place(o, NULL, pw_seqs_bytes(in->n, 0), 0), &seqs));
     const struct pw_tensor q = pw_tensor3(place_act(o, in->q, n, offset), act, in->rows, H, in->d), y = pw_tensor3(place(o, NULL, n * 4, 0), act, in->rows, H, in->d);
     const struct pw_tensor l = pw_tensor2(place(o, NULL, (size_t)(in->rows * H) * 4, 0), PW_F32, in->rows, H);
     const struct pw_cache cache = { pool[0], pool[1], scale[0], scale[1] };

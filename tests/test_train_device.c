@@ -172,7 +172,7 @@ static void logprobs_of(struct pw_dev *dev, bool cached, float *out)
     int32_t targets[N], best[N];
     float row[V];
     ck_ok(pw_model_load(&m, dev, FIXTURES "/model", NULL));
-    ck_ok(pw_session_open(&s, m, 2 * N, N, 4));
+    ck_ok(pw_session_open(&s, m, 3 * N, N, 4));
     for (int i = 0; i < N; i++) targets[i] = i + 1 < N ? IDS[i + 1] : -1;
     if (cached) {
         int prefix = pw_session_add(s, PREFIX, -1);

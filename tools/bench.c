@@ -188,7 +188,7 @@ static int talk_open(struct pw_bench *b, struct talk *t, int64_t batch, int64_t 
 {
     const struct pw_model_config *c = &b->m->config;
     const int64_t tokens = prompt > batch ? prompt : batch;
-    t->rows = batch * (prompt + gen);
+    t->rows = batch * pw_session_rows(prompt + gen);
     t->piece = tokens < 512 ? tokens : (batch > 512 ? batch : 512);
     if (!b->m->dev->host && prompt > t->piece)       /* a card wants large products: a prompt at once */
         t->piece = prompt;

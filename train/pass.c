@@ -83,7 +83,7 @@ static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_mode
         p->dx = matrix(k, act, T, D);
     }
     if (!m->dev->host)
-        p->seqs = take(k, pw_seqs_bytes((int)s->sequences));
+        p->seqs = take(k, pw_seqs_bytes((int)s->sequences, 0));
     k->bytes += pw_work_bytes(&block);
     if (k->pool && k->rc == 0)
         k->rc = pw_work_place(&p->work, k->pool, &block);

@@ -15,17 +15,23 @@
 
 enum { QB = 32, KB = 64 };
 
-struct span { int64_t prefix_at, prefix_n, own_at, n, back; }; /* keys of a sequence: n in all; query j sees the first back + j + 1 */
+/* keys of a sequence: n in all; query j sees the first back + j + 1 */
+struct span { int64_t prefix_at, prefix_n, own_at, n, back; const int32_t *pages; int64_t page; };
 
 static struct span span_of(const struct pw_seqs *s, int seq)
 {
-    struct span a = { 0, 0, s->kv_start[seq], 0, 0 };
+    struct span a = { 0, 0, s->kv_start[seq], 0, 0, s->pages, s->page };
     if (s->prefix_len) { a.prefix_at = s->prefix_start[seq]; a.prefix_n = s->prefix_len[seq]; }
     a.n = a.prefix_n + s->kv_len[seq];
     a.back = a.n - (s->q_start[seq + 1] - s->q_start[seq]);
     return a;
 }
-static int64_t row_of(const struct span *a, int64_t key) { return key < a->prefix_n ? a->prefix_at + key : a->own_at + key - a->prefix_n; }
+static int64_t row_of(const struct span *a, int64_t key)
+{
+    const bool shared = key < a->prefix_n;
+    const int64_t start = shared ? a->prefix_at : a->own_at, j = shared ? key : key - a->prefix_n;
+    return a->pages ? a->pages[start + j / a->page] * a->page + j % a->page : start + j;
+}
 
 /* floats of one thread: a tile of scores, one more for dS, packed keys and values, output rows, dO . O */
 static size_t thread_floats(int64_t d, bool backward)

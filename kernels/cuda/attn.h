@@ -38,6 +38,8 @@ struct attn_args {
     bf16 *dq, *dk, *dv;        /* (T, H, d), (S, G, d), (S, G, d) */
     float *delta;              /* (T, H): sum of dout * out */
     const int32_t *seqs;       /* pw_seqs_put's five lists */
+    const int32_t *pages;      /* NULL: contiguous rows */
+    int page, page_shift;      /* rows of a page; its logarithm where it has one, else -1 */
     int n_seqs, rows, pool;    /* sequences, T, S */
     int heads, groups, share, d;
     int window;                /* INT32_MAX: all keys */
@@ -67,6 +69,14 @@ SIMT_FN struct attn_span attn_span_of(const struct attn_args &a, int s)
     return p;
 }
 SIMT_FN int attn_pool_row(const struct attn_span &p, int key) { return key < p.prefix_n ? p.prefix_at + key : p.own_at + key - p.prefix_n; }
+/* The same through the list of pages, and for whichever of the two there is. Tiles of bf16 know as they are compiled (PAGED), so that training does not ask. */
+SIMT_FN int attn_paged_row(const struct attn_args &a, const struct attn_span &p, int key)
+{
+    const bool shared = key < p.prefix_n;
+    const int j = shared ? key : key - p.prefix_n, at = a.page_shift >= 0 ? j >> a.page_shift : j / a.page;
+    return a.pages[(shared ? p.prefix_at : p.own_at) + at] * a.page + (j - at * a.page);
+}
+SIMT_FN int attn_cache_row(const struct attn_args &a, const struct attn_span &p, int key) { return a.pages ? attn_paged_row(a, p, key) : attn_pool_row(p, key); }
 SIMT_FN int attn_low(int seen, int window) { return seen > window ? seen - window : 0; } /* the first key seen by the query that sees `seen` */
 
 /* The sequence whose tiles of R packed rows block b belongs to, and which of its tiles. */
@@ -113,11 +123,12 @@ template <int HD, int ROWS, int N, class F> SIMT_INLINE void attn_stage(bf16 *to
     }
 }
 /* Logical keys first .. first + ROWS of a sequence, those at or beyond `end` as zeros. */
-template <int HD, int ROWS, int N> SIMT_INLINE void attn_stage_keys(bf16 *to, const bf16 *from, const struct attn_args &a, const struct attn_span &p, int g, int first, int end, int me)
+template <int HD, int ROWS, int N, bool PAGED = false> SIMT_INLINE void attn_stage_keys(bf16 *to, const bf16 *from, const struct attn_args &a, const struct attn_span &p, int g, int first, int end, int me)
 {
     attn_stage<HD, ROWS, N>(to, from, a.d, a.vec, me, [&](int i) -> int64_t {
         const int key = first + i;
-        return key < end ? ((int64_t)attn_pool_row(p, key) * a.groups + g) * a.d : -1;
+        if (key >= end) return -1;
+        return ((int64_t)(PAGED ? attn_paged_row(a, p, key) : attn_pool_row(p, key)) * a.groups + g) * a.d;
     });
 }
 /* Packed rows first .. first + ROWS, those at or beyond `end` as zeros. */
@@ -148,13 +159,13 @@ template <int HD, int ROWS, int N> SIMT_INLINE void attn_load_codes(struct attn_
                                                                    const struct attn_span &p, int g, int first, int end, int me)
 {
     static_assert(ROWS <= N, "a thread keeps one scale");
-    c.scale = me < ROWS && first + me < end ? scale[(size_t)attn_pool_row(p, first + me) * (size_t)a.groups + (size_t)g] : 0.0f;
+    c.scale = me < ROWS && first + me < end ? scale[(size_t)attn_cache_row(a, p, first + me) * (size_t)a.groups + (size_t)g] : 0.0f;
     if (!a.vec8) return;
 #pragma unroll
     for (int j = 0; j < c.COUNT; j++) {
         const int i = me + j * N, key = first + i / c.PIECES, e = i % c.PIECES * 16;
         c.v[j] = make_uint4(0, 0, 0, 0);
-        if (i < ROWS * c.PIECES && key < end && e < a.d) c.v[j] = *(const uint4 *)(from + ((int64_t)attn_pool_row(p, key) * a.groups + g) * a.d + e);
+        if (i < ROWS * c.PIECES && key < end && e < a.d) c.v[j] = *(const uint4 *)(from + ((int64_t)attn_cache_row(a, p, key) * a.groups + g) * a.d + e);
     }
 }
 template <int HD, int ROWS, int N> SIMT_INLINE void attn_store_codes(bf16 *to, float *scales, const struct attn_codes<HD, ROWS, N> &c, const int8_t *__restrict__ from, const struct attn_args &a,
@@ -172,7 +183,7 @@ template <int HD, int ROWS, int N> SIMT_INLINE void attn_store_codes(bf16 *to, f
 #pragma unroll 1
         for (int i = me; i < ROWS * HD; i += N) {
             const int key = first + i / HD, e = i % HD;
-            store(to, (size_t)(i / HD * LD + e), key < end && e < a.d ? (float)from[((int64_t)attn_pool_row(p, key) * a.groups + g) * a.d + e] : 0.0f);
+            store(to, (size_t)(i / HD * LD + e), key < end && e < a.d ? (float)from[((int64_t)attn_cache_row(a, p, key) * a.groups + g) * a.d + e] : 0.0f);
         }
     }
 }
@@ -187,12 +198,12 @@ template <int HD, int ROWS, int N> SIMT_INLINE void attn_stage_codes(bf16 *to, f
         attn_store_codes(to, scales, c, from, a, p, g, first, end, me);
         return;
     }
-    if (me < ROWS) scales[me] = first + me < end ? scale[(size_t)attn_pool_row(p, first + me) * (size_t)a.groups + (size_t)g] : 0.0f;
+    if (me < ROWS) scales[me] = first + me < end ? scale[(size_t)attn_cache_row(a, p, first + me) * (size_t)a.groups + (size_t)g] : 0.0f;
 #pragma unroll 2
     for (int i = me; i < ROWS * PIECES; i += N) {
         const int key = first + i / PIECES, e = i % PIECES * 16;
         uint4 v = make_uint4(0, 0, 0, 0);
-        if (key < end && e < a.d) v = *(const uint4 *)(from + ((int64_t)attn_pool_row(p, key) * a.groups + g) * a.d + e);
+        if (key < end && e < a.d) v = *(const uint4 *)(from + ((int64_t)attn_cache_row(a, p, key) * a.groups + g) * a.d + e);
         attn_store_piece(to + i / PIECES * LD + e, v);
     }
 }
@@ -373,7 +384,9 @@ struct attn_args attn_args_of(struct pw_tensor q, struct pw_tensor k, struct pw_
 bool attn_aligned(const void *const *p, int n, int64_t d);
 int attn_forward(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs); /* sequences with many queries: attn_fwd.h */
 int attn_decode(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs);  /* the others: attn_decode.h */
-int attn_forward_codes(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs); /* the same over k8, v8 */
+int attn_forward_paged(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs); /* the same through a.pages */
+int attn_decode_paged(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs);
+int attn_forward_codes(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs); /* over k8, v8, paged or not */
 int attn_decode_codes(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs);
 size_t attn_decode_scratch(int64_t tokens, int64_t keys, int heads, int head_dim);
 int attn_bwd_keys(struct pw_dev *dev, const struct attn_args *a);

@@ -1,7 +1,7 @@
 /* Attention of few queries over keys and values in bf16: attn_decode.h. */
 #include "kernels/cuda/attn_decode.h"
 
-int attn_decode(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs) { return decode_all<false>(dev, *a, seqs); }
+int attn_decode(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs) { return decode_all<false, false>(dev, *a, seqs); }
 
 static int64_t wave_tokens(int64_t tokens) { return tokens < ATTN_WAVE_TOKENS ? tokens : (int64_t)ATTN_WAVE_TOKENS; }
 size_t attn_decode_scratch(int64_t tokens, int64_t keys, int heads, int head_dim)

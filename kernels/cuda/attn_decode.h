@@ -34,7 +34,7 @@ template <int HD, bool CODES> static constexpr size_t decode_shared(void)
 /* A wave: sequences first_seq .. of one launch, tiles of rows of the longest, where the partial results begin. */
 struct decode_wave { int first_seq, tiles, splits, first_token; float *top, *sum, *o; };
 
-template <int HD, bool CODES> __global__ void __launch_bounds__(decode_tile<HD>::THREADS) attn_decode_kernel(const struct attn_args a, const struct decode_wave wave)
+template <int HD, bool CODES, bool PAGED> __global__ void __launch_bounds__(decode_tile<HD>::THREADS) attn_decode_kernel(const struct attn_args a, const struct decode_wave wave)
 {
     typedef decode_tile<HD> t;
     static constexpr int LD = t::LD, KEYS = t::KEYS, WARPS = t::WARPS;
@@ -55,7 +55,7 @@ template <int HD, bool CODES> __global__ void __launch_bounds__(decode_tile<HD>:
     [[maybe_unused]] struct attn_codes<HD, CODES ? KEYS : 1, 32> kc, vc;
     if constexpr (CODES) {
         if (t::EARLY) attn_load_codes(kc, a.k8, a.k_scale, a, p, g, begin + warp * KEYS, end, lane);
-    } else attn_stage_keys<HD, KEYS, 32>(sk, a.k, a, p, g, begin + warp * KEYS, end, lane);
+    } else attn_stage_keys<HD, KEYS, 32, PAGED>(sk, a.k, a, p, g, begin + warp * KEYS, end, lane);
     cp_async_commit();
     struct attn_state<HD> w;
     attn_begin<HD>(w, a, p, first_row + lane / 4, rows);
@@ -74,7 +74,7 @@ template <int HD, bool CODES> __global__ void __launch_bounds__(decode_tile<HD>:
         } else {
             cp_async_wait<0>();
             __syncwarp(); /* likewise */
-            attn_stage_keys<HD, KEYS, 32>(sv, a.v, a, p, g, k0, end, lane);
+            attn_stage_keys<HD, KEYS, 32, PAGED>(sv, a.v, a, p, g, k0, end, lane);
             cp_async_commit();
         }
         attn_product<HD, KEYS>(s, sq, sk, lane);
@@ -84,7 +84,7 @@ template <int HD, bool CODES> __global__ void __launch_bounds__(decode_tile<HD>:
             if constexpr (t::EARLY) attn_store_codes(sv, scale_v, vc, a.v8, a, p, g, k0, end, lane);
             else attn_stage_codes<HD, KEYS, 32>(sv, scale_v, a.v8, a.v_scale, a, p, g, k0, end, lane);
         } else {
-            if (k0 + t::STEP < end) attn_stage_keys<HD, KEYS, 32>(sk, a.k, a, p, g, k0 + t::STEP, end, lane);
+            if (k0 + t::STEP < end) attn_stage_keys<HD, KEYS, 32, PAGED>(sk, a.k, a, p, g, k0 + t::STEP, end, lane);
             cp_async_commit();
         }
         attn_softmax<HD, KEYS>(w, s, a, k0, lane);
@@ -167,14 +167,14 @@ static __global__ void attn_combine_kernel(const struct attn_args a, const struc
 
 /* ---- launcher ---- */
 
-template <int HD, bool CODES> static int decode(struct pw_dev *dev, const struct attn_args &a, const struct decode_wave &wave, int n)
+template <int HD, bool CODES, bool PAGED> static int decode(struct pw_dev *dev, const struct attn_args &a, const struct decode_wave &wave, int n)
 {
-    CUDA_LAUNCH(dev, "attn_fwd", (attn_decode_kernel<HD, CODES>), dim3((unsigned)(n * wave.tiles), (unsigned)a.groups, (unsigned)wave.splits), decode_tile<HD>::THREADS,
+    CUDA_LAUNCH(dev, "attn_fwd", (attn_decode_kernel<HD, CODES, PAGED>), dim3((unsigned)(n * wave.tiles), (unsigned)a.groups, (unsigned)wave.splits), decode_tile<HD>::THREADS,
                 (decode_shared<HD, CODES>()), a, wave);
     return 0;
 }
 
-template <bool CODES> static int decode_all(struct pw_dev *dev, const struct attn_args &a, const struct pw_seqs *seqs)
+template <bool CODES, bool PAGED> static int decode_all(struct pw_dev *dev, const struct attn_args &a, const struct pw_seqs *seqs)
 {
     for (int first = 0; first < seqs->n;) {
         struct decode_wave wave = {};
@@ -199,7 +199,7 @@ template <bool CODES> static int decode_all(struct pw_dev *dev, const struct att
         wave.top = (float *)dev->scratch;
         wave.sum = wave.top + places;
         wave.o = wave.sum + places;
-        ATTN_BY_DIM(a.d, PW_PASS((decode<HD, CODES>(dev, a, wave, n))))
+        ATTN_BY_DIM(a.d, PW_PASS((decode<HD, CODES, PAGED>(dev, a, wave, n))))
         if (wave.splits > 1) CUDA_LAUNCH(dev, "attn_fwd", attn_combine_kernel, (unsigned)(tokens * a.heads), a.d <= 64 ? 64 : 128, 0, a, wave);
     }
     return 0;

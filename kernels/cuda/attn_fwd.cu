@@ -1,7 +1,7 @@
 /* Attention forward over keys and values in bf16: the op, and sequences with many queries (attn_fwd.h). */
 #include "kernels/cuda/attn_fwd.h"
 
-int attn_forward(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs) { return forward_all<false>(dev, *a, seqs); }
+int attn_forward(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs) { return forward_all<false, false>(dev, *a, seqs); }
 
 struct attn_args attn_args_of(struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
 {
@@ -19,6 +19,12 @@ struct attn_args attn_args_of(struct pw_tensor q, struct pw_tensor k, struct pw_
     a.d = (int)q.shape[2];
     a.window = attn->window > 0 && attn->window < INT32_MAX ? (int)attn->window : INT32_MAX;
     a.has_prefix = seqs->prefix_len != NULL;
+    if (seqs->pages) {
+        a.pages = seqs->device + 5 * (int64_t)seqs->n + 1;
+        a.page = (int)seqs->page;
+        a.page_shift = -1;
+        for (int i = 0; i < 31; i++) a.page_shift = a.page == 1 << i ? i : a.page_shift;
+    }
     a.capped = attn->softcap > 0;
     a.scale = (float)attn->scale;
     a.inner = a.capped ? (float)(attn->scale / attn->softcap) : 0.0f;
@@ -41,6 +47,10 @@ extern "C" int cuda_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw
     a.out = (bf16 *)out.data;
     a.lse = (float *)lse.data;
     a.vec = attn_aligned(all, 4, a.d);
+    if (a.pages) {
+        PW_PASS(attn_forward_paged(dev, &a, seqs));
+        return attn_decode_paged(dev, &a, seqs);
+    }
     PW_PASS(attn_forward(dev, &a, seqs));
     return attn_decode(dev, &a, seqs);
 }

@@ -28,7 +28,7 @@ template <int HD, bool CODES> static constexpr size_t forward_shared(void)
     return (size_t)(2 * t::KB + (t::KEEP_Q ? t::ROWS : 0)) * t::LD * sizeof(bf16) + (CODES ? 2 * t::KB * sizeof(float) : 0);
 }
 
-template <int HD, bool CODES> __global__ void __launch_bounds__(forward_tile<HD>::THREADS) attn_fwd_kernel(const struct attn_args a)
+template <int HD, bool CODES, bool PAGED> __global__ void __launch_bounds__(forward_tile<HD>::THREADS) attn_fwd_kernel(const struct attn_args a)
 {
     typedef forward_tile<HD> t;
     static constexpr int KB = t::KB, LD = t::LD, ROWS = t::ROWS;
@@ -50,7 +50,7 @@ template <int HD, bool CODES> __global__ void __launch_bounds__(forward_tile<HD>
     if constexpr (CODES) {
         attn_load_codes(codes, a.k8, a.k_scale, a, p, g, begin, end, me);
         attn_store_codes(sk, scale_k, codes, a.k8, a, p, g, begin, end, me);
-    } else attn_stage_keys<HD, KB, t::THREADS>(sk, a.k, a, p, g, begin, end, me);
+    } else attn_stage_keys<HD, KB, t::THREADS, PAGED>(sk, a.k, a, p, g, begin, end, me);
     cp_async_commit();
     uint32_t fq[t::KEEP_Q ? 1 : HD / 16][4];
     if (!t::KEEP_Q) { /* V takes the place of Q */
@@ -68,7 +68,7 @@ template <int HD, bool CODES> __global__ void __launch_bounds__(forward_tile<HD>
         cp_async_wait<0>();
         __syncthreads(); /* K is here; V of the tile before is used up */
         if constexpr (CODES) attn_load_codes(codes, a.v8, a.v_scale, a, p, g, k0, end, me);
-        else attn_stage_keys<HD, KB, t::THREADS>(sv, a.v, a, p, g, k0, end, me);
+        else attn_stage_keys<HD, KB, t::THREADS, PAGED>(sv, a.v, a, p, g, k0, end, me);
         cp_async_commit();
         if (t::KEEP_Q) attn_product<HD, KB>(s, sq + warp * 16 * LD, sk, lane);
         else {
@@ -92,7 +92,7 @@ template <int HD, bool CODES> __global__ void __launch_bounds__(forward_tile<HD>
         cp_async_wait<0>();
         __syncthreads(); /* V is here; K is used up */
         if constexpr (CODES) attn_load_codes(codes, a.k8, a.k_scale, a, p, g, k0 + KB, end, me);
-        else if (k0 + KB < end) attn_stage_keys<HD, KB, t::THREADS>(sk, a.k, a, p, g, k0 + KB, end, me);
+        else if (k0 + KB < end) attn_stage_keys<HD, KB, t::THREADS, PAGED>(sk, a.k, a, p, g, k0 + KB, end, me);
         cp_async_commit();
         attn_softmax<HD, KB>(w, s, a, k0, lane);
         if constexpr (CODES) attn_scale_keys<KB>(s, scale_v, lane);
@@ -114,18 +114,18 @@ template <int HD, bool CODES> __global__ void __launch_bounds__(forward_tile<HD>
 
 /* ---- launcher ---- */
 
-template <int HD, bool CODES> static int forward(struct pw_dev *dev, const struct attn_args &a)
+template <int HD, bool CODES, bool PAGED> static int forward(struct pw_dev *dev, const struct attn_args &a)
 {
-    CUDA_LAUNCH(dev, "attn_fwd", (attn_fwd_kernel<HD, CODES>), dim3(attn_blocks<forward_tile<HD>::ROWS>(a), (unsigned)a.groups), forward_tile<HD>::THREADS, (forward_shared<HD, CODES>()), a);
+    CUDA_LAUNCH(dev, "attn_fwd", (attn_fwd_kernel<HD, CODES, PAGED>), dim3(attn_blocks<forward_tile<HD>::ROWS>(a), (unsigned)a.groups), forward_tile<HD>::THREADS, (forward_shared<HD, CODES>()), a);
     return 0;
 }
 
-template <bool CODES> static int forward_all(struct pw_dev *dev, const struct attn_args &a, const struct pw_seqs *seqs)
+template <bool CODES, bool PAGED> static int forward_all(struct pw_dev *dev, const struct attn_args &a, const struct pw_seqs *seqs)
 {
     bool some_long = false;
     for (int i = 0; i < seqs->n && !some_long; i++) some_long = seqs->q_start[i + 1] - seqs->q_start[i] > ATTN_DECODE_QUERIES;
     if (some_long) {
-        ATTN_BY_DIM(a.d, PW_PASS((forward<HD, CODES>(dev, a))))
+        ATTN_BY_DIM(a.d, PW_PASS((forward<HD, CODES, PAGED>(dev, a))))
     }
     return 0;
 }

@@ -6,18 +6,25 @@
 
 struct view {               /* what one query sees, as logical keys 0 .. n-1 */
     int64_t prefix_at, prefix_n, own_at, first, n;
+    const int32_t *pages;
+    int64_t page;
 };
 
 static struct view see(const struct pw_seqs *s, const struct pw_attn *a, int seq, int64_t j)
 {
     int64_t n_q = s->q_start[seq + 1] - s->q_start[seq];
-    struct view v = { 0, 0, s->kv_start[seq], 0, 0 };
+    struct view v = { 0, 0, s->kv_start[seq], 0, 0, s->pages, s->page };
     if (s->prefix_len) { v.prefix_at = s->prefix_start[seq]; v.prefix_n = s->prefix_len[seq]; }
     v.n = v.prefix_n + s->kv_len[seq] - n_q + j + 1;
     if (a->window > 0 && v.n > a->window) v.first = v.n - a->window; /* distance to itself is 0 */
     return v;
 }
-static int64_t row_of(const struct view *v, int64_t key) { return key < v->prefix_n ? v->prefix_at + key : v->own_at + key - v->prefix_n; }
+static int64_t row_of(const struct view *v, int64_t key)
+{
+    const bool shared = key < v->prefix_n;
+    const int64_t start = shared ? v->prefix_at : v->own_at, j = shared ? key : key - v->prefix_n;
+    return v->pages ? v->pages[start + j / v->page] * v->page + j % v->page : start + j;
+}
 
 /* what a number of the vector at `base` is multiplied by: its scale, or 1 */
 static double scale_of(struct pw_tensor scale, int64_t base, int64_t d) { return scale.data ? ref_get(scale, base / d) : 1; }

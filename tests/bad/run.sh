@@ -170,6 +170,12 @@ mutant test_op kernels/cuda/attn.h 's/\*= scales\[8 \* i + 2 \* (lane % 4) + e %
 mutant test_op kernels/cuda/attn_fwd.h 's/^        if constexpr (CODES) attn_store_codes(sk.*$//' cache/
 mutant test_cache kernels/cuda/attn_decode.h 's/attn_load_codes(kc, a.k8, a.k_scale, a, p, g, k0 + t::STEP, end, lane);//'
 mutant test_session infer/session.c 's/pw_dtype_bytes(m->cache_type);/pw_dtype_bytes(m->dev->act);/'
+mutant test_session infer/session.c 's/const int64_t keep = pages_of(tokens);/const int64_t keep = tokens \/ PW_PAGE_ROWS;/'
+mutant test_session infer/session.c 's/    PW_CHECK(pages <= s->n_free,/    PW_CHECK(pages <= s->n_free + 1,/'
+mutant test_session infer/session.c 's/at \/ PW_PAGE_ROWS\] \* PW_PAGE_ROWS/(at + 1) \/ PW_PAGE_ROWS] * PW_PAGE_ROWS/'
+mutant test_pages kernels/cpu/cpu_attn.c 's/start + j \/ a->page\]/start + (j + 1) \/ a->page]/'
+mutant test_pages kernels/cuda/attn.h 's/? j >> a.page_shift : j/? (j + 1) >> a.page_shift : (j + 1)/'
+mutant test_pages kernels/cuda/attn.h 's/a.pages\[(shared ? p.prefix_at : p.own_at)/a.pages[p.own_at/'
 mutant test_capture infer/session.c 's/^    seqs->most_keys = wanted.most_keys;$//'
 mutant test_capture infer/session.c 's/a->attached == b->attached/a->used/'
 mutant test_capture kernels/cuda/attn_decode.h 's/attn_most_splits(most) :/(most > 0) :/'
