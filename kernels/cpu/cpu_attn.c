@@ -4,7 +4,8 @@
  *            keys 0..63   64..127  128..191      Queries go 32 at a time, keys 64 at a time; blocks of keys begin at multiples of 64 of
  *  q 0..31   [ tile S ]   [     ]                the sequence's own numbering, prefix included, so a query meets the same blocks whether
  *  q 32..63  [        ]   [     ]   [     ]      it is alone or not, and whether its prefix is shared or not. Forward keeps a running
- *                                                maximum and sum per query; backward recomputes the tile from the saved log-sum-exp. */
+ *                                                maximum and sum per query; backward recomputes the tile from the saved log-sum-exp,
+ *                                                all queries of a block of keys before the next: keys and values are turned once. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -33,33 +34,38 @@ static int64_t row_of(const struct span *a, int64_t key)
     return a->pages ? a->pages[start + j / a->page] * a->page + j % a->page : start + j;
 }
 
-/* floats of one thread: a tile of scores, one more for dS, packed keys and values, output rows, dO . O */
-static size_t thread_floats(int64_t d, bool backward)
+/* floats of one thread: a tile of scores, packed keys and values; forward output rows and maxima; backward a tile of dS, keys and values turned,
+ * dO . O of the queries */
+static size_t thread_floats(int64_t queries, int64_t d, bool backward)
 {
-    size_t wide = (size_t)(d + 15) & ~(size_t)15;
-    return QB * KB * (backward ? 2 : 1) + 2 * KB * wide + QB * wide + 4 * QB;
+    size_t wide = (size_t)(d + 15) & ~(size_t)15, mean = (size_t)(queries + 15) & ~(size_t)15;
+    return QB * KB + 2 * KB * wide + (backward ? QB * KB + 2 * KB * wide + mean : QB * wide + QB);
 }
 size_t cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
 {
-    (void)tokens; (void)keys; (void)heads; (void)kv_heads;
-    return (size_t)dev->threads * thread_floats(head_dim, backward) * sizeof(float);
+    (void)keys; (void)heads; (void)kv_heads;
+    return (size_t)dev->threads * thread_floats(tokens, head_dim, backward) * sizeof(float);
 }
 
-struct work { float *s, *ds, *k, *v, *o, *top, *sum, *mean; };
+struct work { float *s, *ds, *k, *v, *k_turned, *v_turned, *o, *top, *mean; };
 
-static struct work work_of(const struct pw_dev *dev, int64_t d, bool backward)
+static struct work work_of(const struct pw_dev *dev, int64_t queries, int64_t d, bool backward)
 {
     size_t wide = (size_t)(d + 15) & ~(size_t)15;
-    struct work w;
-    float *at = (float *)dev->scratch + (size_t)omp_get_thread_num() * thread_floats(d, backward);
+    struct work w = { 0 };
+    float *at = (float *)dev->scratch + (size_t)omp_get_thread_num() * thread_floats(queries, d, backward);
     w.s = at; at += QB * KB;
-    w.ds = at; at += backward ? QB * KB : 0;
     w.k = at; at += KB * wide;
     w.v = at; at += KB * wide;
-    w.o = at; at += QB * wide;
-    w.top = at; at += QB;
-    w.sum = at; at += QB;
-    w.mean = at;
+    if (backward) {
+        w.ds = at; at += QB * KB;
+        w.k_turned = at; at += KB * wide;
+        w.v_turned = at; at += KB * wide;
+        w.mean = at;
+    } else {
+        w.o = at; at += QB * wide;
+        w.top = at;
+    }
     return w;
 }
 
@@ -81,12 +87,19 @@ static void pack(float *to, struct pw_tensor from, struct pw_tensor scale, const
     }
 }
 
+/* to (d, KB) = from (n, d), turned; columns past n are not written */
+static void turn(float *to, const float *from, int64_t n, int64_t d)
+{
+    for (int64_t e0 = 0; e0 < d; e0 += 16) /* a line of each row at a time */
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t e = e0; e < cpu_min(e0 + 16, d); e++) to[e * KB + j] = from[j * d + e];
+}
+
 struct block { int64_t q0, n_q, k0, n_k; };
 
-/* Scaled, capped and masked scores of a tile; columns past n_k are -infinity too, so that every row is KB wide. */
-static void scores(const struct cpu_isa *isa, struct work *w, const float *q, int64_t ldq, int64_t d, const struct span *a, const struct pw_attn *attn, struct block b)
+/* Scales, caps and masks the products of a tile; columns past n_k are -infinity too, so that every row is KB wide. */
+static void scores(struct work *w, const struct span *a, const struct pw_attn *attn, struct block b)
 {
-    isa->dot(b.n_q, b.n_k, d, q, ldq, w->k, d, w->s, KB, false);
     float scale = (float)attn->scale, cap = (float)attn->softcap;
     for (int64_t i = 0; i < b.n_q; i++) {
         float *row = w->s + i * KB;
@@ -115,7 +128,7 @@ static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct 
     int64_t heads = q.shape[1], g = h / (heads / c->k.shape[1]), d = q.shape[2], ldq = heads * d;
     int64_t row0 = seqs->q_start[seq], queries = seqs->q_start[seq + 1] - row0;
     struct span a = span_of(seqs, seq);
-    struct work w = work_of(dev, d, false);
+    struct work w = work_of(dev, q.shape[0], d, false);
     for (int64_t q0 = 0; q0 < queries; q0 += QB) {
         int64_t n_q = cpu_min(QB, queries - q0), first, end;
         const float *rows = (const float *)q.data + (row0 + q0) * ldq + h * d;
@@ -127,7 +140,8 @@ static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct 
             struct block b = { q0, n_q, k0, cpu_min(KB, end - k0) };
             pack(w.k, c->k, c->k_scale, &a, k0, b.n_k, g);
             pack(w.v, c->v, c->v_scale, &a, k0, b.n_k, g);
-            scores(isa, &w, rows, ldq, d, &a, attn, b);
+            isa->dot(b.n_q, b.n_k, d, rows, ldq, w.k, d, w.s, KB, false);
+            scores(&w, &a, attn, b);
             for (int64_t i = 0; i < n_q; i++) {
                 float top = isa->max(KB, w.s + i * KB);
                 if (!(top <= w.top[i])) { /* grows, or is NaN */
@@ -211,17 +225,19 @@ static void backward_block(const struct cpu_isa *isa, const struct grads *t, str
 {
     int64_t heads = t->q.shape[1], d = t->q.shape[2], ld = heads * d;
     const float *q = (const float *)t->q.data + row * ld + h * d, *up = (const float *)t->dout.data + row * ld + h * d;
+    const float *mean = w->mean + b.q0;
     float scale = (float)attn->scale, cap = (float)attn->softcap;
-    pack(w->k, t->k, pw_none(), a, b.k0, b.n_k, g);
-    pack(w->v, t->v, pw_none(), a, b.k0, b.n_k, g);
-    scores(isa, w, q, ld, d, a, attn, b);
-    isa->dot(b.n_q, b.n_k, d, up, ld, w->v, d, w->ds, KB, false);
+    memset(w->s, 0, QB * KB * sizeof(float));
+    memset(w->ds, 0, QB * KB * sizeof(float));
+    isa->outer(b.n_q, b.n_k, d, q, ld, 1, w->k_turned, KB, w->s, KB);
+    isa->outer(b.n_q, b.n_k, d, up, ld, 1, w->v_turned, KB, w->ds, KB);
+    scores(w, a, attn, b);
     for (int64_t i = 0; i < b.n_q; i++) {
         float *s = w->s + i * KB, *ds = w->ds + i * KB, slope[KB];
         if (cap > 0)
             for (int64_t j = 0; j < b.n_k; j++) slope[j] = s[j] == -INFINITY ? 0 : 1 - (s[j] / cap) * (s[j] / cap);
         (void)isa->exp_sub(KB, s, ((const float *)t->lse.data)[(row + i) * heads + h]);
-        for (int64_t j = 0; j < b.n_k; j++) ds[j] = s[j] * (ds[j] - w->mean[i]) * scale;
+        for (int64_t j = 0; j < b.n_k; j++) ds[j] = s[j] * (ds[j] - mean[i]) * scale;
         if (cap > 0)
             for (int64_t j = 0; j < b.n_k; j++) ds[j] *= slope[j];
     }
@@ -235,20 +251,32 @@ static void backward_group(const struct pw_dev *dev, const struct grads *t, cons
     int64_t heads = t->q.shape[1], share = heads / t->k.shape[1], d = t->q.shape[2];
     int64_t row0 = seqs->q_start[seq], queries = seqs->q_start[seq + 1] - row0;
     struct span a = span_of(seqs, seq);
-    struct work w = work_of(dev, d, true);
-    for (int64_t h = g * share; h < (g + 1) * share; h++)
-        for (int64_t q0 = 0; q0 < queries; q0 += QB) {
-            int64_t n_q = cpu_min(QB, queries - q0), first, end, row = row0 + q0;
-            for (int64_t i = 0; i < n_q; i++) {
-                const float *up = (const float *)t->dout.data + ((row + i) * heads + h) * d, *o = (const float *)t->out.data + ((row + i) * heads + h) * d;
-                double mean = 0;
-                for (int64_t e = 0; e < d; e++) mean += (double)up[e] * (double)o[e];
-                w.mean[i] = (float)mean;
-            }
-            key_range(&a, attn, q0, n_q, &first, &end);
-            for (int64_t k0 = first; k0 < end; k0 += KB)
-                backward_block(cpu_isa_of(dev), t, &w, &a, attn, row, h, g, (struct block){ q0, n_q, k0, cpu_min(KB, end - k0) });
+    struct work w = work_of(dev, t->q.shape[0], d, true);
+    for (int64_t h = g * share; h < (g + 1) * share; h++) {
+        for (int64_t i = 0; i < queries; i++) {
+            const float *up = (const float *)t->dout.data + ((row0 + i) * heads + h) * d, *o = (const float *)t->out.data + ((row0 + i) * heads + h) * d;
+            double mean = 0;
+            for (int64_t e = 0; e < d; e++) mean += (double)up[e] * (double)o[e];
+            w.mean[i] = (float)mean;
         }
+        for (int64_t k0 = 0; k0 < a.n; k0 += KB) {
+            const int64_t n = cpu_min(KB, a.n - k0);
+            bool packed = false;
+            for (int64_t q0 = 0; q0 < queries; q0 += QB) {
+                int64_t n_q = cpu_min(QB, queries - q0), first, end;
+                key_range(&a, attn, q0, n_q, &first, &end);
+                if (k0 < first || k0 >= end) continue;
+                if (!packed) {
+                    pack(w.k, t->k, pw_none(), &a, k0, n, g);
+                    pack(w.v, t->v, pw_none(), &a, k0, n, g);
+                    turn(w.k_turned, w.k, n, d);
+                    turn(w.v_turned, w.v, n, d);
+                    packed = true;
+                }
+                backward_block(cpu_isa_of(dev), t, &w, &a, attn, row0 + q0, h, g, (struct block){ q0, n_q, k0, cpu_min(KB, end - k0) });
+            }
+        }
+    }
 }
 
 int cpu_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, struct pw_tensor dv, struct pw_tensor dout, struct pw_tensor out, struct pw_tensor lse,

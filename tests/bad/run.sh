@@ -134,8 +134,10 @@ if grep -qw avx512_bf16 /proc/cpuinfo; then # elsewhere nothing runs on that lev
     mutant test_run train/run.c 's/if (asked \&\& !rounds)/if (false)/'
 fi
 mutant test_op kernels/cpu/cpu_attn.c 's/g = h \/ (heads \/ c->k.shape\[1\])/g = h % c->k.shape[1]/' attn/
-mutant test_op kernels/cpu/cpu_attn.c 's/(ds\[j\] - w->mean\[i\]) \* scale/(ds[j] - w->mean[i]) * (scale > 0)/' attn/
-mutant test_op kernels/cpu/cpu_attn.c 's/- w->mean\[i\]//' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/(ds\[j\] - mean\[i\]) \* scale/(ds[j] - mean[i]) * (scale > 0)/' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/- mean\[i\])/- 0 * mean[i])/' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/bool packed = false;/bool packed = k0 > 0;/' attn/
+mutant test_op kernels/cpu/cpu_attn.c 's/w->mean + b.q0/w->mean/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/seen > attn->window ? seen - attn->window : 0, *$/seen > attn->window ? seen - attn->window + 1 : 0,/; s/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window + 1/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/sum\[i\] \*= (double)shrink;//' attn/
 mutant test_op kernels/cpu/cpu_head.c 's/z\[target\] -= \*up;//' head/
