@@ -11,14 +11,15 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "data/safetensors.h"
+#include "lora/peft_parts.h"
 
-static const char prefix[] = "base_model.model.", tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight", tail_m[] = ".lora_magnitude_vector", tail_w[] = ".weight", tail_base[] = ".base_layer.bias", tail_bias[] = ".bias";
+static const char prefix[] = PW_PEFT_PREFIX, tail_a[] = PW_PEFT_A, tail_b[] = ".lora_B.weight", tail_m[] = ".lora_magnitude_vector", tail_w[] = ".weight", tail_base[] = ".base_layer.bias", tail_bias[] = ".bias";
 
 /* ---- reading: the config ---- */
 
 /* Keys that are read below, and keys that say nothing about the arithmetic. Any other key must be null, false or empty. */
 static const char *const read_keys[] = {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "peft_type", "bias", "init_lora_weights",
-                                        "base_model_name_or_path", "rank_pattern", "alpha_pattern", "use_dora", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save"};
+                                        "base_model_name_or_path", "rank_pattern", "alpha_pattern", "use_dora", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save", "target_parameters"};
 static const char *const inert_keys[] = {"revision", "peft_version", "task_type", "inference_mode", "auto_mapping", "megatron_core", "qalora_group_size",
                                          "loftq_config"};
 
@@ -30,7 +31,7 @@ static bool listed(const char *key, const char *const *keys, size_t n)
     return false;
 }
 
-static bool empty(const struct pw_value *v)
+bool pw_peft_empty(const struct pw_value *v)
 {
     return v->kind == PW_NULL || (v->kind == PW_BOOL && !v->b) || ((v->kind == PW_LIST || v->kind == PW_MAP || v->kind == PW_STRING) && v->len == 0);
 }
@@ -41,7 +42,7 @@ static int check_keys(const struct pw_value *json, const char *path)
         const struct pw_member *m = &json->members[i];
         if (listed(m->key, read_keys, sizeof read_keys / sizeof *read_keys) || listed(m->key, inert_keys, sizeof inert_keys / sizeof *inert_keys))
             continue;
-        PW_CHECK(empty(&m->value), PW_E_UNSUPPORTED, "%s: %.60s is not supported (expected null, false or empty)", path, m->key);
+        PW_CHECK(pw_peft_empty(&m->value), PW_E_UNSUPPORTED, "%s: %.60s is not supported (expected null, false or empty)", path, m->key);
     }
     const char *type = "";
     PW_PASS(pw_get_str(json, "peft_type", path, &type));
@@ -58,6 +59,13 @@ static int check_keys(const struct pw_value *json, const char *path)
 static int read_targets(struct pw_adapter *a, const struct pw_value *json, const char *path, bool *exact)
 {
     const struct pw_value *v = pw_get(json, "target_modules");
+    const struct pw_value *joined = pw_get(json, "target_parameters");
+    PW_CHECK(!joined || pw_peft_empty(joined) || joined->kind == PW_LIST, PW_E_FORMAT, "%s: target_parameters: expected a list of names", path);
+    if (joined && !pw_peft_empty(joined) && (!v || pw_peft_empty(v))) {     /* experts alone */
+        *exact = false;
+        a->config.targets = "";
+        return 0;
+    }
     PW_CHECK(v && (v->kind == PW_STRING || v->kind == PW_LIST) && v->len > 0, PW_E_FORMAT, "%s: target_modules: expected a list of names", path);
     struct pw_buf words = {0};
     *exact = v->kind == PW_LIST;
@@ -81,8 +89,8 @@ static int read_targets(struct pw_adapter *a, const struct pw_value *json, const
 /* Keys that take modules away from target_modules. Which are left is what the file has tensors of. */
 static bool narrowed(const struct pw_value *json)
 {
-    const struct pw_value *layers = pw_get(json, "layers_to_transform"), *without = pw_get(json, "exclude_modules");
-    return (layers && layers->kind != PW_NULL) || (without && !empty(without));
+    const struct pw_value *layers = pw_get(json, "layers_to_transform"), *without = pw_get(json, "exclude_modules"), *joined = pw_get(json, "target_parameters");
+    return (joined && !pw_peft_empty(joined)) || (layers && layers->kind != PW_NULL) || (without && !pw_peft_empty(without));
 }
 
 static int check_narrowing(const struct pw_value *json, const char *path)
@@ -99,7 +107,7 @@ static int check_narrowing(const struct pw_value *json, const char *path)
 static int read_saved(struct pw_adapter *a, const struct pw_value *json, const char *path)
 {
     const struct pw_value *v = pw_get(json, "modules_to_save");
-    if (!v || empty(v))
+    if (!v || pw_peft_empty(v))
         return 0;
     PW_CHECK(v->kind == PW_LIST, PW_E_FORMAT, "%s: modules_to_save: expected a list of names", path);
     const char *words = "";
@@ -143,7 +151,7 @@ static int read_config(struct pw_adapter *a, const struct pw_value *json, const 
 }
 
 /* rank_pattern and alpha_pattern: regular expressions in PEFT, here only those that are plain names. */
-static int pattern(const struct pw_value *json, const char *key, const char *path, const char *module, double *value)
+int pw_peft_pattern(const struct pw_value *json, const char *key, const char *path, const char *module, double *value)
 {
     const struct pw_value *map = pw_get(json, key);
     if (!map || map->kind == PW_NULL)
@@ -165,11 +173,10 @@ static int pattern(const struct pw_value *json, const char *key, const char *pat
 
 /* ---- reading: the tensors ---- */
 
-struct found { const char *name; const struct pw_st_tensor *a, *b, *m; int layer, linear; };   /* linear: PW_LIN_COUNT + .. of experts, INT32_MAX of what is none */
 
-static int forward_order(const void *x, const void *y)
+int pw_peft_order(const void *x, const void *y)
 {
-    const struct found *p = x, *q = y;
+    const struct pw_peft_found *p = x, *q = y;
     if (p->layer != q->layer)
         return p->layer < q->layer ? -1 : 1;
     if (p->linear != q->linear)
@@ -178,7 +185,7 @@ static int forward_order(const void *x, const void *y)
 }
 
 /* Where the module stands in a model; what is no linear of a block comes last. */
-static void locate(struct found *f)
+void pw_peft_locate(struct pw_peft_found *f)
 {
     int used = 0;
     f->layer = INT32_MAX;
@@ -197,7 +204,7 @@ static void locate(struct found *f)
         f->linear = PW_LIN_COUNT + PW_EXPERT_PARTS * expert + (int)part;
 }
 
-static bool ends(const char *text, const char *tail)
+bool pw_peft_ends(const char *text, const char *tail)
 {
     const size_t n = strlen(text), t = strlen(tail);
     return n >= t && strcmp(text + n - t, tail) == 0;
@@ -208,7 +215,7 @@ static bool is_saved(const struct pw_adapter *a, const char *tensor)
 {
     char module[320];
     const size_t n = strlen(tensor), p = strlen(prefix), w = strlen(tail_w);
-    if (n <= p + w || n - p - w >= sizeof module || strncmp(tensor, prefix, p) != 0 || !ends(tensor, tail_w) || ends(tensor, tail_a) || ends(tensor, tail_b))
+    if (n <= p + w || n - p - w >= sizeof module || strncmp(tensor, prefix, p) != 0 || !pw_peft_ends(tensor, tail_w) || pw_peft_ends(tensor, tail_a) || pw_peft_ends(tensor, tail_b))
         return false;
     snprintf(module, sizeof module, "%.*s", (int)(n - p - w), tensor + p);
     return pw_adapter_saves(a->config.modules_to_save, module);
@@ -217,17 +224,17 @@ static bool is_saved(const struct pw_adapter *a, const char *tensor)
 /* Is it a bias of the base that was trained? Then the module that has it, without what PEFT puts around linears with a pair. */
 static bool is_bias(const struct pw_adapter *a, const char *tensor, char module[320])
 {
-    const size_t n = strlen(tensor), p = strlen(prefix), t = strlen(ends(tensor, tail_base) ? tail_base : tail_bias);
-    if (!a->config.bias[0] || strcmp(a->config.bias, "none") == 0 || n <= p + t || n - p - t >= 300 || strncmp(tensor, prefix, p) != 0 || !ends(tensor, tail_bias) || strstr(tensor, ".lora_"))
+    const size_t n = strlen(tensor), p = strlen(prefix), t = strlen(pw_peft_ends(tensor, tail_base) ? tail_base : tail_bias);
+    if (!a->config.bias[0] || strcmp(a->config.bias, "none") == 0 || n <= p + t || n - p - t >= 300 || strncmp(tensor, prefix, p) != 0 || !pw_peft_ends(tensor, tail_bias) || strstr(tensor, ".lora_"))
         return false;
     snprintf(module, 320, "%.*s", (int)(n - p - t), tensor + p);
     return true;
 }
 
 /* Groups the tensors of the file into modules, A and B, in forward order. */
-static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const char *path, struct found **out, size_t *n)
+static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const char *path, struct pw_peft_found **out, size_t *n)
 {
-    struct found *list = pw_arena_array(&a->arena, s->n + 1, sizeof *list);
+    struct pw_peft_found *list = pw_arena_array(&a->arena, s->n + 1, sizeof *list);
     PW_CHECK(list, PW_E_NOMEM, "%s: no memory", path);
     *n = 0;
     for (size_t i = 0; i < s->n; i++) {
@@ -242,9 +249,9 @@ static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const c
             PW_CHECK(t->ndim == 1 && t->shape[0] > 0, PW_E_FORMAT, "%s: %s: expected one dimension, got %d", path, t->name, t->ndim);
             continue;
         }
-        const bool dora = pw_adapter_is_dora(a), is_m = dora && ends(t->name, tail_m), is_a = ends(t->name, tail_a);
+        const bool dora = pw_adapter_is_dora(a), is_m = dora && pw_peft_ends(t->name, tail_m), is_a = pw_peft_ends(t->name, tail_a);
         const size_t q = strlen(is_m ? tail_m : tail_a);
-        PW_CHECK(len > p + q && strncmp(t->name, prefix, p) == 0 && (is_m || is_a || ends(t->name, tail_b)), PW_E_FORMAT,
+        PW_CHECK(len > p + q && strncmp(t->name, prefix, p) == 0 && (is_m || is_a || pw_peft_ends(t->name, tail_b)), PW_E_FORMAT,
                  "%s: unknown tensor %s (expected %sMODULE%s or %s%s%s)", path, t->name, prefix, tail_a, tail_b, dora ? " or " : "", dora ? tail_m : "");
         PW_CHECK(is_m || (t->ndim == 2 && t->shape[0] > 0 && t->shape[1] > 0), PW_E_FORMAT, "%s: %s: expected two dimensions, got %d", path, t->name, t->ndim);
         PW_CHECK(!is_m || (t->ndim == 1 && t->shape[0] > 0), PW_E_FORMAT, "%s: %s: expected one dimension, got %d", path, t->name, t->ndim);
@@ -252,9 +259,9 @@ static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const c
         PW_CHECK(name, PW_E_NOMEM, "%s: no memory", path);
         /* Tensors are sorted by name, so the A and the B of a module are neighbours. */
         if (*n == 0 || strcmp(list[*n - 1].name, name) != 0)
-            list[(*n)++] = (struct found){.name = name};
+            list[(*n)++] = (struct pw_peft_found){.name = name};
         *(is_m ? &list[*n - 1].m : is_a ? &list[*n - 1].a : &list[*n - 1].b) = t;
-        locate(&list[*n - 1]);
+        pw_peft_locate(&list[*n - 1]);
     }
     for (size_t i = 0; i < *n; i++)
         PW_CHECK(list[i].a && list[i].b, PW_E_FORMAT, "%s: tensor %s%s%s is missing", path, prefix, list[i].name, list[i].a ? tail_b : tail_a);
@@ -264,13 +271,13 @@ static int collect(struct pw_adapter *a, const struct pw_safetensors *s, const c
                  list[i].name, tail_m, tail_b, list[i].b->shape[0], list[i].m->shape[0]);
     }
     PW_CHECK(*n > 0, PW_E_FORMAT, "%s: there is no tensor in it", path);
-    qsort(list, *n, sizeof *list, forward_order);
+    qsort(list, *n, sizeof *list, pw_peft_order);
     *out = list;
     return 0;
 }
 
 /* targets becomes the modules that are there, by their full names. */
-static int list_targets(struct pw_adapter *a, const struct found *list, size_t n)
+static int list_targets(struct pw_adapter *a, const struct pw_peft_found *list, size_t n)
 {
     struct pw_buf words = {0};
     for (size_t i = 0; i < n; i++)
@@ -282,7 +289,7 @@ static int list_targets(struct pw_adapter *a, const struct found *list, size_t n
 }
 
 /* The adapter holds exactly the modules of the model that its target_modules select. */
-static int check_modules(const struct pw_adapter *a, const struct found *list, size_t n, const struct pw_model_config *model, bool exact,
+static int check_modules(const struct pw_adapter *a, const struct pw_peft_found *list, size_t n, const struct pw_model_config *model, bool exact,
                          const char *path)
 {
     struct pw_adapter expected = {0};
@@ -301,7 +308,7 @@ static int check_modules(const struct pw_adapter *a, const struct found *list, s
         PW_CHECK_OUT(list[i].a->shape[1] == m->n_in, PW_E_FORMAT,
                      "%s: %s%s%s: shape does not fit the model, the adapter is for another base (expected (%" PRId64 ", %" PRId64 "), got (%" PRId64 ", %" PRId64 "))",
                      path, prefix, m->name, tail_a, list[i].a->shape[0], m->n_in, list[i].a->shape[0], list[i].a->shape[1]);
-        PW_CHECK_OUT(list[i].b->shape[0] == m->n_out, PW_E_FORMAT,
+        PW_CHECK_OUT(list[i].b->shape[0] == m->n_out * (list[i].joined ? list[i].halves : 1), PW_E_FORMAT,
                      "%s: %s%s%s: shape does not fit the model, the adapter is for another base (expected (%" PRId64 ", %" PRId64 "), got (%" PRId64 ", %" PRId64 "))",
                      path, prefix, m->name, tail_b, m->n_out, list[i].b->shape[1], list[i].b->shape[0], list[i].b->shape[1]);
     }
@@ -316,7 +323,7 @@ out:
     return rc;
 }
 
-static int widen(float *out, const struct pw_st_tensor *t, const char *path)
+int pw_peft_widen(float *out, const struct pw_st_tensor *t, const char *path)
 {
     const size_t n = t->bytes / pw_st_dtype_bytes(t->dtype);
     if (strcmp(t->dtype, "F32") == 0)
@@ -340,34 +347,38 @@ static int widen(float *out, const struct pw_st_tensor *t, const char *path)
 static int fill_rows(const struct pw_adapter *a, const struct pw_adapter_module *m, struct pw_tensor to, int64_t width, const struct pw_st_tensor *t, const char *path)
 {
     if (!a->paired)
-        return widen(to.data, t, path);
+        return pw_peft_widen(to.data, t, path);
     float *stored = pw_alloc(pw_bytes(to));
     PW_CHECK(stored, PW_E_NOMEM, "%s: no memory for %s", path, t->name);
-    const int rc = widen(stored, t, path);
+    const int rc = pw_peft_widen(stored, t, path);
     if (rc == 0)
         pw_adapter_reorder_rows(a, m, true, to.data, stored, width);
     pw_free(stored);
     return rc;
 }
 
-static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const struct found *f, const struct pw_value *json, const char *config_path,
+static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const struct pw_peft_found *f, const struct pw_value *json, const char *config_path,
                        const char *path)
 {
     double r = a->config.r;
     struct pw_adapter_config own = a->config;
-    PW_PASS(pattern(json, "rank_pattern", config_path, f->name, &r));
-    PW_PASS(pattern(json, "alpha_pattern", config_path, f->name, &own.alpha));
-    PW_CHECK(f->a->shape[0] == r && f->b->shape[1] == r, PW_E_FORMAT,
+    const char *named = f->joined ? f->joined : f->name;
+    const int64_t experts = f->joined ? f->experts : 1, halves = f->joined ? f->halves : 1;
+    PW_PASS(pw_peft_pattern(json, "rank_pattern", config_path, named, &r));
+    PW_PASS(pw_peft_pattern(json, "alpha_pattern", config_path, named, &own.alpha));
+    PW_CHECK((double)f->a->shape[0] == r * (double)experts && (double)f->b->shape[1] == r * (double)experts, PW_E_FORMAT,
              "%s: %s%s: rank does not fit the config (expected %g, got %" PRId64 " and %" PRId64 ")", path, prefix, f->name, r, f->a->shape[0],
              f->b->shape[1]);
     own.r = (int)r;
-    *m = (struct pw_adapter_module){.name = f->name, .n_in = f->a->shape[1], .n_out = f->b->shape[0]};
+    *m = (struct pw_adapter_module){.name = f->name, .n_in = f->a->shape[1], .n_out = f->b->shape[0] / halves};
     m->lora.r = own.r;
     m->lora.scale = pw_adapter_scale(&own);
-    m->lora.a = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->a->bytes / pw_st_dtype_bytes(f->a->dtype))), PW_F32, own.r, m->n_in);
-    m->lora.b = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->b->bytes / pw_st_dtype_bytes(f->b->dtype))), PW_F32, m->n_out, own.r);
+    m->lora.a = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->a->bytes / pw_st_dtype_bytes(f->a->dtype) / (size_t)experts)), PW_F32, own.r, m->n_in);
+    m->lora.b = pw_tensor2(pw_arena_alloc(&a->arena, sizeof(float) * (f->b->bytes / pw_st_dtype_bytes(f->b->dtype) / (size_t)(experts * halves))), PW_F32, m->n_out, own.r);
     PW_CHECK(m->lora.a.data && m->lora.b.data, PW_E_NOMEM, "%s: no memory for %s", path, f->name);
-    PW_PASS(widen(m->lora.a.data, f->a, path));
+    if (f->joined)
+        return pw_peft_fill_joined(m, f, path);
+    PW_PASS(pw_peft_widen(m->lora.a.data, f->a, path));
     PW_PASS(fill_rows(a, m, m->lora.b, own.r, f->b, path));
     if (!f->m)
         return 0;
@@ -424,7 +435,7 @@ static int fill_saved(struct pw_adapter *a, const struct pw_safetensors *s, cons
         void *data = pw_arena_alloc(&a->arena, sizeof(float) * (t->bytes / pw_st_dtype_bytes(t->dtype)));
         PW_CHECK_OUT(data, PW_E_NOMEM, "%s: no memory for %s", path, t->name);
         to->value = t->ndim == 1 ? pw_tensor1(data, PW_F32, t->shape[0]) : pw_tensor2(data, PW_F32, t->shape[0], t->shape[1]);
-        PW_PASS_OUT(bias ? fill_bias(a, to->value, module, t, path) : widen(data, t, path));
+        PW_PASS_OUT(bias ? fill_bias(a, to->value, module, t, path) : pw_peft_widen(data, t, path));
         a->n_saved++;
     }
     for (size_t i = 0; i < expected.n_saved; i++) {
@@ -459,7 +470,7 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
 {
     char *config_path = pw_path_join(&a->arena, dir, "adapter_config.json"), *path = pw_path_join(&a->arena, dir, "adapter_model.safetensors");
     struct pw_value *json;
-    struct found *list = NULL;
+    struct pw_peft_found *list = NULL;
     size_t n = 0;
     bool exact = false;
     PW_CHECK(config_path && path, PW_E_NOMEM, "%s: no memory", dir);
@@ -470,6 +481,7 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
     PW_PASS(pw_safetensors_open(s, path));
     PW_PASS(read_base(&a->config, s->metadata, path));
     PW_PASS(collect(a, s, path, &list, &n));
+    PW_PASS(pw_peft_split_experts(a, json, model, config_path, path, &list, &n));
     if (narrowed(json)) {
         exact = false;
         PW_PASS(list_targets(a, list, n));

@@ -114,27 +114,30 @@ static double furthest(const float *x, const float *y, int n)
     return most;
 }
 
-struct expected { int32_t ids[MOST]; int n; float logits[MOST * VOCAB]; };
-static void read_expected(struct expected *e, const char *name)
+struct expected { int32_t ids[MOST]; int n, vocab; float logits[MOST * VOCAB]; };
+static void read_expected_of(struct expected *e, const char *file, const char *name)
 {
     struct pw_arena a;
     struct pw_value *all = NULL;
     pw_arena_init(&a);
-    ck_ok(pw_json_load(&a, FIXTURES "/logits.json", &all));
+    ck_ok(pw_json_load(&a, file, &all));
     const struct pw_value *ids = pw_get(all, "ids"), *rows = pw_get(all, name);
     ck_assert_ptr_nonnull(rows);
     e->n = (int)ids->len;
     ck_assert_int_le(e->n, MOST);
     for (int i = 0; i < e->n; i++) {
         e->ids[i] = (int32_t)ids->items[i].i;
-        ck_assert_uint_eq(rows->items[i].len, VOCAB);
-        for (int v = 0; v < VOCAB; v++) {
+        e->vocab = (int)rows->items[i].len;
+        ck_assert_int_le(e->vocab, VOCAB);
+        for (int v = 0; v < e->vocab; v++) {
             const struct pw_value *x = &rows->items[i].items[v];
-            e->logits[i * VOCAB + v] = (float)(x->kind == PW_INT ? (double)x->i : x->d);
+            e->logits[i * e->vocab + v] = (float)(x->kind == PW_INT ? (double)x->i : x->d);
         }
     }
     pw_arena_free(&a);
 }
+
+static void read_expected(struct expected *e, const char *name) { read_expected_of(e, FIXTURES "/logits.json", name); }
 
 /* What peft wrote gives peft's logits, and so does the same adapter read and written by us; merged, it is the model that peft would merge. */
 static void reads(const char *name, double moves)
@@ -237,6 +240,83 @@ START_TEST(refuses)
     model.tied = true;
     ck_fails(pw_peft_load(&b, FIXTURES "/final-saved", &model), PW_E_UNSUPPORTED, "the model's output layer is its embedding");
     pw_adapter_free(&a);
+    pw_checkpoint_close(c);
+}
+END_TEST
+
+/* ---- joined experts ---- */
+
+/* What peft made of parameters that hold all experts gives peft's logits; and so does the pair for each expert that is made of it, written. */
+static void joined(const char *name, const char *family)
+{
+    static struct expected e;
+    static float got[MOST * VOCAB], again[MOST * VOCAB], plain[MOST * VOCAB];
+    struct pw_adapter a;
+    struct pw_checkpoint *c = NULL;
+    char path[128], model[128];
+    snprintf(path, sizeof path, FIXTURES "/joined-%s", name);
+    snprintf(model, sizeof model, "tests/fixtures/families/%s", family);
+    read_expected_of(&e, FIXTURES "/joined.json", name);
+    logits_of(model, NULL, "cpu", e.ids, e.n, plain);
+    ck_assert_msg(furthest(plain, e.logits, e.n * e.vocab) > 0.1, "the adapter hardly matters");
+    logits_of(model, path, "cpu", e.ids, e.n, got);
+    const double off = furthest(got, e.logits, e.n * e.vocab);
+    ck_assert_msg(off <= 1e-4, "%s: logits off by %g", path, off);
+    const char *out = test_path(test_tmpdir(), "again");
+    ck_ok(pw_dir_make(out));
+    ck_ok(pw_checkpoint_open(&c, model, NULL));
+    ck_ok(pw_peft_load(&a, path, pw_checkpoint_config(c)));
+    ck_ok(pw_peft_write(&a, out));
+    pw_adapter_free(&a);
+    logits_of(model, out, "cpu", e.ids, e.n, again);
+    ck_assert_int_eq(memcmp(again, got, sizeof(float) * (size_t)(e.n * e.vocab)), 0);
+    ck_ok(pw_peft_load(&a, path, NULL));         /* for looking alone */
+    pw_adapter_free(&a);
+    struct pw_model_config other = *pw_checkpoint_config(c);
+    other.experts++;
+    ck_fails(pw_peft_load(&a, path, &other), PW_E_FORMAT, "the adapter is for another base (expected ");
+    pw_checkpoint_close(c);
+    printf("%s: largest difference of a logit %.3g\n", path, off);
+}
+START_TEST(joined_mixtral) { joined("mixtral", "mixtral"); }
+END_TEST
+START_TEST(joined_qwen3) { joined("qwen3", "qwen3-moe-joined"); }
+END_TEST
+START_TEST(joined_up) { joined("up", "mixtral"); }
+END_TEST
+START_TEST(joined_down) { joined("down", "qwen3-moe-joined"); }
+END_TEST
+
+/* The config of an adapter of joined experts with one thing in it changed. */
+START_TEST(refuses_joined)
+{
+    static const struct { const char *from, *to; int code; const char *text; } cases[] = {
+        {"mlp.experts.gate_up_proj", "mlp.gate.weight", PW_E_UNSUPPORTED, "target_parameters: mlp.gate.weight is not supported"},
+        {"mlp.experts.gate_up_proj", "xlp.experts.gate_up_proj", PW_E_FORMAT, "target_parameters does not name what it belongs to"},
+        {"\"r\": 2", "\"r\": 3", PW_E_FORMAT, "expected rank 3 for each expert"},
+        {"\"rank_pattern\": {}", "\"rank_pattern\": {\"mlp.experts.down_proj\": 4}", PW_E_FORMAT, "the adapter is for another base (expected 4 experts, got 2)"},
+        {"\"rank_pattern\": {}", "\"rank_pattern\": {\"mlp.experts.down_proj\": 0.5}", PW_E_FORMAT, "rank_pattern: "},
+    };
+    struct pw_checkpoint *c = NULL;
+    const char *dir = test_path(test_tmpdir(), "bad");
+    struct pw_buf config = {0}, tensors = {0};
+    ck_ok(pw_dir_make(dir));
+    ck_ok(pw_checkpoint_open(&c, "tests/fixtures/families/mixtral", NULL));
+    ck_ok(pw_file_read(FIXTURES "/joined-mixtral/adapter_config.json", 0, &config));
+    ck_ok(pw_file_read(FIXTURES "/joined-mixtral/adapter_model.safetensors", 0, &tensors));
+    ck_ok(pw_file_write(test_path(dir, "adapter_model.safetensors"), tensors.data, tensors.len, true));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct pw_adapter a;
+        struct pw_buf changed = {0};
+        const char *at = strstr(config.data, cases[i].from);
+        ck_assert_ptr_nonnull(at);
+        pw_buf_printf(&changed, "%.*s%s%s", (int)(at - config.data), config.data, cases[i].to, at + strlen(cases[i].from));
+        ck_ok(pw_file_write(test_path(dir, "adapter_config.json"), changed.data, changed.len, true));
+        ck_fails(pw_peft_load(&a, dir, pw_checkpoint_config(c)), cases[i].code, cases[i].text);
+        pw_buf_free(&changed);
+    }
+    pw_buf_free(&config);
+    pw_buf_free(&tensors);
     pw_checkpoint_close(c);
 }
 END_TEST
@@ -482,6 +562,11 @@ int main(void)
     tcase_add_test(c, merges_bias);
     tcase_add_test(c, merges_bias_all);
     tcase_add_test(c, refuses_biases);
+    tcase_add_test(c, joined_mixtral);
+    tcase_add_test(c, joined_qwen3);
+    tcase_add_test(c, joined_up);
+    tcase_add_test(c, joined_down);
+    tcase_add_test(c, refuses_joined);
     tcase_add_test(c, biases_follow_the_rows);
     tcase_add_test(c, reads_saved);
     tcase_add_test(c, merges_saved);

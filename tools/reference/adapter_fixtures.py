@@ -2,6 +2,7 @@
 """Reference training runs of DoRA, PiSSA and trained modules beside LoRA, by PyTorch, transformers and peft in f32, over the model and rows of train_fixtures.py.
 
     adapter_fixtures.py biases TRAIN OUT  adds to what make wrote the runs on a Qwen2, whose biases are trained: OUT/model-bias, and bias and bias-all beside the others
+    adapter_fixtures.py joined FAMILIES OUT  writes OUT/joined-NAME, adapters of joined experts (target_parameters) of the models in FAMILIES, and their logits, OUT/joined.json
     adapter_fixtures.py make TRAIN OUT    TRAIN: a folder made by train_fixtures.py. Writes OUT/golden.json (losses and gradient norms of 20 steps), and
                                           OUT/init-NAME and OUT/final-NAME, adapters before and after, for each NAME
 
@@ -141,6 +142,33 @@ def biases(train, out):
     (out / "logits.json").write_text(json.dumps(logits) + "\n")
 
 
+JOINED = {"mixtral": ("mixtral", dict(target_modules=["q_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])),
+          "qwen3": ("qwen3-moe-joined", dict(target_modules=[], target_parameters=["experts.gate_up_proj", "experts.down_proj"], use_rslora=True)),
+          "up": ("mixtral", dict(target_modules=["v_proj"], target_parameters=["experts.gate_up_proj"])),
+          "down": ("qwen3-moe-joined", dict(target_modules=["o_proj"], target_parameters=["experts.down_proj"]))}
+
+
+def joined(families, out):
+    families, out = pathlib.Path(families), pathlib.Path(out)
+    all = {"ids": [1, 5, 9, 3, 7, 2, 11, 4, 8, 6]}
+    for name, (model, more) in JOINED.items():
+        torch.manual_seed(31)
+        base = transformers.AutoModelForCausalLM.from_pretrained(families / model, dtype=torch.float32, attn_implementation="eager")
+        m = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, task_type="CAUSAL_LM", **more))
+        for n, p in m.named_parameters():
+            if "lora_" in n:
+                p.data = 0.3 * torch.randn_like(p)
+        tf.save(m, out / f"joined-{name}")
+        path = out / f"joined-{name}" / "adapter_config.json"
+        c = json.loads(path.read_text())
+        c["target_parameters"] = sorted(c["target_parameters"])
+        path.write_text(json.dumps(c, indent=2) + "\n")
+        m.eval()
+        with torch.no_grad():
+            all[name] = m(input_ids=torch.tensor([all["ids"]])).logits[0].tolist()
+    (out / "joined.json").write_text(json.dumps(all) + "\n")
+
+
 def make(train, out):
     train, out = pathlib.Path(train), pathlib.Path(out)
     shutil.rmtree(out, ignore_errors=True)
@@ -165,5 +193,7 @@ if __name__ == "__main__":
         make(sys.argv[2], sys.argv[3])
     elif len(sys.argv) == 4 and sys.argv[1] == "biases":
         biases(sys.argv[2], sys.argv[3])
+    elif len(sys.argv) == 4 and sys.argv[1] == "joined":
+        joined(sys.argv[2], sys.argv[3])
     else:
         sys.exit(__doc__)
