@@ -18,6 +18,7 @@ struct running {
     size_t emitted;            /* bytes of g->text handed to piece() */
     int32_t *ids;              /* prompt and continuation; g->tokens is its tail */
     int64_t n, fed;            /* tokens known; tokens in the cache */
+    int64_t cached;            /* rows of the cache that it may come to hold */
 };
 enum { LOGITS = 8 };
 struct loop {
@@ -31,6 +32,7 @@ struct loop {
     float *logits;             /* (LOGITS, V): the head is read once for that many requests, and memory does not grow with the batch */
     int n;
     int64_t batch_tokens;
+    int64_t left;              /* rows of the cache that no request that has begun may come to hold */
     double started;
 };
 
@@ -168,6 +170,7 @@ static int open_decoder(struct loop *k, struct running *r)
 static int begin(struct loop *k, struct running *r, struct pw_gen *g)
 {
     r->g = g;
+    r->seq = -1;
     g->tokens = NULL;
     g->n_tokens = 0;
     g->text = (struct pw_buf){0};
@@ -192,9 +195,35 @@ static int begin(struct loop *k, struct running *r, struct pw_gen *g)
     PW_PASS(open_decoder(k, r));
     if (r->room == 0)
         return finish(r, "length");
-    r->seq = pw_session_add(k->s, g->n_prompt + r->room, -1);
-    PW_PASS(r->seq);
-    return pw_session_expect(k->s, r->seq, g->n_prompt);
+    r->cached = pw_session_rows(g->n_prompt + r->room);
+    PW_CHECK(r->cached <= k->left, PW_E_FAIL, "a prompt of %lld tokens and %lld more take %lld rows of the cache, which has %lld", (long long)g->n_prompt, (long long)r->room,
+             (long long)r->cached, (long long)k->left);
+    return 0;
+}
+
+/* Requests begin in their order, as soon as there are pages for all that they may come to; what has begun never runs out of them. */
+static int admit(struct loop *k)
+{
+    for (int i = 0; i < k->n; i++) {
+        struct running *r = &k->runs[i];
+        if (r->done && r->seq >= 0) {
+            pw_session_drop(k->s, r->seq);
+            k->left += r->cached;
+            r->seq = -1;
+        }
+    }
+    for (int i = 0; i < k->n; i++) {
+        struct running *r = &k->runs[i];
+        if (r->done || r->seq >= 0)
+            continue;
+        if (r->cached > k->left)
+            return 0;
+        r->seq = pw_session_add(k->s, r->g->n_prompt + r->room, -1);
+        PW_PASS(r->seq);
+        PW_PASS(pw_session_expect(k->s, r->seq, r->g->n_prompt));
+        k->left -= r->cached;
+    }
+    return 0;
 }
 
 /* One pass over as much as fits: each unfinished request feeds what the cache lacks; those that come to their end pick a token. */
@@ -202,11 +231,12 @@ static int step(struct loop *k)
 {
     int n_feeds = 0, n_rows = 0, waiting = 0;
     int64_t used = 0;
+    PW_PASS(admit(k));
     for (int i = 0; i < k->n; i++)
-        waiting += !k->runs[i].done;
+        waiting += !k->runs[i].done && k->runs[i].seq >= 0;
     for (int i = 0; i < k->n; i++) {
         struct running *r = &k->runs[i];
-        if (r->done)
+        if (r->done || r->seq < 0)
             continue;
         if (pw_session_stale(k->s, r->seq, r->n - r->fed)) {   /* other rotary factors from here on: all of it once more, as transformers does */
             PW_PASS(pw_session_rewind(k->s, r->seq, 0));
@@ -257,6 +287,7 @@ int pw_generate(struct pw_session *s, const struct pw_tokenizer *t, struct pw_ge
     int rc = 0;
     pw_arena_init(&arena);
     pw_session_reset(s);
+    k.left = pw_session_room(s);
     k.runs = pw_arena_array(&arena, (size_t)n, sizeof *k.runs);
     k.feeds = pw_arena_array(&arena, (size_t)n, sizeof *k.feeds);
     k.rows = pw_arena_array(&arena, (size_t)n, sizeof *k.rows);

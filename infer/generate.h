@@ -29,7 +29,8 @@ struct pw_gen_options {
     bool no_cache;                               /* every step computes the whole sequence again: for comparing */
     bool (*interrupted)(void);                   /* asked once a step, may be NULL: then PW_E_INTERRUPTED */
 };
-/* The session must be empty; it is reset before and after. Its rows must hold every prompt and continuation at once. */
+/* The session must be empty; it is reset before and after. Its pages must hold each prompt with its continuation, but not all at once: a request waits, in
+ * order, until those before it have given back what it may come to need, and its result is the same. As many timelines and tokens a pass as requests. */
 int pw_generate(struct pw_session *s, const struct pw_tokenizer *t, struct pw_gen *requests, int n, const struct pw_gen_options *opt);
 /* What a session for these requests needs. batch_tokens is at most `chunk` when that holds one row of each: long prompts are fed in pieces. */
 void pw_gen_sizes(const struct pw_model_config *c, const struct pw_gen *requests, int n, int64_t chunk, int64_t *rows, int64_t *batch_tokens);

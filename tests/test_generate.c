@@ -94,6 +94,48 @@ START_TEST(alone_together_and_without_cache)
 }
 END_TEST
 
+/* A cache that holds two of the four at a time: the others wait, and all get what they get alone. One that holds none of them is an error. */
+START_TEST(fewer_pages_than_requests)
+{
+    struct opened o;
+    struct pw_gen alone[4] = {{0}}, turns[4] = {{0}};
+    struct pw_tokens tokens[4] = {{0}};
+    int64_t rows = 0, all = 0, batch_tokens;
+    if (!open_stories(&o))
+        return;
+    for (int i = 0; i < 4; i++) {
+        generate(&o, &alone[i], prompts[i], &tokens[i], 20 + 30 * (i % 2));
+        turns[i] = alone[i];
+        ck_ok(pw_generate(o.s, o.t, &alone[i], 1, &o.opt));
+        const int64_t one = pw_session_rows(alone[i].n_prompt + alone[i].max_tokens);
+        rows = one > rows ? one : rows;
+    }
+    pw_gen_sizes(&o.m->config, turns, 4, 64, &all, &batch_tokens);
+    ck_assert(rows + 48 < all);
+    pw_session_close(o.s);
+    ck_ok(pw_session_open(&o.s, o.m, rows + 48, 64, 4));
+    ck_ok(pw_generate(o.s, o.t, turns, 4, &o.opt));
+    for (int i = 0; i < 4; i++) {
+        ck_assert_int_eq(alone[i].n_tokens, turns[i].n_tokens);
+        ck_assert(memcmp(alone[i].tokens, turns[i].tokens, (size_t)alone[i].n_tokens * sizeof(int32_t)) == 0);
+        ck_assert_str_eq(alone[i].text.data, turns[i].text.data);
+        pw_gen_free(&turns[i]);
+    }
+    ck_assert_int_eq(pw_session_room(o.s), pw_session_rows(rows + 48));
+    pw_session_close(o.s);
+    ck_ok(pw_session_open(&o.s, o.m, rows - 16, 64, 4));
+    for (int i = 0; i < 4; i++)
+        turns[i] = (struct pw_gen){.prompt = tokens[i].ids, .n_prompt = (int64_t)tokens[i].n, .max_tokens = 20 + 30 * (i % 2)};
+    ck_fails(pw_generate(o.s, o.t, turns, 4, &o.opt), PW_E_FAIL, "rows of the cache, which has");
+    for (int i = 0; i < 4; i++) {
+        pw_gen_free(&turns[i]);
+        pw_gen_free(&alone[i]);
+        pw_tokens_free(&tokens[i]);
+    }
+    close_stories(&o);
+}
+END_TEST
+
 static int collect(void *ctx, const char *text, size_t bytes)
 {
     pw_buf_add(ctx, text, bytes);
@@ -178,6 +220,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, the_known_story);
     tcase_add_test(t, alone_together_and_without_cache);
+    tcase_add_test(t, fewer_pages_than_requests);
     tcase_add_test(t, stop_strings_and_streaming);
     tcase_add_test(t, context_and_prompts_that_do_not_fit);
     tcase_add_test(t, same_seed_same_text);
