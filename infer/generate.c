@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "base/progress.h"
+#include "infer/memory_limit.h"
 
 struct running {
     struct pw_gen *g;
@@ -51,13 +52,47 @@ size_t pw_gen_stop_ids(const struct pw_tokenizer *t, const struct pw_model_confi
     return n;
 }
 
+static int64_t rows_of(const struct pw_model_config *c, const struct pw_gen *g)
+{
+    const int64_t room = g->max_tokens < c->context - g->n_prompt ? g->max_tokens : c->context - g->n_prompt;
+    return pw_session_rows(g->n_prompt + (room > 0 ? room : 0));
+}
+
+static bool has_room(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int n)
+{
+    const int rc = pw_memory_check_session(m, rows, batch_tokens, n);
+    if (rc < 0)
+        pw_error_clear();
+    return rc == 0;
+}
+
+int64_t pw_gen_rows(const struct pw_model *m, const struct pw_gen *requests, int n, int64_t rows, int64_t batch_tokens)
+{
+    int64_t low = 0, high = rows;              /* low has room from the first look on, high has not */
+    for (int i = 0; i < n; i++) {
+        const int64_t one = rows_of(&m->config, &requests[i]);
+        low = one > low ? one : low;
+    }
+    if (has_room(m, rows, batch_tokens, n))
+        return rows;
+    if (!has_room(m, low, batch_tokens, n))
+        return low;
+    while (high - low > PW_PAGE_ROWS) {
+        const int64_t middle = low + (high - low) / (2 * PW_PAGE_ROWS) * PW_PAGE_ROWS;
+        if (has_room(m, middle, batch_tokens, n))
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 void pw_gen_sizes(const struct pw_model_config *c, const struct pw_gen *requests, int n, int64_t chunk, int64_t *rows, int64_t *batch_tokens)
 {
     int64_t prompts = 0;
     *rows = 0;
     for (int i = 0; i < n; i++) {
-        const int64_t room = requests[i].max_tokens < c->context - requests[i].n_prompt ? requests[i].max_tokens : c->context - requests[i].n_prompt;
-        *rows += pw_session_rows(requests[i].n_prompt + (room > 0 ? room : 0));
+        *rows += rows_of(c, &requests[i]);
         prompts += requests[i].n_prompt;
     }
     *batch_tokens = prompts < chunk ? prompts : chunk;

@@ -34,6 +34,8 @@ struct pw_gen_options {
 int pw_generate(struct pw_session *s, const struct pw_tokenizer *t, struct pw_gen *requests, int n, const struct pw_gen_options *opt);
 /* What a session for these requests needs. batch_tokens is at most `chunk` when that holds one row of each: long prompts are fed in pieces. */
 void pw_gen_sizes(const struct pw_model_config *c, const struct pw_gen *requests, int n, int64_t chunk, int64_t *rows, int64_t *batch_tokens);
+/* Of the rows that pw_gen_sizes says, as many as --memory leaves room for; never fewer than the longest request takes, which opening the session then refuses. */
+int64_t pw_gen_rows(const struct pw_model *m, const struct pw_gen *requests, int n, int64_t rows, int64_t batch_tokens);
 void pw_gen_free(struct pw_gen *g);
 /* The ids that end a generation with this model: those of the tokenizer and of the config. Writes at most 16; returns how many. */
 size_t pw_gen_stop_ids(const struct pw_tokenizer *t, const struct pw_model_config *c, int32_t ids[16]);

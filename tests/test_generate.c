@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "infer/generate.h"
+#include "infer/memory_limit.h"
 #include "tests/support.h"
 
 struct opened { struct pw_dev *dev; struct pw_model *m; struct pw_tokenizer *t; struct pw_session *s; int32_t stops[16]; struct pw_gen_options opt; };
@@ -136,6 +137,42 @@ START_TEST(fewer_pages_than_requests)
 }
 END_TEST
 
+/* --memory leaves room for fewer rows than all requests take at once: as many as fit, at least those of the longest. */
+START_TEST(rows_that_memory_has)
+{
+    struct opened o;
+    struct pw_gen asked[4] = {{0}};
+    const int32_t bos = 1;
+    int64_t all, batch_tokens, before = 0;
+    if (!open_stories(&o))
+        return;
+    for (int i = 0; i < 4; i++)
+        asked[i] = (struct pw_gen){.prompt = &bos, .n_prompt = 1, .max_tokens = 100 + 50 * i};
+    pw_gen_sizes(&o.m->config, asked, 4, 64, &all, &batch_tokens);
+    const int64_t longest = pw_session_rows(251);
+    ck_assert_int_eq(all, pw_session_rows(101) + pw_session_rows(151) + pw_session_rows(201) + longest);
+    ck_assert_int_eq(pw_gen_rows(o.m, asked, 4, all, batch_tokens), all);          /* no limit */
+    const size_t row = (pw_session_bytes(o.m, all, batch_tokens, 4) - pw_session_bytes(o.m, all - 64, batch_tokens, 4)) / 64;
+    bool between = false;
+    ck_assert(row > 0);
+    for (o.m->memory = 1 << 20; before < all && o.m->memory < (size_t)1 << 32; o.m->memory += 64 * row) {
+        const int64_t rows = pw_gen_rows(o.m, asked, 4, all, batch_tokens);
+        ck_assert(rows >= longest && rows <= all && rows % PW_PAGE_ROWS == 0 && rows + 32 >= before);  /* the program's own pages come and go */
+        const size_t memory = o.m->memory;
+        o.m->memory += (size_t)1 << 16;
+        if (rows > longest)
+            ck_ok(pw_memory_check_session(o.m, rows, batch_tokens, 4));
+        o.m->memory = memory;
+        if (rows < all - 128)
+            ck_fails(pw_memory_check_session(o.m, rows + 128, batch_tokens, 4), PW_E_REFUSED, "--memory");
+        between |= rows > longest + 32 && rows < all - 32;
+        before = rows;
+    }
+    ck_assert(between && before == all);
+    close_stories(&o);
+}
+END_TEST
+
 static int collect(void *ctx, const char *text, size_t bytes)
 {
     pw_buf_add(ctx, text, bytes);
@@ -221,6 +258,7 @@ int main(void)
     tcase_add_test(t, the_known_story);
     tcase_add_test(t, alone_together_and_without_cache);
     tcase_add_test(t, fewer_pages_than_requests);
+    tcase_add_test(t, rows_that_memory_has);
     tcase_add_test(t, stop_strings_and_streaming);
     tcase_add_test(t, context_and_prompts_that_do_not_fit);
     tcase_add_test(t, same_seed_same_text);

@@ -177,6 +177,8 @@ mutant test_session infer/session.c 's/pw_dtype_bytes(m->cache_type);/pw_dtype_b
 mutant test_session infer/session.c 's/const int64_t keep = pages_of(tokens);/const int64_t keep = tokens \/ PW_PAGE_ROWS;/'
 mutant test_session infer/session.c 's/    PW_CHECK(pages <= s->n_free,/    PW_CHECK(pages <= s->n_free + 1,/'
 mutant test_session infer/session.c 's/at \/ PW_PAGE_ROWS\] \* PW_PAGE_ROWS/(at + 1) \/ PW_PAGE_ROWS] * PW_PAGE_ROWS/'
+mutant test_generate infer/generate.c 's/k->left -= r->cached;/k->left -= 16;/'
+mutant test_generate infer/generate.c 's/if (has_room(m, middle, batch_tokens, n))/if (!has_room(m, middle, batch_tokens, n))/'
 mutant test_pages kernels/cpu/cpu_attn.c 's/start + j \/ a->page\]/start + (j + 1) \/ a->page]/'
 mutant test_pages kernels/cuda/attn.h 's/? j >> a.page_shift : j/? (j + 1) >> a.page_shift : (j + 1)/'
 mutant test_pages kernels/cuda/attn.h 's/a.pages\[(shared ? p.prefix_at : p.own_at)/a.pages[p.own_at/'
