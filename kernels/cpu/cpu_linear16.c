@@ -1,8 +1,8 @@
 /* Products of a linear layer with factors in bf16 and sums in f32, for the level that has them (cpu_products16).
  *
- * The rows of x (forward) or dy (backward) are rounded once a call, into scratch. A task owns 64 columns of the result, two panels; 256 terms
+ * The rows of x (forward) or dy (backward) are rounded once a call, into scratch. A task owns 64 columns of the result, two panels; 384 terms
  * at a time of the weight are decoded or taken where they are, rounded, packed, and multiplied by all rows. So no weight exists in bf16 as a
- * whole: packing is about 4 % of a call with 512 rows, and costs no memory. A result's chain is pairs in their order, 256 terms a sum. */
+ * whole: packing is about 4 % of a call with 512 rows, and costs no memory. A result's chain is pairs in their order, 384 terms a sum. */
 #include <omp.h>
 #include <string.h>
 
@@ -10,7 +10,7 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    TERMS = 256,                               /* of a panel */
+    TERMS = 384,                               /* of a panel */
     PANELS = 2,
     WIDE = PANELS * CPU_PANEL,                 /* columns a task */
     STEP = 64,                                 /* rows of W decoded at a time in backward */
