@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "data/regex.h"
 #include "data/safetensors.h"
 #include "lora/peft_parts.h"
 
@@ -20,7 +21,7 @@ static const char prefix[] = PW_PEFT_PREFIX, tail_a[] = PW_PEFT_A, tail_b[] = ".
 /* Keys that are read below, and keys that say nothing about the arithmetic. Any other key must be null, false or empty. */
 static const char *const read_keys[] = {"r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "peft_type", "bias", "init_lora_weights",
                                         "base_model_name_or_path", "rank_pattern", "alpha_pattern", "use_dora", "layers_to_transform", "layers_pattern", "exclude_modules", "modules_to_save", "target_parameters"};
-static const char *const inert_keys[] = {"revision", "peft_version", "task_type", "inference_mode", "auto_mapping", "megatron_core", "qalora_group_size",
+static const char *const inert_keys[] = {"revision", "peft_version", "task_type", "inference_mode", "auto_mapping", "megatron_core", "qalora_group_size", "eva_config",
                                          "loftq_config"};
 
 static bool listed(const char *key, const char *const *keys, size_t n)
@@ -150,7 +151,50 @@ static int read_config(struct pw_adapter *a, const struct pw_value *json, const 
     return read_targets(a, json, path, exact);
 }
 
-/* rank_pattern and alpha_pattern: regular expressions in PEFT, here only those that are plain names. */
+static const char name_letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
+
+/* What Python's re and ours read alike: no backslashes but \\. and \\d, no groups with extensions, no {,n}. */
+static bool plain_expression(const char *e)
+{
+    static const char signs[] = "*+?^$()[]|-{},:\\";
+    for (const char *at = e; *at; at++) {
+        if (!strchr(name_letters, *at) && !strchr(signs, *at))
+            return false;
+        if ((*at == '(' && at[1] == '?' && at[2] != ':') || (*at == '[' && at[1] == '[') || (*at == '{' && at[1] == ','))
+            return false;
+        if (*at == '\\') {
+            if (at[1] != '.' && at[1] != 'd')
+                return false;
+            at++;
+        }
+    }
+    return true;
+}
+
+/* PEFT's rule: the expression matches the whole name, or its end after a dot. */
+static int expression_selects(const char *e, const char *module, const char *where, bool *selected)
+{
+    struct pw_regex *regex = NULL;
+    struct pw_regex_room *room = NULL;
+    struct pw_buf text = {0};
+    size_t start, end;
+    int rc = 0;
+    PW_CHECK(plain_expression(e), PW_E_UNSUPPORTED, "%s: the expression %.60s is not supported (expected names and . * + ? ^ $ [ ] ( ) | \\. \\d)", where, e);
+    pw_buf_printf(&text, "^(?:.*\\.)?(?:%s)$", e);
+    PW_PASS_OUT(pw_buf_status(&text));
+    PW_PASS_OUT(pw_regex_compile(&regex, text.data, text.len, where));
+    PW_PASS_OUT(pw_regex_room_open(&room));
+    rc = pw_regex_find(regex, room, module, strlen(module), 0, &start, &end);
+    *selected = rc > 0;
+    rc = rc < 0 ? rc : 0;
+out:
+    pw_regex_room_free(room);
+    pw_regex_free(regex);
+    pw_buf_free(&text);
+    return rc;
+}
+
+/* rank_pattern and alpha_pattern: names, or regular expressions. */
 int pw_peft_pattern(const struct pw_value *json, const char *key, const char *path, const char *module, double *value)
 {
     const struct pw_value *map = pw_get(json, key);
@@ -159,12 +203,15 @@ int pw_peft_pattern(const struct pw_value *json, const char *key, const char *pa
     PW_CHECK(map->kind == PW_MAP, PW_E_FORMAT, "%s: %s: expected a map", path, key);
     for (size_t i = 0; i < map->len; i++) {
         const char *name = map->members[i].key;
-        PW_CHECK(strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") == strlen(name), PW_E_UNSUPPORTED,
-                 "%s: %s: the expression %.60s is not supported (expected a name)", path, key, name);
-        if (!pw_adapter_selects(name, module))
-            continue;
         char where[256];
         snprintf(where, sizeof where, "%.200s: %s", path, key);
+        bool selected = false;
+        if (strspn(name, name_letters) == strlen(name))
+            selected = pw_adapter_selects(name, module);
+        else
+            PW_PASS(expression_selects(name, module, where, &selected));
+        if (!selected)
+            continue;
         PW_PASS(pw_get_f64(map, name, where, value));
         break;  /* the first that matches, as PEFT does */
     }
