@@ -77,6 +77,11 @@ int pw_source_open(struct pw_source *s, struct pw_checkpoint *c, const struct pw
     if (interleaved != m->rope_interleaved && (l == PW_LIN_Q || l == PW_LIN_K))
         s->heads = l == PW_LIN_Q ? m->heads : m->kv_heads;
     if (role == PW_ROLE_LINEAR) {
+        int layer, used = 0, expert;
+        enum pw_expert_part part;
+        size_t length;
+        if (sscanf(t->name, "model.layers.%9d.%n", &layer, &used) == 1 && used > 0 && pw_expert_of(t->name + used, &expert, &part, &length))
+            return pw_checkpoint_expert(c, layer, expert, part, &s->w);     /* under a name of its own, or a slice */
         int64_t n_out = 0, n_in = 0;
         linear_shape(m, t->name, l, &n_out, &n_in);
         return pw_checkpoint_weight(c, t->name, n_out, n_in, &s->w);

@@ -282,6 +282,35 @@ START_TEST(joined_mixtral) { joined("mixtral", "mixtral"); }
 END_TEST
 START_TEST(joined_qwen3) { joined("qwen3", "qwen3-moe-joined"); }
 END_TEST
+/* Merged into a base whose experts are joined: a folder of a tensor for each expert, with peft's logits. */
+START_TEST(merges_into_joined)
+{
+    static struct expected e;
+    static float got[MOST * VOCAB];
+    struct pw_adapter a;
+    struct pw_checkpoint *c = NULL;
+    struct pw_dev *dev = NULL;
+    const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
+    struct pw_merge_result result;
+    const char *out = test_path(test_tmpdir(), "merged"), *four = test_path(test_tmpdir(), "four");
+    read_expected_of(&e, FIXTURES "/joined.json", "qwen3");
+    ck_ok(pw_dev_open(&dev, &options));
+    ck_ok(pw_checkpoint_open(&c, "tests/fixtures/families/qwen3-moe-joined", NULL));
+    ck_ok(pw_peft_load(&a, FIXTURES "/joined-qwen3", pw_checkpoint_config(c)));
+    ck_ok(pw_lora_merge(dev, c, &a, PW_F32, out, true, &result, NULL));
+    ck_assert_uint_eq(result.modules, a.n);
+    pw_adapter_free(&a);
+    logits_of(out, NULL, "cpu", e.ids, e.n, got);
+    const double off = furthest(got, e.logits, e.n * e.vocab);
+    ck_assert_msg(off <= 1e-4, "merged: logits off by %g", off);
+    const struct pw_remake how = {.to = {.type = PW_Q_NF4, .block = 64}};
+    ck_ok(pw_dir_make(four));
+    ck_fails(pw_quant_remake(dev, c, four, &how), PW_E_UNSUPPORTED, "experts joined in one tensor are not quantised into a folder");
+    pw_checkpoint_close(c);
+    pw_dev_close(dev);
+    printf("merged into joined experts: largest difference of a logit %.3g\n", off);
+}
+END_TEST
 START_TEST(joined_up) { joined("up", "mixtral"); }
 END_TEST
 START_TEST(joined_down) { joined("down", "qwen3-moe-joined"); }
@@ -564,6 +593,7 @@ int main(void)
     tcase_add_test(c, refuses_biases);
     tcase_add_test(c, joined_mixtral);
     tcase_add_test(c, joined_qwen3);
+    tcase_add_test(c, merges_into_joined);
     tcase_add_test(c, joined_up);
     tcase_add_test(c, joined_down);
     tcase_add_test(c, refuses_joined);
