@@ -215,7 +215,7 @@ mutant test_op_rows kernels/cpu/cpu_attn.c 's/(seen - attn->window) \/ KB \* KB/
 mutant test_op_rows kernels/cpu/cpu_ops.c 's/pieces = cpu_parts(n, PIECE)/pieces = cpu_parts(n, PIECE \/ dev->threads)/; s/first = (wave + i) \* PIECE/first = (wave + i) * (PIECE \/ dev->threads)/; s/sumsq(cpu_min(PIECE, n - first)/sumsq(cpu_min(PIECE \/ dev->threads, n - first)/'
 mutant test_op_codes kernels/weight.c 's/x > pw_nf4_threshold/x >= pw_nf4_threshold/'
 mutant test_op_codes kernels/weight.c 's/absmax > 1e-38f ? absmax : 1e-38f/absmax/'
-mutant test_op_codes kernels/cpu/cpu_ops.c 's/high << 4 | low/low << 4 | high/'
+mutant test_op_codes kernels/cpu/isa_encode.h 's/p << 4 | p >> 32/p | p >> 28/'
 mutant test_op_checks kernels/op_check.c 's/id\[i\] < limit/id[i] <= limit/'
 mutant test_op_checks kernels/op_check.c 's/na > y - x : nb > x - y/na > y - x : false/'
 
