@@ -142,7 +142,7 @@ START_TEST(inputs_wait_on_the_host)
         struct pw_run_result result;
         snprintf(text, sizeof text,
                  "model: {fresh: %s, tokenizer: %s}\nadapter: {kind: full}\ndata: {train: %s, format: completion, max_length: 40}\n"
-                 "train: {steps: 1, batch_size: 1, accumulate: 1, lr: 1.0e-2, save_every: 0, eval_every: 0, %s}\noutput: %s\n",
+                 "train: {steps: 1, batch_size: 1, accumulate: 1, lr: 1.0e-2, warmup: 0, save_every: 0, eval_every: 0, %s}\noutput: %s\n",
                  config, FIXTURES "/model", FIXTURES "/rows.jsonl", more[i], out);
         ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "device", NULL, 0));
         const struct pw_run_options opt = {.recipe = &recipe, .dev = dev};

@@ -155,7 +155,7 @@ mutant test_adapter_golden lora/peft_joined.c 's/((size_t)f->half \* rows + i)/(
 mutant test_adapter_golden lora/peft_joined.c 's/both ? !within : down;/both ? within : down;/'
 mutant test_adapter_golden quant/remake.c 's/const bool down = strcmp/const bool down = 0 * strcmp/'
 mutant test_lora lora/peft.c 's/(?:%s)\$"/(?:%s)"/'
-mutant test_adapter_golden lora/peft.c 's/fill_rows(a, &of, to, 1, t, path)/widen(to.data, t, path)/'
+mutant test_adapter_golden lora/peft.c 's/fill_rows(a, &of, to, 1, t, path)/pw_peft_widen(to.data, t, path)/'
 mutant test_adapter_golden lora/merge.c 's/        to\[i\] = from\[i\];/        to[i] = to[i] + 0 * from[i];/'
 mutant test_adapter_golden train/trainer.c '/PW_PASS(hold_still(t));/d; s/^static int hold_still/__attribute__((unused)) static int hold_still/'
 mutant test_adapter_golden train/adapter_init.c 's/b\[i \* rank + half + k\] = -b/b[i * rank + half + k] = b/'
@@ -277,7 +277,7 @@ mutant test_simt kernels/simt/fibers.cc 's/memset(b.smem, 0xff, b.smem_used);//'
 mutant test_simt kernels/simt/fibers.cc 's/g->fn != f->fn || g->line != f->line/false/'
 mutant test_simt kernels/simt/memory.cc 's/p->map + p->bytes - rounded/p->map/'
 
-mutant test_train_device train/pass.c 's/bring_input(p, layer - 1, x.shape\[0\])/bring_input(p, layer - 2, x.shape[0])/'
+mutant test_train_device train/pass.c 's/return bring_input(p, layer - 1, x.shape\[0\]);/return 0;/'
 
 # ---- the block and the session ----
 mutant test_block infer/block.c 's/rotate(k, dk, c->kv_heads, -1)/rotate(k, dk, c->kv_heads, 1)/'
