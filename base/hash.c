@@ -2,6 +2,7 @@
  * four to five times as fast: a model is hashed before every training run. */
 #include <errno.h>
 #include <sodium.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -20,11 +21,18 @@ static crypto_hash_sha256_state *inner(struct pw_sha256 *h) { return (crypto_has
 /* ---- whole blocks ---- */
 
 #if defined(__x86_64__)
-static bool has_instructions(void)
+static bool ask_processor(void)
 {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_SSE4_1) || !(c & bit_SSSE3)) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA);
+}
+static bool has_instructions(void) /* asked once: in a virtual machine the question leaves it */
+{
+    static atomic_int known;
+    int is = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!is) atomic_store_explicit(&known, is = ask_processor() ? 1 : -1, memory_order_relaxed);
+    return is > 0;
 }
 
 /* FIPS 180-4, section 6.2.2, four rounds at a time. The instructions keep the state as two vectors, A B E F and C D G H from the highest lane down. */

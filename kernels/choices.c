@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/progress.h"
 #include "base/rng.h"
 #include "base/value.h"
 
@@ -181,6 +180,29 @@ int pw_choices_write(const struct pw_choices *c, struct pw_dev *dev, const char 
     const int rc = pw_file_write(path, text.data, text.len, true);
     pw_buf_free(&text);
     return rc;
+}
+
+int pw_choices_begin(struct pw_choices *c, struct pw_dev *dev, const char *path, bool named, struct pw_progress *progress)
+{
+    const bool times = driver_of(dev) != 0;
+    PW_CHECK(!named || times || pw_file_exists(path), PW_E_REFUSED, "--products %s: there is no such file, and device %s has no times to measure", path, dev->kind);
+    const int rc = pw_choices_read(c, dev, path);
+    if (named) PW_TRY(rc, "reading the choices of --products");
+    if (rc < 0) {
+        pw_progress_say(progress, "products are measured anew: %s", pw_error_text());
+        pw_error_clear();
+    }
+    return 0;
+}
+
+int pw_choices_keep(const struct pw_choices *c, struct pw_dev *dev, const char *path, bool named, size_t before, struct pw_progress *progress)
+{
+    if (c->n <= before) return 0;
+    const int rc = pw_choices_write(c, dev, path);
+    if (rc >= 0 || named) return rc;
+    pw_progress_say(progress, "what was measured is not kept: %s", pw_error_text());
+    pw_error_clear();
+    return 0;
 }
 
 /* ---- measuring ---- */

@@ -11,6 +11,7 @@
 #define PW_KERNELS_CHOICES_H
 
 #include "base/memory.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "kernels/backend.h"
 
@@ -22,6 +23,10 @@ int pw_choices_read(struct pw_choices *c, struct pw_dev *dev, const char *path);
 int pw_choices_recall(struct pw_choices *c, const char *text, size_t n, const char *name);
 int pw_choices_text(const struct pw_choices *c, struct pw_dev *dev, struct pw_buf *out); /* of a file; out is freed on error */
 int pw_choices_write(const struct pw_choices *c, struct pw_dev *dev, const char *path);
+/* What a command begins with: the file. One that the user named must be good; another that is not is said to be measured anew, and the list is empty. */
+int pw_choices_begin(struct pw_choices *c, struct pw_dev *dev, const char *path, bool named, struct pw_progress *progress);
+/* Writes the list when it has more than the `before` that were read. A file that the user did not name and that cannot be written is said, and no reason to fail. */
+int pw_choices_keep(const struct pw_choices *c, struct pw_dev *dev, const char *path, bool named, size_t before, struct pw_progress *progress);
 /* Measures what the list lacks for w on a device that can (others: nothing), up to the bucket of most_rows. A w of a shape alone (no data) gets values for it.
  * Takes memory and scratch of dev and sets its choices: a handle of its own, closed afterwards, leaves the one that computes as it was; so does
  * pw_dev_unreserve before anything was planned. */

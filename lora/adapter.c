@@ -287,21 +287,21 @@ static int check_saved(const struct pw_adapter *a, const struct pw_model_config 
     return rc;
 }
 
-bool pw_adapter_is_bias(const char *saved, char module[320])
+bool pw_adapter_is_bias(const char *saved, char *module)
 {
     const size_t n = strlen(saved), tail = strlen(".bias");
     if (n <= tail || n - tail >= 320 || strcmp(saved + n - tail, ".bias") != 0)
         return false;
-    snprintf(module, 320, "%.*s", (int)(n - tail), saved);
+    if (module)
+        snprintf(module, 320, "%.*s", (int)(n - tail), saved);
     return true;
 }
 
 size_t pw_adapter_biases(const struct pw_adapter *a)
 {
-    char module[320];
     size_t n = 0;
     for (size_t i = 0; i < a->n_saved; i++)
-        n += pw_adapter_is_bias(a->saved[i].name, module);
+        n += pw_adapter_is_bias(a->saved[i].name, NULL);
     return n;
 }
 

@@ -65,7 +65,7 @@ int pw_adapter_put(struct pw_adapter *a, struct pw_dev *dev);
 /* A copy whose tensors are in host memory: for writing one that lives on a device. To be freed. */
 int pw_adapter_get(struct pw_adapter *out, const struct pw_adapter *a, struct pw_dev *dev);
 double pw_adapter_scale(const struct pw_adapter_config *c);
-bool pw_adapter_is_bias(const char *saved, char module[320]);       /* is it a bias? Then of which linear */
+bool pw_adapter_is_bias(const char *saved, char *module);            /* is it a bias? Then of which linear: module (320), or NULL */
 size_t pw_adapter_biases(const struct pw_adapter *a);                /* how many of saved are biases */
 const struct pw_adapter_saved *pw_adapter_find_saved(const struct pw_adapter *a, const char *module);
 bool pw_adapter_saves(const char *words, const char *module);        /* PEFT's rule for modules_to_save: the name ends with one of the words */

@@ -22,7 +22,7 @@ static const struct pw_adapter_module *module_of(const struct merge *m, const ch
 static const struct pw_adapter_saved *saved_of(const struct merge *m, const char *name)
 {
     char module[320];
-    if (pw_adapter_is_bias(name, module))
+    if (pw_adapter_is_bias(name, NULL))
         return pw_adapter_find_saved(m->adapter, name);
     snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(".weight")), name);
     return pw_adapter_find_saved(m->adapter, module);
@@ -52,8 +52,7 @@ static int replace(struct merge *m, const struct pw_adapter_saved *s, int64_t fi
 static int edit(void *ctx, const char *name, int64_t first, struct pw_tensor rows)
 {
     struct merge *m = ctx;
-    char of[320];
-    if (!pw_adapter_is_bias(name, of) && (strlen(name) <= strlen(".weight") || strcmp(name + strlen(name) - strlen(".weight"), ".weight") != 0))
+    if (!pw_adapter_is_bias(name, NULL) && (strlen(name) <= strlen(".weight") || strcmp(name + strlen(name) - strlen(".weight"), ".weight") != 0))
         return 0;
     const struct pw_adapter_saved *whole = saved_of(m, name);
     if (whole)

@@ -220,7 +220,6 @@ int pw_peft_pattern(const struct pw_value *json, const char *key, const char *pa
 
 /* ---- reading: the tensors ---- */
 
-
 int pw_peft_order(const void *x, const void *y)
 {
     const struct pw_peft_found *p = x, *q = y;

@@ -15,7 +15,7 @@ struct pw_peft_found {
     const char *joined;           /* the parameter of all experts that the tensors are of, or NULL; then: */
     int expert, half, halves;     /* B has the rows of gate and of up: half 0 and 1 of 2 */
     int64_t experts;
-};   /* linear: PW_LIN_COUNT + .. of experts, INT32_MAX of what is none */
+};
 
 bool pw_peft_ends(const char *text, const char *tail);
 bool pw_peft_empty(const struct pw_value *v);                      /* null, false or empty */

@@ -63,9 +63,7 @@ static int load(struct job *j)
     PW_TRY(pw_adapter_load(&j->a, j->path, j->base ? pw_checkpoint_config(j->base) : NULL), "loading the adapter %s", j->path);
     if (j->base)
         PW_PASS(pw_adapter_check_base(&j->a, j->base, "", false, j->c->common->force, j->c->progress));
-    PW_CHECK(j->scale == 1 || j->a.n_saved == 0, PW_E_UNSUPPORTED, "%s: %s was trained whole, which :%g cannot multiply", j->c->args.items[0], j->a.saved[0].name, j->scale);
-    for (size_t i = 0; i < j->a.n; i++)
-        j->a.modules[i].lora.scale *= j->scale;
+    PW_PASS(pw_adapter_rescale(&j->a, j->c->args.items[0], j->scale));
     j->a.config.alpha *= j->scale;
     return 0;
 }

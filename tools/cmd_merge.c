@@ -76,10 +76,7 @@ static int load(struct job *j)
         PW_PASS(pw_gguf_permutes(&own, &shape.rope_interleaved));
     PW_TRY(pw_adapter_load(&j->a, path, &shape), "loading the adapter %s", path);
     PW_PASS(pw_adapter_check_base(&j->a, j->base, "", false, j->c->common->force, j->c->progress));
-    PW_CHECK(scale == 1 || j->a.n_saved == 0, PW_E_UNSUPPORTED, "%s: %s was trained whole, which :%g cannot multiply", j->c->common->adapters.items[0], j->a.saved[0].name, scale);
-    for (size_t i = 0; i < j->a.n; i++)
-        j->a.modules[i].lora.scale *= scale;
-    return 0;
+    return pw_adapter_rescale(&j->a, j->c->common->adapters.items[0], scale);
 }
 
 /* Base with adapter against what was written, before it gets its name. */

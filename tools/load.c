@@ -43,6 +43,14 @@ int pw_adapter_argument(struct pw_arena *a, const char *given, const char **path
     return 0;
 }
 
+int pw_adapter_rescale(struct pw_adapter *a, const char *given, double scale)
+{
+    PW_CHECK(scale == 1 || a->n_saved == 0, PW_E_UNSUPPORTED, "%s: %s was trained whole, which :%g cannot multiply", given, a->saved[0].name, scale);
+    for (size_t i = 0; i < a->n; i++)
+        a->modules[i].lora.scale *= scale;
+    return 0;
+}
+
 static int read_adapter(struct pw_adapter *a, const char *given, const struct pw_model *m, const struct pw_cmd *c)
 {
     struct pw_arena arena;
@@ -53,9 +61,7 @@ static int read_adapter(struct pw_adapter *a, const char *given, const struct pw
     PW_PASS_OUT(pw_adapter_argument(&arena, given, &path, &scale));
     PW_TRY_OUT(pw_adapter_load(a, path, &m->config), "loading the adapter %s", path);
     PW_TRY_OUT(pw_adapter_check_base(a, m->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress), "loading the adapter %s", path);
-    PW_CHECK_OUT(scale == 1 || a->n_saved == 0, PW_E_UNSUPPORTED, "%s: %s was trained whole, which :%g cannot multiply", given, a->saved[0].name, scale);
-    for (size_t i = 0; i < a->n; i++)
-        a->modules[i].lora.scale *= scale;
+    PW_PASS_OUT(pw_adapter_rescale(a, given, scale));
     PW_TRY_OUT(pw_adapter_put(a, m->dev), "loading the adapter %s", path);
 out:
     pw_arena_free(&arena);
@@ -105,29 +111,13 @@ static int choose_products(struct pw_loaded *l, const struct pw_cmd *c)
     PW_CHECK(!given || l->dev->backend->choose, PW_E_USAGE, "--products: device %s has one way of multiplying", l->dev->kind);
     if (!l->dev->backend->choose)
         return 0;
-    const bool times = l->dev->backend->driver(l->dev) != 0;
-    PW_CHECK(!given || times || pw_file_exists(given), PW_E_REFUSED, "--products %s: there is no such file, and device %s has no times to measure", given, l->dev->kind);
     if (!pw_cmd_products(c, l->dev, path))
         return 0;
-    int rc = pw_choices_read(&l->choices, l->dev, path);
-    if (given)
-        PW_TRY(rc, "reading the choices of --products");
-    if (rc < 0) {
-        if (!c->common->quiet)
-            fprintf(stderr, "pw: products are measured anew: %s\n", pw_error_text());
-        pw_error_clear();
-    }
+    PW_PASS(pw_choices_begin(&l->choices, l->dev, path, given != NULL, c->progress));
     const size_t before = l->choices.n;
-    if (times && c->common->memory == 0) {
+    if (l->dev->backend->driver(l->dev) != 0 && c->common->memory == 0)
         PW_TRY(measure(&l->choices, l->model, strcmp(c->common->device, "auto") == 0 ? l->dev->kind : c->common->device), "measuring products");
-        if (l->choices.n > before && pw_choices_write(&l->choices, l->dev, path) < 0) {
-            if (given)
-                return PW_E_IO;
-            if (!c->common->quiet)
-                fprintf(stderr, "pw: what was measured is not kept: %s\n", pw_error_text());
-            pw_error_clear();
-        }
-    }
+    PW_PASS(pw_choices_keep(&l->choices, l->dev, path, given != NULL, before, c->progress));
     pw_choices_use(&l->choices, l->dev);
     return 0;
 }

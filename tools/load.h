@@ -26,6 +26,8 @@ const char *pw_cmd_products(const struct pw_cmd *c, struct pw_dev *dev, char pat
 void pw_unload(struct pw_loaded *l); /* fine on a zeroed struct */
 /* PATH[:SCALE] of --adapter: what exists under the whole name is a path; else a colon that no number follows belongs to the path. */
 int pw_adapter_argument(struct pw_arena *a, const char *given, const char **path, double *scale);
+/* Multiplies the pairs by the SCALE of `given`. What was trained whole has nothing to multiply: then any but 1 is refused. */
+int pw_adapter_rescale(struct pw_adapter *a, const char *given, double scale);
 /* The tokenizer of MODEL alone (for commands that do not compute); never NULL on success. */
 int pw_load_tokenizer(struct pw_tokenizer **out, const struct pw_cmd *c, const char *path);
 #endif

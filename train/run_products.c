@@ -51,26 +51,13 @@ static int recall(struct pw_run *run, const char *path)
 static int take(struct pw_run *run)
 {
     const struct pw_run_options *o = &run->opt;
-    const bool times = o->dev->backend->driver(o->dev) != 0;
-    PW_CHECK(!o->products_given || times || pw_file_exists(o->products), PW_E_REFUSED, "--products %s: there is no such file, and device %s has no times to measure", o->products, o->dev->kind);
     if (!o->products)
         return 0;
-    int rc = pw_choices_read(&run->choices, o->dev, o->products);
-    if (o->products_given)
-        PW_TRY(rc, "reading the choices of --products");
-    if (rc < 0) {
-        pw_progress_say(o->progress, "products are measured anew: %s", pw_error_text());
-        pw_error_clear();
-    }
+    PW_PASS(pw_choices_begin(&run->choices, o->dev, o->products, o->products_given, o->progress));
     const size_t before = run->choices.n;
-    if (times && o->memory == 0)
+    if (o->dev->backend->driver(o->dev) != 0 && o->memory == 0)
         PW_TRY(measure(run), "measuring products");
-    if (run->choices.n > before && pw_choices_write(&run->choices, o->dev, o->products) < 0) {
-        if (o->products_given)
-            return PW_E_IO;
-        pw_progress_say(o->progress, "what was measured is not kept: %s", pw_error_text());
-        pw_error_clear();
-    }
+    PW_PASS(pw_choices_keep(&run->choices, o->dev, o->products, o->products_given, before, o->progress));
     return run->choices.n > 0 ? pw_choices_text(&run->choices, o->dev, &run->products) : 0;
 }
 

@@ -177,6 +177,19 @@ static int lock_existing(struct training *k)
     return pw_run_lock(&k->lock, k->r->output);
 }
 
+/* Beside the recipe. */
+static int check_unchanged(const struct training *k, const struct pw_state *s)
+{
+    const char *output = k->r->output;
+    const struct pw_state *now = &k->state;
+    PW_CHECK(strcmp(s->base_hash, now->base_hash) == 0, PW_E_REFUSED, "resuming %s: the base is another one (saved %.16s, now %.16s)", output, s->base_hash, now->base_hash);
+    PW_CHECK(strcmp(s->data_hash, now->data_hash) == 0, PW_E_REFUSED, "resuming %s: the training rows are others (saved %.16s, now %.16s)", output, s->data_hash, now->data_hash);
+    PW_CHECK(strcmp(s->products_hash, now->products_hash) == 0, PW_E_REFUSED, "resuming %s: %s was changed since the state was saved", output, PW_RUN_PRODUCTS);
+    PW_CHECK(strcmp(s->arithmetic, now->arithmetic) == 0, PW_E_REFUSED, "resuming %s: another device or version computes now, to other bytes (saved by '%s', now '%s')", output,
+             s->arithmetic[0] ? s->arithmetic : "a version before 1", now->arithmetic);
+    return 0;
+}
+
 /* What counts is the passes of a step, whoever runs them: accumulate times ranks. */
 static int check_same(struct training *k, const struct pw_state *s)
 {
@@ -192,15 +205,10 @@ static int check_same(struct training *k, const struct pw_state *s)
         key = "train.accumulate times the number of ranks";
     if (!key && ranks != pw_ranks_size(k->ranks))
         pw_progress_say(k->progress, "the state was saved by %lld rank%s: from here on sums are taken in another order", (long long)ranks, ranks == 1 ? "" : "s");
-    const bool same = strcmp(s->arithmetic, k->state.arithmetic) == 0;
-    bool base = strcmp(s->base_hash, k->state.base_hash) == 0, data = strcmp(s->data_hash, k->state.data_hash) == 0, ways = strcmp(s->products_hash, k->state.products_hash) == 0;
-    if ((key || !base || !data || !ways || !same) && !k->run->opt.force) {
-        rc = key     ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed (saved %s, now %s)", k->r->output, key, a, b)
-             : !base ? pw_error(PW_E_REFUSED, "resuming %s: the base is another one (saved %.16s, now %.16s)", k->r->output, s->base_hash, k->state.base_hash)
-             : !data ? pw_error(PW_E_REFUSED, "resuming %s: the training rows are others (saved %.16s, now %.16s)", k->r->output, s->data_hash, k->state.data_hash)
-             : !ways ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed since the state was saved", k->r->output, PW_RUN_PRODUCTS)
-                     : pw_error(PW_E_REFUSED, "resuming %s: another device or version computes now, to other bytes (saved by '%s', now '%s')", k->r->output, s->arithmetic[0] ? s->arithmetic : "a version before 1", k->state.arithmetic);
-        pw_error_hint("go on with what the run began with, or --force to go on all the same");
+    if (!k->run->opt.force) {
+        rc = key ? pw_error(PW_E_REFUSED, "resuming %s: %s was changed (saved %s, now %s)", k->r->output, key, a, b) : check_unchanged(k, s);
+        if (rc < 0)
+            pw_error_hint("go on with what the run began with, or --force to go on all the same");
     }
 out:
     pw_recipe_free(&then);

@@ -72,8 +72,7 @@ static int slots_of_adapter(struct pw_trainer *t)
     t->n_slots = each * a->n;
     for (size_t i = 0; i < a->n_saved; i++) {
         struct pw_slot *s = &t->slots[t->n_slots++];
-        char module[320];
-        *s = (struct pw_slot){.name = pw_arena_printf(&t->arena, pw_adapter_is_bias(a->saved[i].name, module) ? "%s" : "%s.weight", a->saved[i].name), .value = a->saved[i].value};
+        *s = (struct pw_slot){.name = pw_arena_printf(&t->arena, "%s%s", a->saved[i].name, pw_adapter_is_bias(a->saved[i].name, NULL) ? "" : ".weight"), .value = a->saved[i].value};
         PW_CHECK(s->name, PW_E_NOMEM, "out of memory for names");
     }
     return 0;

@@ -6,7 +6,7 @@
 #include <string.h>
 #include "kernels/backend.h"
 
-enum { CHUNK = 512, CHUNK_MIN = 32, LOGITS_MAX = 16 << 20 /* floats */ }; /* each chunk decodes the whole head, twice: with 128 rows that was an eighth of the time */
+enum { CHUNK = 512, CHUNK_MIN = 32, LOGITS_MAX = 16 << 20 /* floats */ }; /* each chunk decodes the whole head, twice */
 
 static int64_t chunk_rows(int64_t tokens, int64_t words)
 {

@@ -1,7 +1,7 @@
 /* Linear layers on the cpu: y = x W^T + bias + adapter, and their gradients, over fixed tiles.
  *
  * Forward, a task owns 48 columns of y:     Backward to x, a task owns 128 columns of dx:
- *     W rows n0..n0+48, 512 terms at a time      W rows 128 at a time, its 128 columns
+ *     W rows n0..n0+48, 1024 terms at a time     W rows 256 at a time, its 128 columns
  *     are decoded into the thread's tile,        are decoded into the thread's tile,
  *     all rows of x multiply it                  all rows of dy multiply it
  * so a quantised weight is decoded once per call and never exists as a whole. Dense f32 weights are used where they are. */
@@ -221,7 +221,6 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
     const float *up = dy.data;
     if (tokens == 0) return 0;
     if (pw_weight_is_dora(w)) return pw_dora_bwd(dev, g, dy, x, xa, w, drop);
-    if (g->dx.data && !r && !isa->products16) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
     if (g->dw.data) cpu_matmul_weight(dev, g->dw.data, up, x.data, tokens, n_out, n_in);
     if (g->dbias.data) {
 #pragma omp parallel for num_threads(dev->threads) if (tokens * n_out > CPU_SMALL_ELEMENTS)
@@ -233,8 +232,14 @@ int cpu_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
             for (int64_t i = 0; i < n; i++) ((float *)g->dbias.data)[n0 + i] += (float)sum[i];
         }
     }
-    if (isa->products16) cpu_linear_bwd16(dev, g, up, x.data, xa.data, tokens, w, drop);
-    if (!r || isa->products16) return 0;
+    if (isa->products16) {
+        cpu_linear_bwd16(dev, g, up, x.data, xa.data, tokens, w, drop);
+        return 0;
+    }
+    if (!r) {
+        if (g->dx.data) cpu_matmul_back(dev, g->dx.data, up, tokens, w, dev->scratch);
+        return 0;
+    }
     float scale = (float)w->lora->scale;
     if (g->db.data) {
         float *scaled = low_rank(dev, 0, tokens, w);

@@ -122,8 +122,9 @@ enum { ROWS = 48 /* of x a task of xa and dxa */, LDA = TERMS + 32 /* numbers fr
 _Static_assert(TERMS + ROWS * LDA / 2 <= STAGE && 2 * STEP * WIDE <= STAGE && LOW * WIDE <= STAGE, "what is kept in a thread's stage");
 
 struct low { float *f32; uint16_t *rows, *turned; int64_t ld, ld_turned; };
-static size_t low_bytes(int64_t tokens, int64_t r)
+size_t cpu_scratch_adapter16(int64_t tokens, const struct pw_weight *w)
 {
+    const int64_t r = w->lora->r;
     return cpu_round((size_t)(tokens * r) * 4) + cpu_round((size_t)(tokens * row16(r)) * 2) + cpu_round((size_t)(r * row16(tokens)) * 2);
 }
 static struct low low_of(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w)
@@ -135,7 +136,6 @@ static struct low low_of(const struct pw_dev *dev, int64_t tokens, const struct 
     l.turned = (uint16_t *)(at + cpu_round((size_t)(tokens * l.ld) * 2));
     return l;
 }
-size_t cpu_scratch_adapter16(int64_t tokens, const struct pw_weight *w) { return low_bytes(tokens, w->lora->r); }
 
 /* rows of scale * x (T, R) in bf16, and, when turned is not 0, turned * scale * x: (R, T) */
 static void round_low(struct pw_dev *dev, struct low l, const float *x, float scale, int64_t tokens, int64_t r, float turned)
@@ -157,8 +157,7 @@ static float factor_of(struct pw_drop drop) { return drop.p > 0 ? (float)(1 / (1
 /* out = x where dropout keeps it, 0 elsewhere; n <= TERMS */
 static void mask(const struct cpu_isa *isa, struct pw_drop drop, int64_t first, int64_t n, const float *x, float *out)
 {
-    float ones[TERMS];
-    for (int64_t i = 0; i < TERMS; i++) ones[i] = 1;
+    static const float ones[TERMS] = { [0 ... TERMS - 1] = 1 };
     isa->keep(drop, first, n, ones, out);
     for (int64_t i = 0; i < n; i++) out[i] = out[i] > 0 ? x[i] : 0;
 }

@@ -75,6 +75,9 @@ checks=$((checks + 1)); [ ! -e x ] && [ ! -e x.gguf ] && ! ls | grep -q part || 
 # ---- DoRA with norms of its own: no GGUF adapter, but a GGUF model ----
 rc 0 pw train r.yaml --set adapter.kind=dora --set adapter.modules_to_save=norm --set output=dora --quiet
 rc 1 pw lora export dora/adapter --to gguf -o x.gguf -q; has err 'pw lora merge'; checks=$((checks + 1)); [ ! -e x.gguf ] || fail 'a DoRA adapter was written as GGUF'
+refused 1 'was trained whole, which :0.5 cannot multiply' pw run "$BASE" --adapter dora/adapter:0.5 -p x -n 1 -q
+refused 1 'was trained whole, which :0.5 cannot multiply' pw lora merge "$BASE" --adapter dora/adapter:0.5 -o x.gguf -q
+refused 1 'was trained whole, which :0.5 cannot multiply' pw lora export dora/adapter:0.5 --to peft -o x -q
 json pw lora merge "$BASE" --adapter dora/adapter -o dora.gguf --type f32 --json -q; json pw lora verify "$BASE+dora/adapter" dora.gguf --json -q --tolerance 1e-3
 
 # ---- the same model in every form ----
