@@ -29,8 +29,8 @@ const struct pw_gguf_arch_row *pw_gguf_arch_named(const char *name)
 
 static const struct pw_gguf_arch_row *find(const struct pw_model_config *c)
 {
-    const char *family = strcmp(c->family, "mistral") == 0 ? "llama" : c->family;
-    for (size_t i = 0; c->experts == 0 && i < N_ARCHS; i++)
+    const char *family = strcmp(c->family, "mistral") == 0 || strcmp(c->family, "mixtral") == 0 ? "llama" : c->family;
+    for (size_t i = 0; i < N_ARCHS; i++)
         if (strcmp(archs[i].family, family) == 0)
             return &archs[i];
     return NULL;
@@ -47,7 +47,7 @@ int pw_gguf_arch_of(const struct pw_model_config *c, const struct pw_gguf_arch_r
     *out = find(c);
     if (*out)
         return 0;
-    return pw_error(PW_E_UNSUPPORTED, "a %s model cannot be written as GGUF (known: llama, mistral, qwen2, qwen3, gemma2, gemma3_text, phi3)", c->family);
+    return pw_error(PW_E_UNSUPPORTED, "a %s model cannot be written as GGUF (known: llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, gemma2, gemma3_text, phi3)", c->family);
 }
 
 int pw_gguf_arch(const struct pw_model_config *c, const char **name, bool *permutes)
@@ -93,7 +93,7 @@ static const char *const inner[][2] = {
     {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"}, {"attn_q", "self_attn.q_proj"}, {"attn_k", "self_attn.k_proj"},
     {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"}, {"ffn_gate", "mlp.gate_proj"}, {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"},
     {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"}, {"ffn_gate_inp", "mlp.gate"}, {"ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"ffn_up_exps", "mlp.experts.up_proj"}, {"ffn_down_exps", "mlp.experts.down_proj"}};
+    {"ffn_up_exps", "mlp.experts.up_proj"}, {"ffn_down_exps", "mlp.experts.down_proj"}, {"ffn_gate_inp", "block_sparse_moe.gate"}};
 /* Looked through before the others. */
 static const char *const inner_gemma[][2] = {
     {"post_attention_norm", "post_attention_layernorm"}, {"ffn_norm", "pre_feedforward_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"}};

@@ -53,6 +53,10 @@ static int check(const struct pw_gguf_arch_row *a, const struct pw_model_config 
     PW_CHECK(!a->period || !c->window || period_of(a, c) > 0, PW_E_UNSUPPORTED, "layers whose windows are in no order cannot be written as GGUF");
     PW_CHECK(!a->fused || (int64_t)c->heads * c->head_dim == c->hidden, PW_E_UNSUPPORTED,
              "heads of %d dimensions are not those of a %s model in GGUF files (expected %d)", c->head_dim, a->name, c->hidden / c->heads);
+    for (int i = 0; c->experts && i < c->layers; i++)
+        PW_CHECK(pw_model_config_sparse(c, i), PW_E_UNSUPPORTED, "layer %d has no experts, and llama.cpp expects them in every layer of a %s model: it cannot be written as GGUF", i, a->name);
+    PW_CHECK(!c->experts || c->experts_renormalise, PW_E_UNSUPPORTED, "norm_topk_prob false has no key in GGUF files: llama.cpp divides the weights of a %s model's experts by their sum",
+             a->name);
     return 0;
 }
 
@@ -74,6 +78,18 @@ static void put_family(struct pw_gguf_out *w, const struct pw_gguf_arch_row *a, 
         pw_gguf_put_f32(w, key(k, a, "attn_logit_softcapping"), (float)c->attn_softcap);
     if (c->logit_softcap > 0)
         pw_gguf_put_f32(w, key(k, a, "final_logit_softcapping"), (float)c->logit_softcap);
+}
+
+/* Where an expert is as wide as a dense half, as in Mixtral, files do not say how wide. */
+static void put_experts(struct pw_gguf_out *w, const struct pw_gguf_arch_row *a, const struct pw_model_config *c)
+{
+    char k[160];
+    if (!c->experts)
+        return;
+    pw_gguf_put_u32(w, key(k, a, "expert_count"), (uint32_t)c->experts);
+    pw_gguf_put_u32(w, key(k, a, "expert_used_count"), (uint32_t)c->experts_chosen);
+    if (strcmp(a->family, "qwen3_moe") == 0)
+        pw_gguf_put_u32(w, key(k, a, "expert_feed_forward_length"), (uint32_t)c->expert_ffn);
 }
 
 static void put_rope(struct pw_gguf_out *w, const struct pw_gguf_arch_row *a, const struct pw_model_config *c)
@@ -116,6 +132,7 @@ int pw_gguf_put_config(struct pw_gguf_out *w, const struct pw_model_config *c)
     pw_gguf_put_f32(w, key(k, a, "attention.layer_norm_rms_epsilon"), (float)c->norm_eps);
     pw_gguf_put_u32(w, key(k, a, "vocab_size"), (uint32_t)c->vocab);
     put_family(w, a, c);
+    put_experts(w, a, c);
     put_rope(w, a, c);
     return 0;
 }

@@ -12,7 +12,17 @@
 #include "quant/source.h"
 
 struct target { uint32_t ggml; const struct pw_block_type *block; enum pw_dtype dtype; const char *type; bool copy; };
-struct item { struct pw_source s; struct target to; char name[160]; int ndim; int64_t shape[2]; bool edited; double offset; };
+struct item {
+    struct pw_source s;               /* of all experts of a layer: the first's */
+    struct target to;
+    char name[160];
+    int ndim;
+    int64_t shape[3];
+    bool edited;
+    double offset;
+    int experts, layer;               /* experts > 0: one tensor of this part of all experts of the layer */
+    enum pw_expert_part part;
+};
 struct job {
     struct pw_dev *dev;
     struct pw_checkpoint *c;
@@ -43,8 +53,8 @@ static struct target blocks(enum pw_qtype t, int64_t n_in)
 static int choose(const struct job *j, const struct pw_source *s, bool linear, bool edited, struct target *to)
 {
     const enum pw_qtype want = j->o->type;
-    if (s->vector)
-        *to = dense(PW_F32);        /* llama.cpp wants norms and biases so */
+    if (s->vector || pw_router_of(pw_checkpoint_config(j->c), s->name) >= 0)
+        *to = dense(PW_F32);        /* llama.cpp has norms, biases and routers so */
     else if (want == PW_Q_DENSE)
         *to = dense(j->o->dtype);
     else {
@@ -80,6 +90,44 @@ static uint32_t file_type(const struct pw_quant_options *o)
 
 /* ---- the list of tensors ---- */
 
+/* The linear of an expert, wherever it is stored. */
+static int open_expert(struct job *j, int layer, int expert, enum pw_expert_part part, struct pw_source *s)
+{
+    char suffix[PW_EXPERT_NAME];
+    pw_expert_suffix(pw_checkpoint_config(j->c), expert, part, suffix);
+    const struct pw_stored t = {.name = pw_arena_printf(&j->arena, "model.layers.%d.%s.weight", layer, suffix), .ndim = 2};
+    PW_CHECK(t.name, PW_E_NOMEM, "no memory for names");
+    return pw_source_open(s, j->c, &t, false);
+}
+
+/* One tensor of all experts of a layer, of one type. */
+static int add_experts(struct job *j, const char *arch, int layer, enum pw_expert_part part)
+{
+    static const char *const parts[PW_EXPERT_PARTS] = {"gate_proj", "up_proj", "down_proj"};
+    struct item *it = &j->items[j->n];
+    char name[160];
+    *it = (struct item){.experts = pw_checkpoint_config(j->c)->experts, .layer = layer, .part = part, .ndim = 3};
+    snprintf(name, sizeof name, "model.layers.%d.mlp.experts.%s.weight", layer, parts[part]);
+    PW_CHECK(pw_gguf_name_from_hf(arch, name, it->name), PW_E_FORMAT, "%s has no name in GGUF files", name);
+    for (int e = 0; e < it->experts; e++) {
+        struct pw_source s;
+        PW_PASS(open_expert(j, layer, e, part, &s));
+        it->edited = it->edited || (j->how->edit && (!j->how->edits || j->how->edits(j->how->ctx, s.name)));
+    }
+    for (int e = it->experts - 1; e >= 0; e--) {
+        const struct target last = it->to;
+        PW_PASS(open_expert(j, layer, e, part, &it->s));
+        PW_PASS(choose(j, &it->s, true, it->edited, &it->to));
+        PW_CHECK(e == it->experts - 1 || (last.ggml == it->to.ggml && last.copy == it->to.copy), PW_E_UNSUPPORTED,
+                 "%s: experts of a layer that are stored in different types cannot be joined in a GGUF file", it->s.name);
+    }
+    it->shape[0] = it->experts;
+    it->shape[1] = it->s.w.n_out;
+    it->shape[2] = it->s.w.n_in;
+    j->n++;
+    return 0;
+}
+
 static int list_items(struct job *j)
 {
     struct pw_stored t;
@@ -89,10 +137,22 @@ static int list_items(struct job *j)
     PW_PASS(pw_gguf_arch(pw_checkpoint_config(j->c), &arch, &permutes));
     while (pw_checkpoint_at(j->c, most, &t))
         most++;
-    j->items = pw_arena_array(&j->arena, most + 1, sizeof *j->items);
+    j->items = pw_arena_array(&j->arena, 2 * most + 1, sizeof *j->items);     /* gate and up may be stored as one */
     PW_CHECK(j->items, PW_E_NOMEM, "no memory for %zu tensors", most);
     for (size_t i = 0; pw_checkpoint_at(j->c, i, &t); i++) {
         enum pw_linear l;
+        int layer, expert, first, last;
+        enum pw_expert_part part;
+        const bool joined = pw_experts_joined(pw_checkpoint_config(j->c), &t, &layer, &first, &last);
+        for (int p = first; joined && p < last; p++)
+            PW_PASS(add_experts(j, arch, layer, (enum pw_expert_part)p));
+        if (joined)
+            continue;
+        if (pw_expert_named(pw_checkpoint_config(j->c), t.name, &layer, &expert, &part)) {
+            if (expert == 0)
+                PW_PASS(add_experts(j, arch, layer, part));
+            continue;
+        }
         const enum pw_role role = pw_role_of(pw_checkpoint_config(j->c), t.name, &l);
         struct item *it = &j->items[j->n];
         PW_CHECK(role != PW_ROLE_UNKNOWN && (role == PW_ROLE_COMPANION || pw_gguf_name_from_hf(arch, t.name, it->name)), PW_E_FORMAT, "%s: unknown tensor %s",
@@ -176,32 +236,46 @@ static int write_tile(struct job *j, const struct item *it, float *x, float *bac
     return pw_gguf_bytes(&j->out, stored, (size_t)(n * n_in) * 2);
 }
 
+/* A tile of rows, its error on the way back, and as it is stored. */
+struct tile { int64_t step; float *x, *back; void *stored; };
+
+static int write_rows(struct job *j, const struct item *it, const struct pw_source *s, const struct tile *tile, struct pw_error_sum *e)
+{
+    const int64_t n_in = s->w.n_in, all = s->w.n_out;
+    if (it->to.copy)
+        return pw_gguf_bytes(&j->out, s->w.data, pw_weight_bytes(&s->w));
+    for (int64_t first = 0; first < all; first += tile->step) {
+        const int64_t n = all - first < tile->step ? all - first : tile->step;
+        PW_PASS(pw_source_rows(j->dev, s, first, pw_tensor2(tile->x, PW_F32, n, n_in)));
+        if (it->edited)
+            PW_PASS(j->how->edit(j->how->ctx, s->name, first, pw_tensor2(tile->x, PW_F32, n, n_in)));
+        for (int64_t i = 0; it->offset != 0 && i < n * n_in; i++)
+            tile->x[i] += (float)it->offset;
+        PW_PASS(write_tile(j, it, tile->x, tile->back, tile->stored, n, e));
+    }
+    return 0;
+}
+
 static int write_item(struct job *j, const struct item *it, size_t done)
 {
     const int64_t n_in = it->s.w.n_in, all = it->s.w.n_out, room = (int64_t)1 << 20;
-    const int64_t step = n_in >= room ? 1 : room / n_in, tile = (step < all ? step : all) * n_in;
+    struct tile tile = {.step = n_in >= room ? 1 : room / n_in};
+    const size_t elements = (size_t)((tile.step < all ? tile.step : all) * n_in);
+    struct pw_source s = it->s;
     struct pw_error_sum e = {0};
     size_t bytes;
     int rc = 0;
-    float *x = NULL, *back = NULL;
-    void *stored = NULL;
     PW_PASS(pw_gguf_tensor_bytes(it->name, it->to.ggml, it->ndim, it->shape, &bytes));
-    if (it->to.copy)
-        PW_PASS_OUT(pw_gguf_bytes(&j->out, it->s.w.data, pw_weight_bytes(&it->s.w)));
-    else {
-        x = pw_alloc((size_t)tile * sizeof *x);
-        back = pw_alloc((size_t)tile * sizeof *back);
-        stored = pw_alloc((size_t)tile * sizeof *x);
-        PW_CHECK_OUT(x && back && stored, PW_E_NOMEM, "%s: no memory for a tile", it->name);
-        for (int64_t first = 0; first < all; first += step) {
-            const int64_t n = all - first < step ? all - first : step;
-            PW_PASS_OUT(pw_source_rows(j->dev, &it->s, first, pw_tensor2(x, PW_F32, n, n_in)));
-            if (it->edited)
-                PW_PASS_OUT(j->how->edit(j->how->ctx, it->s.name, first, pw_tensor2(x, PW_F32, n, n_in)));
-            for (int64_t i = 0; it->offset != 0 && i < n * n_in; i++)
-                x[i] += (float)it->offset;
-            PW_PASS_OUT(write_tile(j, it, x, back, stored, n, &e));
-        }
+    if (!it->to.copy) {
+        tile.x = pw_alloc(elements * sizeof *tile.x);
+        tile.back = pw_alloc(elements * sizeof *tile.back);
+        tile.stored = pw_alloc(elements * sizeof *tile.x);
+        PW_CHECK_OUT(tile.x && tile.back && tile.stored, PW_E_NOMEM, "%s: no memory for a tile", it->name);
+    }
+    for (int n = 0; n < (it->experts ? it->experts : 1); n++) {
+        if (it->experts)
+            PW_PASS_OUT(open_expert(j, it->layer, n, it->part, &s));
+        PW_PASS_OUT(write_rows(j, it, &s, &tile, &e));
     }
     PW_CHECK_OUT(isfinite(e.squares) && isfinite(e.max), PW_E_NUMERIC, "%s: its error is not a number", it->name);
     const struct pw_quant_report r = {.name = it->name, .type = it->to.type, .bytes = bytes, .rmse = e.n ? sqrt(e.squares / (double)e.n) : 0, .max_error = e.max};
@@ -210,9 +284,9 @@ static int write_item(struct job *j, const struct item *it, size_t done)
     pw_progress_at(j->how->progress, (int64_t)done + 1, (int64_t)j->n, NULL);
     PW_CHECK_OUT(!pw_progress_stopped(j->how->progress), PW_E_INTERRUPTED, "interrupted: nothing was written");
 out:
-    pw_free(stored);
-    pw_free(back);
-    pw_free(x);
+    pw_free(tile.stored);
+    pw_free(tile.back);
+    pw_free(tile.x);
     return rc;
 }
 

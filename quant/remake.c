@@ -224,18 +224,6 @@ static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass
     return (to == PW_F32) == (pass == PASS_F32) ? write_dense(j, t, &s, to) : 0;
 }
 
-/* Is it a tensor that holds all experts of a layer? Then of which parts: first to before last. */
-static bool is_joined(const struct job *j, const struct pw_stored *t, int *layer, int *first, int *last)
-{
-    int used = 0;
-    if (t->ndim != 3 || sscanf(t->name, "model.layers.%9d.%n", layer, &used) != 1 || used == 0 || *layer < 0 || *layer >= j->config->layers || !pw_model_config_sparse(j->config, *layer))
-        return false;
-    const bool down = strcmp(t->name + used, "mlp.experts.down_proj") == 0;
-    *first = down ? PW_EXPERT_DOWN : PW_EXPERT_GATE;
-    *last = down ? PW_EXPERT_PARTS : PW_EXPERT_DOWN;
-    return down || strcmp(t->name + used, "mlp.experts.gate_up_proj") == 0;
-}
-
 /* As a tensor for each expert, the published form, which transformers joins again. */
 static int write_joined(struct job *j, int layer, int first, int last, enum pass pass)
 {
@@ -251,6 +239,24 @@ static int write_joined(struct job *j, int layer, int first, int last, enum pass
     return 0;
 }
 
+/* A router has the published name, as the experts beside it. */
+static int write_router(struct job *j, const struct pw_stored *t, int layer, enum pass pass)
+{
+    struct pw_stored named = *t;
+    named.name = pw_arena_printf(&j->arena, "model.layers.%d.%s.weight", layer, pw_router_suffix(j->config));
+    PW_CHECK(named.name, PW_E_NOMEM, "no memory for names");
+    return write_tensor(j, &named, pass);
+}
+
+static int write_stored(struct job *j, const struct pw_stored *t, enum pass pass)
+{
+    int layer, first, last;
+    if (pw_experts_joined(j->config, t, &layer, &first, &last))
+        return write_joined(j, layer, first, last, pass);
+    layer = pw_router_of(j->config, t->name);
+    return layer >= 0 ? write_router(j, t, layer, pass) : write_tensor(j, t, pass);
+}
+
 static int write_weights(struct job *j, const char *dir)
 {
     int layer, part, last;
@@ -261,13 +267,13 @@ static int write_weights(struct job *j, const char *dir)
     for (size_t i = 0; pw_checkpoint_at(j->c, i, &t); i++) {
         enum pw_linear l;
         const enum pw_role role = pw_role_of(j->config, t.name, &l);
-        if (is_joined(j, &t, &layer, &part, &last)) {
+        if (pw_experts_joined(j->config, &t, &layer, &part, &last)) {
             j->total += (int64_t)(last - part) * j->config->experts;
             room += (size_t)(last - part) * (size_t)j->config->experts * (pw_st_header_room(t.name, 2) + 80);
             continue;
         }
         j->total += role == PW_ROLE_LINEAR || role == PW_ROLE_DENSE;
-        room += (role == PW_ROLE_LINEAR ? 7 : 1) * (pw_st_header_room(t.name, 2) + 40);
+        room += (role == PW_ROLE_LINEAR ? 7 : 1) * (pw_st_header_room(t.name, 2) + 80);
     }
     if (j->how->derived) {
         PW_PASS(pw_checkpoint_identity(j->c, hex));
@@ -279,7 +285,7 @@ static int write_weights(struct job *j, const char *dir)
     PW_PASS(pw_st_stream_open(&j->out, path, room, metadata, false));
     for (int pass = 0; pass < PASSES; pass++)
         for (size_t i = 0; pw_checkpoint_at(j->c, i, &t); i++)
-            PW_PASS(is_joined(j, &t, &layer, &part, &last) ? write_joined(j, layer, part, last, (enum pass)pass) : write_tensor(j, &t, (enum pass)pass));
+            PW_PASS(write_stored(j, &t, (enum pass)pass));
     PW_PASS(pw_checkpoint_all_used(j->c));
     return pw_st_stream_commit(&j->out);
 }

@@ -15,57 +15,81 @@ static bool ends_with(const char *s, const char *tail)
     return n >= m && strcmp(s + n - m, tail) == 0;
 }
 
+/* What follows the layer in a name; NULL: it is of no layer of this model. */
+static const char *of_layer(const struct pw_model_config *c, const char *name, int *layer)
+{
+    int used = 0;
+    return sscanf(name, "model.layers.%9d.%n", layer, &used) == 1 && used > 0 && *layer >= 0 && *layer < c->layers ? name + used : NULL;
+}
+
+int pw_router_of(const struct pw_model_config *c, const char *name)
+{
+    int layer;
+    const char *rest = of_layer(c, name, &layer);
+    const size_t n = strlen(pw_router_suffix(c));
+    if (!rest || !pw_model_config_sparse(c, layer))
+        return -1;
+    return (strncmp(rest, pw_router_suffix(c), n) == 0 && !strcmp(rest + n, ".weight")) || !strcmp(rest, "mlp.gate.weight") ? layer : -1;
+}
+
+bool pw_expert_named(const struct pw_model_config *c, const char *name, int *layer, int *expert, enum pw_expert_part *part)
+{
+    size_t length;
+    const char *rest = of_layer(c, name, layer);
+    return rest && pw_model_config_sparse(c, *layer) && pw_expert_of(rest, expert, part, &length) && !strcmp(rest + length, ".weight") && *expert < c->experts;
+}
+
+bool pw_experts_joined(const struct pw_model_config *c, const struct pw_stored *t, int *layer, int *first, int *last)
+{
+    static const struct { const char *name; int first, last; } known[] = {
+        {"gate_up_proj", PW_EXPERT_GATE, PW_EXPERT_DOWN}, {"down_proj", PW_EXPERT_DOWN, PW_EXPERT_PARTS}, {"gate_proj.weight", PW_EXPERT_GATE, PW_EXPERT_UP},
+        {"up_proj.weight", PW_EXPERT_UP, PW_EXPERT_DOWN}, {"down_proj.weight", PW_EXPERT_DOWN, PW_EXPERT_PARTS}};
+    static const char where[] = "mlp.experts.";
+    const char *rest = of_layer(c, t->name, layer);
+    if (!rest || t->ndim != 3 || !pw_model_config_sparse(c, *layer) || strncmp(rest, where, strlen(where)) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(rest + strlen(where), known[i].name)) {
+            *first = known[i].first;
+            *last = known[i].last;
+            return true;
+        }
+    return false;
+}
+
 /* What a stored tensor is in a model of this config. */
 enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum pw_linear *linear)
 {
-    int layer = -1, used = 0;
+    int layer = -1, expert;
+    enum pw_expert_part part;
     *linear = PW_LIN_COUNT;
     if (strstr(name, ".weight.") || ends_with(name, ".SCB") || ends_with(name, ".weight_format") || ends_with(name, ".rotary_emb.inv_freq"))
         return PW_ROLE_COMPANION;
     if (!strcmp(name, "model.embed_tokens.weight") || !strcmp(name, "lm_head.weight") || !strcmp(name, "model.norm.weight"))
         return PW_ROLE_DENSE;
-    if (sscanf(name, "model.layers.%9d.%n", &layer, &used) != 1 || used == 0 || layer < 0 || layer >= c->layers)
+    const char *rest = of_layer(c, name, &layer);
+    if (!rest)
         return PW_ROLE_UNKNOWN;
     for (int k = 0; k < PW_NORM_COUNT; k++) {
         const char *suffix = pw_norm_suffix(c, (enum pw_norm)k);
         const size_t n = suffix ? strlen(suffix) : 0;
-        if (suffix && strncmp(name + used, suffix, n) == 0 && !strcmp(name + used + n, ".weight"))
+        if (suffix && strncmp(rest, suffix, n) == 0 && !strcmp(rest + n, ".weight"))
             return PW_ROLE_DENSE;
     }
     for (int l = 0; l < PW_LIN_COUNT; l++) {
         const char *suffix = pw_linear_suffix((enum pw_linear)l);
         size_t n = strlen(suffix);
-        if (!pw_linear_has(c, (enum pw_linear)l) || strncmp(name + used, suffix, n) != 0)
+        if (!pw_linear_has(c, (enum pw_linear)l) || strncmp(rest, suffix, n) != 0)
             continue;
         *linear = (enum pw_linear)l;
-        if (!strcmp(name + used + n, ".weight"))
+        if (!strcmp(rest + n, ".weight"))
             return PW_ROLE_LINEAR;
-        if (!strcmp(name + used + n, ".bias"))
+        if (!strcmp(rest + n, ".bias"))
             return PW_ROLE_DENSE;
     }
-    int expert;
-    enum pw_expert_part part;
-    size_t length;
-    if (!pw_model_config_sparse(c, layer))
-        return PW_ROLE_UNKNOWN;
-    const size_t router = strlen(pw_router_suffix(c));
-    if (strncmp(name + used, pw_router_suffix(c), router) == 0 && !strcmp(name + used + router, ".weight"))
+    if (pw_router_of(c, name) >= 0)
         return PW_ROLE_DENSE;
-    if (pw_expert_of(name + used, &expert, &part, &length) && !strcmp(name + used + length, ".weight"))
-        return PW_ROLE_LINEAR;
-    return PW_ROLE_UNKNOWN;
-}
-
-/* The shape of a tensor of PW_ROLE_LINEAR. */
-static void linear_shape(const struct pw_model_config *c, const char *name, enum pw_linear l, int64_t *n_out, int64_t *n_in)
-{
-    int layer, used = 0, expert;
-    enum pw_expert_part part;
-    size_t length;
-    if (l < PW_LIN_COUNT)
-        pw_linear_shape(c, l, n_out, n_in);
-    else if (sscanf(name, "model.layers.%9d.%n", &layer, &used) == 1 && pw_expert_of(name + used, &expert, &part, &length))
-        pw_expert_shape(c, part, n_out, n_in);
+    return pw_expert_named(c, name, &layer, &expert, &part) ? PW_ROLE_LINEAR : PW_ROLE_UNKNOWN;
 }
 
 int pw_source_open(struct pw_source *s, struct pw_checkpoint *c, const struct pw_stored *t, bool interleaved)
@@ -76,14 +100,15 @@ int pw_source_open(struct pw_source *s, struct pw_checkpoint *c, const struct pw
     *s = (struct pw_source){.name = t->name, .interleave = interleaved};
     if (interleaved != m->rope_interleaved && (l == PW_LIN_Q || l == PW_LIN_K))
         s->heads = l == PW_LIN_Q ? m->heads : m->kv_heads;
+    int layer, expert;
+    enum pw_expert_part part;
+    if (pw_expert_named(m, t->name, &layer, &expert, &part))
+        return pw_checkpoint_expert(c, layer, expert, part, &s->w);     /* under a name of its own, or a slice */
+    if (pw_router_of(m, t->name) >= 0)
+        return pw_checkpoint_router(c, pw_router_of(m, t->name), &s->w);
     if (role == PW_ROLE_LINEAR) {
-        int layer, used = 0, expert;
-        enum pw_expert_part part;
-        size_t length;
-        if (sscanf(t->name, "model.layers.%9d.%n", &layer, &used) == 1 && used > 0 && pw_expert_of(t->name + used, &expert, &part, &length))
-            return pw_checkpoint_expert(c, layer, expert, part, &s->w);     /* under a name of its own, or a slice */
-        int64_t n_out = 0, n_in = 0;
-        linear_shape(m, t->name, l, &n_out, &n_in);
+        int64_t n_out, n_in;
+        pw_linear_shape(m, l, &n_out, &n_in);
         return pw_checkpoint_weight(c, t->name, n_out, n_in, &s->w);
     }
     PW_CHECK(t->ndim == 1 || t->ndim == 2, PW_E_FORMAT, "%s: expected one or two dimensions, got %d", t->name, t->ndim);

@@ -8,6 +8,12 @@
 #include "kernels/op.h"
 
 enum pw_role { PW_ROLE_LINEAR, PW_ROLE_DENSE, PW_ROLE_COMPANION, PW_ROLE_UNKNOWN }; /* block linears; all else; parts of a quantised one */
+/* The layer of a router's weight, under either name; -1: it is none. */
+int pw_router_of(const struct pw_model_config *c, const char *name);
+/* Which expert's which linear of which layer a name is of. */
+bool pw_expert_named(const struct pw_model_config *c, const char *name, int *layer, int *expert, enum pw_expert_part *part);
+/* Does a tensor hold a linear of all experts of a layer, as folders of transformers 5 and GGUF files have them? Of which parts: first to before last. */
+bool pw_experts_joined(const struct pw_model_config *c, const struct pw_stored *t, int *layer, int *first, int *last);
 enum pw_role pw_role_of(const struct pw_model_config *c, const char *name, enum pw_linear *linear); /* linear: also of a bias; PW_LIN_COUNT: of an expert, or none */
 
 struct pw_source {

@@ -9,24 +9,20 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "data/gguf_model.h"
-#include "infer/session.h"
+#include "infer/model.h"
 #include "lora/adapter_file.h"
 #include "lora/gguf_lora.h"
 #include "lora/merge.h"
 #include "quant/quant.h"
+#include "tests/model_logits.h"
 #include "tests/support.h"
 
 #define FAMILIES "tests/fixtures/gguf/families/"
 
 static const char *const names[] = {"gemma2", "gemma3", "phi3"};
-enum { NAMES = 3, MOST = 64 };
+enum { NAMES = 3, MOST = LOGITS_MOST };
 
-static struct pw_dev *cpu(const char *level)
-{
-    struct pw_dev *d;
-    ck_ok(pw_dev_open(&d, &(struct pw_dev_options){.kind = "cpu", .threads = 1, .level = level}));
-    return d;
-}
+static struct pw_dev *cpu(const char *level) { return logits_device(level, 1); }
 
 static void to_logprobs(float *x, int64_t rows, int64_t vocab)
 {
@@ -39,47 +35,15 @@ static void to_logprobs(float *x, int64_t rows, int64_t vocab)
     }
 }
 
-/* With an adapter, or without (NULL). (n, V), to be freed. */
+/* Log-probabilities, with an adapter or without (NULL). (n, V), to be freed. */
 static float *adapted(struct pw_dev *dev, const char *path, const char *adapter, const int32_t *ids, int n, int64_t *vocab)
 {
-    struct pw_model *m;
-    struct pw_session *s;
-    struct pw_adapter a = {0};
-    int32_t rows[MOST];
-    ck_ok(pw_model_load(&m, dev, path, NULL));
-    if (adapter) {
-        ck_ok(pw_adapter_load(&a, adapter, &m->config));
-        ck_ok(pw_model_attach(m, &a));
-    }
-    ck_ok(pw_session_open(&s, m, n, n, 1));
-    const int seq = pw_session_add(s, n, -1);
-    ck_assert_int_ge(seq, 0);
-    const struct pw_feed feed = {seq, ids, n};
-    ck_ok(pw_session_feed(s, &feed, 1));
-    *vocab = m->config.vocab;
-    float *out = malloc((size_t)(n * *vocab) * sizeof *out);
-    for (int i = 0; i < n; i++)
-        rows[i] = i;
-    ck_ok(pw_session_logits(s, rows, n, out));
+    float *out = logits_with(dev, path, adapter, ids, n, vocab);
     to_logprobs(out, n, *vocab);
-    pw_session_close(s);
-    pw_model_free(m);
-    pw_adapter_free(&a);
     return out;
 }
 
 static float *logprobs_of(struct pw_dev *dev, const char *path, const int32_t *ids, int n, int64_t *vocab) { return adapted(dev, path, NULL, ids, n, vocab); }
-
-static double apart(const float *a, const float *b, int64_t n)
-{
-    double most = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const double d = fabs((double)a[i] - (double)b[i]);
-        if (!(d <= most))
-            most = d;
-    }
-    return most;
-}
 
 struct golden { struct pw_gguf g; int32_t ids[MOST]; int n; };
 
@@ -109,7 +73,7 @@ static double off(const struct golden *w, const char *tensor, const float *ours,
     float *theirs = malloc(t->bytes);
     memcpy(theirs, t->data, t->bytes);
     to_logprobs(theirs, w->n, vocab);
-    const double d = apart(ours, theirs, w->n * vocab);
+    const double d = logits_apart(ours, theirs, w->n * vocab);
     free(theirs);
     return d;
 }
@@ -139,7 +103,7 @@ START_TEST(as_both_worlds)
     const double bound = m->gelu ? m->layers * 0x1p-10 : 2e-5;
     float *ours = logprobs_of(dev, file_of(name, "model.gguf"), w.ids, w.n, &vocab), *folder = logprobs_of(dev, file_of(name, NULL), w.ids, w.n, &other);
     ck_assert_int_eq(vocab, other);
-    const double torch = off(&w, "torch", ours, vocab), llama = off(&w, "llama", ours, vocab), hf = apart(ours, folder, w.n * vocab);
+    const double torch = off(&w, "torch", ours, vocab), llama = off(&w, "llama", ours, vocab), hf = logits_apart(ours, folder, w.n * vocab);
     printf("%s %s: log-probabilities %.3g from transformers, %.3g from llama.cpp, %.3g from the folder\n", name, dev->level, torch, llama, hf);
     ck_assert_msg(torch <= 2e-5, "%s: %g from transformers", name, torch);
     ck_assert_msg(llama <= bound, "%s: %g from llama.cpp", name, llama);
@@ -243,7 +207,7 @@ START_TEST(adapters)
     ck_ok(pw_adapter_load(&a, lora[_i].adapter, pw_checkpoint_config(c)));
     ck_ok(pw_gguf_lora_write(&a, own, pw_checkpoint_config(c), PW_F32, false));
     float *x = adapted(dev, file_of(name, "model.gguf"), lora[_i].adapter, w.ids, w.n, &vocab), *y = adapted(dev, file_of(name, "model.gguf"), own, w.ids, w.n, &vocab);
-    const double torch = off(&w, "lora_torch", x, vocab), llama = off(&w, "lora_llama", x, vocab), gguf = apart(x, y, w.n * vocab);
+    const double torch = off(&w, "lora_torch", x, vocab), llama = off(&w, "lora_llama", x, vocab), gguf = logits_apart(x, y, w.n * vocab);
     printf("%s with an adapter: %.3g from peft, %.3g from llama.cpp, %.3g as a GGUF adapter\n", name, torch, llama, gguf);
     ck_assert_msg(torch <= 2e-5 && llama <= lora[_i].llama && gguf <= 2e-5, "%s: %g from peft, %g from llama.cpp, %g as a GGUF adapter", name, torch, llama, gguf);
     free(x);
@@ -391,7 +355,7 @@ START_TEST(keys_heard)
         ck_ok(pw_quant_folder(dev, path, NULL, back, true, &o, NULL, NULL, NULL));    /* and it outlives the way into a folder and back */
         ck_ok(pw_quant_gguf(dev, back, NULL, again, true, &o, NULL, NULL, NULL));
         float *y = logprobs_of(dev, again, w.ids, w.n, &vocab);
-        ck_assert_msg(apart(x, y, w.n * vocab) <= 1e-6, "case %zu: %g apart", i, apart(x, y, w.n * vocab));
+        ck_assert_msg(logits_apart(x, y, w.n * vocab) <= 1e-6, "case %zu: %g apart", i, logits_apart(x, y, w.n * vocab));
         free(x);
         free(y);
         pw_gguf_close(&w.g);

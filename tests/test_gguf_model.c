@@ -10,10 +10,10 @@
 #include "base/value.h"
 #include "data/gguf_model.h"
 #include "data/tok_gguf.h"
-#include "infer/session.h"
 #include "lora/merge.h"
 #include "lora/peft.h"
 #include "quant/quant.h"
+#include "tests/model_logits.h"
 #include "tests/support.h"
 #include "train/run.h"
 #include "train/runlog.h"
@@ -21,45 +21,7 @@
 #define FIXTURES "tests/fixtures/gguf/"
 #define GOLDEN "tests/fixtures/train_golden"
 
-static struct pw_dev *cpu(const char *level)
-{
-    struct pw_dev *d;
-    ck_ok(pw_dev_open(&d, &(struct pw_dev_options){.kind = "cpu", .threads = 2, .level = level}));
-    return d;
-}
-
-/* Logits of a model for these ids; (n, V), to be freed. */
-static float *logits_of(struct pw_dev *dev, const char *path, const int32_t *ids, int n, int64_t *vocab)
-{
-    struct pw_model *m;
-    struct pw_session *s;
-    int32_t rows[64];
-    ck_ok(pw_model_load(&m, dev, path, NULL));
-    ck_ok(pw_session_open(&s, m, n, n, 1));
-    const int seq = pw_session_add(s, n, -1);
-    ck_assert_int_ge(seq, 0);
-    const struct pw_feed feed = {seq, ids, n};
-    ck_ok(pw_session_feed(s, &feed, 1));
-    float *out = malloc((size_t)(n * m->config.vocab) * sizeof *out);
-    for (int i = 0; i < n; i++)
-        rows[i] = i;
-    ck_ok(pw_session_logits(s, rows, n, out));
-    *vocab = m->config.vocab;
-    pw_session_close(s);
-    pw_model_free(m);
-    return out;
-}
-
-static double apart(const float *a, const float *b, int64_t n)
-{
-    double most = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const double d = fabs((double)a[i] - (double)b[i]);
-        if (!(d <= most))
-            most = d;
-    }
-    return most;
-}
+static struct pw_dev *cpu(const char *level) { return logits_device(level, 2); }
 
 /* ---- reading ---- */
 
@@ -89,7 +51,7 @@ START_TEST(logits_as_llama_cpp)
     const struct pw_gguf_tensor *t = pw_gguf_tensor(&g, "logits");
     ck_assert(t && t->shape[0] == n && t->shape[1] == vocab);
     memcpy(theirs, t->data, t->bytes);
-    const double d = apart(ours, theirs, n * vocab);
+    const double d = logits_apart(ours, theirs, n * vocab);
     printf("%s %s: largest difference of a logit from llama.cpp %.3g\n", name, dev->level, d);
     ck_assert_msg(d <= 1e-4, "%s: %g", name, d);
     free(ours);
@@ -157,7 +119,7 @@ static void same_logits(struct pw_dev *dev, const char *a, const char *b, double
     int64_t vocab, other;
     float *x = logits_of(dev, a, some_ids, SOME, &vocab), *y = logits_of(dev, b, some_ids, SOME, &other);
     ck_assert_int_eq(vocab, other);
-    const double d = apart(x, y, SOME * vocab);
+    const double d = logits_apart(x, y, SOME * vocab);
     ck_assert_msg(d <= bound, "%s and %s: %g apart (bound %g)", a, b, d, bound);
     free(x);
     free(y);
