@@ -171,10 +171,29 @@ HUGGINGFACE = ["gpt2", "llama3", "qwen2", "smollm", "deepseek-llm", "deepseek-v3
 
 def precompiled():
     """The charsmap inside a sentencepiece model: field 2 of field 3."""
-    from sentencepiece import sentencepiece_model_pb2 as pb
-    m = pb.ModelProto()
-    m.ParseFromString(sentencepiece_model("unigram-nfkc"))
-    return m.normalizer_spec.precompiled_charsmap
+    return field(field(sentencepiece_model("unigram-nfkc"), 3), 2)
+
+
+def field(message, number):
+    """Field `number` of a protobuf message, bytes: the package protobuf is not among the requirements."""
+    def varint(at):
+        x = shift = 0
+        while True:
+            x |= (message[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if message[at - 1] < 128:
+                return x, at
+    at = 0
+    while at < len(message):
+        tag, at = varint(at)
+        if tag & 7 == 2:
+            n, at = varint(at)
+            if tag >> 3 == number:
+                return message[at:at + n]
+            at += n
+        else:
+            at = varint(at)[1] if tag & 7 == 0 else at + {1: 8, 5: 4}[tag & 7]
+    raise KeyError(number)
 
 
 def huggingface_json(folder, name):
