@@ -9,16 +9,20 @@
 
 #include "base/error.h"
 
-/* Where a module stands: layer, then the order of the linears; what is none of them comes last. */
+/* Where a module stands: layer, then the order of the linears, expert by expert; what is none of them comes last. */
+enum { OF_EXPERTS = PW_EXPERT_PARTS * 10000, STRIDE = PW_LIN_COUNT + OF_EXPERTS + 1 };   /* names of experts have 4 digits at most */
 static int64_t place(const char *name)
 {
-    int layer = 0, used = 0;
+    int layer = 0, used = 0, expert, l = 0;
+    enum pw_expert_part part;
+    size_t length;
     if (sscanf(name, "model.layers.%9d.%n", &layer, &used) != 1 || used == 0)
         return INT64_MAX;
-    int l = 0;
     while (l < PW_LIN_COUNT && strcmp(name + used, pw_linear_suffix((enum pw_linear)l)) != 0)
         l++;
-    return (int64_t)layer * (PW_LIN_COUNT + 1) + l;
+    if (l == PW_LIN_COUNT)
+        l += pw_expert_of(name + used, &expert, &part, &length) && !name[used + (int)length] ? PW_EXPERT_PARTS * expert + (int)part : OF_EXPERTS;
+    return (int64_t)layer * STRIDE + l;
 }
 
 static int by_place(const void *x, const void *y)
@@ -50,26 +54,33 @@ static int check_all(const struct pw_pair *pairs, size_t n, const struct pw_mode
     return rc;
 }
 
-/* The modules by their last parts when each is there in every layer that is there at all, else by their full names. */
+/* The modules by their last parts when each is there in every layer that is there at all, and of every expert, else by their full names. */
 static int make_targets(struct pw_adapter *a)
 {
-    size_t layers = 0, count[PW_LIN_COUNT] = {0};
+    enum { KINDS = PW_LIN_COUNT + PW_EXPERT_PARTS };
+    size_t layers = 0, experts = 0, count[KINDS] = {0};
+    const char *last[KINDS] = {NULL};
     struct pw_buf words = {0};
     for (size_t i = 0; i < a->n; i++) {
-        const int64_t at = place(a->modules[i].name);
-        if (at == INT64_MAX || at % (PW_LIN_COUNT + 1) == PW_LIN_COUNT) {
+        const int64_t at = place(a->modules[i].name), l = at % STRIDE;
+        if (at == INT64_MAX || l == STRIDE - 1) {
             layers = 0;
             break;
         }
-        layers += i == 0 || at / (PW_LIN_COUNT + 1) != place(a->modules[i - 1].name) / (PW_LIN_COUNT + 1);
-        count[at % (PW_LIN_COUNT + 1)]++;
+        layers += i == 0 || at / STRIDE != place(a->modules[i - 1].name) / STRIDE;
+        const bool expert = l >= PW_LIN_COUNT;
+        const size_t e = expert ? (size_t)(l - PW_LIN_COUNT) / PW_EXPERT_PARTS + 1 : 0;
+        const int64_t kind = expert ? PW_LIN_COUNT + (l - PW_LIN_COUNT) % PW_EXPERT_PARTS : l;
+        experts = e > experts ? e : experts;
+        count[kind]++;
+        last[kind] = strrchr(a->modules[i].name, '.') + 1;
     }
-    bool even = layers > 0 && place(a->modules[a->n - 1].name) / (PW_LIN_COUNT + 1) == (int64_t)layers - 1;   /* layers 0.. without a gap */
-    for (int l = 0; l < PW_LIN_COUNT; l++)
-        even = even && (count[l] == 0 || count[l] == layers);
-    for (int l = 0; even && l < PW_LIN_COUNT; l++)
+    bool even = layers > 0 && place(a->modules[a->n - 1].name) / STRIDE == (int64_t)layers - 1;   /* layers 0.. without a gap */
+    for (int l = 0; l < KINDS; l++)
+        even = even && (count[l] == 0 || count[l] == layers * (l < PW_LIN_COUNT ? 1 : experts));
+    for (int l = 0; even && l < KINDS; l++)
         if (count[l])
-            pw_buf_printf(&words, "%s%s", words.len ? "," : "", strrchr(pw_linear_suffix((enum pw_linear)l), '.') + 1);
+            pw_buf_printf(&words, "%s%s", words.len ? "," : "", last[l]);
     for (size_t i = 0; !even && i < a->n; i++)
         pw_buf_printf(&words, "%s%s", words.len ? "," : "", a->modules[i].name);
     a->config.targets = pw_buf_status(&words) == 0 ? pw_arena_strndup(&a->arena, words.data, words.len) : NULL;

@@ -9,6 +9,7 @@ struct pw_pair {
     int64_t r, n_in, n_out;
     double scale;                 /* what B A is multiplied by */
     const void *a, *b;            /* the file's tensors, for fill */
+    int64_t slice;                /* which part of them, where they hold the pairs of all experts */
 };
 /* a: its arena is open, nothing else in it. model NULL: nothing is checked against a model. fill writes A (r, n_in) and B (n_out, r) as f32 with the
  * rows of B in the file's order; `interleaved`: that order is the interleaved one. Sorts the pairs. On failure the caller frees a.

@@ -1,5 +1,5 @@
-/* GGUF files of models with experts, written: logits against llama.cpp (tests/fixtures/gguf, made by tools/reference/gguf_models.py) and against the folder
- * they were made of, the tensors and keys that llama.cpp wants, merging, and what such files cannot hold. Live: tools/reference/check_gguf.py. */
+/* GGUF files of models with experts and of their adapters, written: logits against llama.cpp (tests/fixtures/gguf, made by tools/reference/gguf_models.py) and against the folder
+ * they were made of, the tensors and keys that llama.cpp wants, merging, and what such files cannot hold. Live: tools/reference/check_gguf.py, check_lora.py. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,9 @@
 #include "base/file.h"
 #include "data/gguf_model.h"
 #include "lora/adapter_file.h"
+#include "lora/gguf_lora.h"
 #include "lora/merge.h"
+#include "lora/peft.h"
 #include "quant/quant.h"
 #include "tests/model_logits.h"
 #include "tests/support.h"
@@ -30,21 +32,21 @@ static void write_as(struct pw_dev *dev, const char *from, const char *to, const
         ck_ok(pw_quant_folder(dev, from, NULL, to, false, &o, NULL, NULL, NULL));
 }
 
-/* How far a model is from the logits that llama.cpp gave of the fixture. */
-static double from_llama(struct pw_dev *dev, const char *name, const char *path)
+/* How far a model, with an adapter or without, is from the logits that llama.cpp gave of the fixture. */
+static double from_llama(struct pw_dev *dev, const char *name, const char *path, const char *adapter)
 {
     char expected[128];
     struct pw_gguf g;
     const struct pw_gguf_pair *p;
     int32_t ids[LOGITS_MOST];
     int64_t vocab;
-    snprintf(expected, sizeof expected, FIXTURES "%s.logits.gguf", name);
+    snprintf(expected, sizeof expected, FIXTURES "%s%s.logits.gguf", adapter ? "lora/" : "", name);
     ck_ok(pw_gguf_open(&g, expected));
     ck_ok(pw_gguf_get_array(&g, "ids", PW_GGUF_I32, true, &p));
     ck_assert(p->n >= 1 && p->n <= LOGITS_MOST);
     for (uint64_t i = 0; i < p->n; i++)
         ids[i] = (int32_t)pw_gguf_int(p, i);
-    float *ours = logits_of(dev, path, ids, (int)p->n, &vocab), *theirs;
+    float *ours = logits_with(dev, path, adapter, ids, (int)p->n, &vocab), *theirs;
     const struct pw_gguf_tensor *t = pw_gguf_tensor(&g, "logits");
     ck_assert(t && t->shape[0] == (int64_t)p->n && t->shape[1] == vocab);
     theirs = malloc(t->bytes);
@@ -82,7 +84,7 @@ START_TEST(there_and_back)
     write_as(dev, folder, file, "f32", true);
     write_as(dev, file, again, "f32", false);
     same_folders(folder, again);
-    const double d = from_llama(dev, name, folder), e = from_llama(dev, name, file);
+    const double d = from_llama(dev, name, folder, NULL), e = from_llama(dev, name, file, NULL);
     printf("%s: logits of the folder %.3g from llama.cpp, of the file written %.3g\n", name, d, e);
     ck_assert_msg(d <= 1e-4 && e <= 1e-4, "%s: %g and %g from llama.cpp", name, d, e);
     pw_dev_close(dev);
@@ -171,6 +173,94 @@ START_TEST(merged)
 }
 END_TEST
 
+/* ---- adapters ---- */
+
+/* Pairs of all experts in one tensor: llama.cpp's logits, on the file and on the folder of it; written and read again, and as a PEFT folder. */
+START_TEST(adapters)
+{
+    const char *name = names[_i], *dir = test_tmpdir(), *folder = test_path(dir, "folder"), *again = test_path(dir, "again.gguf"), *peft = test_path(dir, "peft");
+    struct pw_dev *dev = logits_device("", 2);
+    struct pw_adapter a, looked;
+    struct pw_checkpoint *c;
+    char base[128], lora[128];
+    snprintf(base, sizeof base, FIXTURES "%s.gguf", name);
+    snprintf(lora, sizeof lora, FIXTURES "lora/%s.gguf", name);
+    write_as(dev, base, folder, "f32", false);
+    const double d = from_llama(dev, name, base, lora), e = from_llama(dev, name, folder, lora);
+    printf("%s with an adapter of all experts: logits %.3g from llama.cpp, on a folder %.3g\n", name, d, e);
+    ck_assert_msg(d <= 2e-4 && e <= 2e-4, "%s: %g and %g from llama.cpp", name, d, e);
+    ck_ok(pw_adapter_load(&looked, lora, NULL));
+    ck_assert_uint_eq(looked.n, 1 + 3 * (_i ? 6 : 4));
+    ck_assert_str_eq(looked.modules[1].name, "model.layers.0.mlp.experts.0.gate_proj");
+    ck_assert_str_eq(looked.modules[4].name, "model.layers.0.mlp.experts.1.gate_proj");
+    pw_adapter_free(&looked);
+    ck_ok(pw_checkpoint_open(&c, base, NULL));
+    ck_ok(pw_adapter_load(&a, lora, pw_checkpoint_config(c)));
+    ck_assert_str_eq(a.config.targets, _i ? "q_proj,gate_proj,up_proj,down_proj" : "q_proj,w1,w3,w2");
+    ck_ok(pw_gguf_lora_write(&a, again, pw_checkpoint_config(c), PW_F32, false));
+    ck_ok(pw_dir_make(peft));
+    ck_ok(pw_peft_write(&a, peft));
+    ck_assert(between(dev, base, lora, base, again) == 0 && between(dev, base, lora, base, peft) <= 1e-6);
+    ck_ok(pw_gguf_lora_write(&a, again, pw_checkpoint_config(c), PW_F16, true));
+    const double half = between(dev, base, lora, base, again);       /* the fixture's numbers are of 8 bits: only those below 2^-14 are rounded */
+    ck_assert_msg(half <= 1e-4, "in f16: %g", half);
+    /* another number of experts; pairs of some experts alone; of different ranks */
+    struct pw_model_config other = *pw_checkpoint_config(c);
+    other.experts++;
+    ck_fails(pw_adapter_load(&looked, lora, &other), PW_E_FORMAT, "the adapter is for another base (expected ");
+    const size_t n = a.n;
+    a.n--;
+    ck_fails(pw_gguf_lora_write(&a, test_path(dir, "x.gguf"), pw_checkpoint_config(c), PW_F32, false), PW_E_UNSUPPORTED,
+             "GGUF files hold the pairs of all experts of a layer in one tensor (expected a pair of rank 2, got none)");
+    a.n = n;
+    a.modules[5].lora.r = 1;
+    ck_fails(pw_gguf_lora_write(&a, test_path(dir, "x.gguf"), pw_checkpoint_config(c), PW_F32, false), PW_E_UNSUPPORTED, "(expected a pair of rank 2, got another rank)");
+    a.modules[5].lora.r = 2;
+    a.modules += 4, a.n -= 4;
+    ck_fails(pw_gguf_lora_write(&a, test_path(dir, "x.gguf"), pw_checkpoint_config(c), PW_F32, false), PW_E_UNSUPPORTED, "this adapter has them for some alone");
+    ck_assert(!pw_file_exists(test_path(dir, "x.gguf")));
+    pw_adapter_free(&a);
+    pw_checkpoint_close(c);
+    pw_dev_close(dev);
+}
+END_TEST
+
+/* Ranks and scales of their own in what peft wrote: in the file they are multiplied into B. */
+START_TEST(scales)
+{
+    const char *dir = test_tmpdir(), *file = test_path(dir, "lora.gguf"), *base = test_path(dir, "base.gguf");
+    struct pw_dev *dev = logits_device("", 1);
+    struct pw_adapter a;
+    struct pw_checkpoint *c;
+    write_as(dev, FAMILIES "mixtral", base, "f32", true);
+    ck_ok(pw_checkpoint_open(&c, FAMILIES "mixtral", NULL));
+    ck_ok(pw_adapter_load(&a, FAMILIES "mixtral/adapter", pw_checkpoint_config(c)));
+    ck_ok(pw_gguf_lora_write(&a, file, pw_checkpoint_config(c), PW_F32, false));
+    ck_assert(between(dev, FAMILIES "mixtral", FAMILIES "mixtral/adapter", base, file) <= 2e-5);
+    ck_assert(between(dev, FAMILIES "mixtral", NULL, base, file) > 0.1);
+    pw_adapter_free(&a);
+    ck_ok(pw_adapter_load(&a, FAMILIES "mixtral/adapter", pw_checkpoint_config(c)));
+    for (size_t i = 0; i < a.n; i++)
+        a.modules[i].lora.scale *= 1 + (double)(i % 5);
+    ck_ok(pw_gguf_lora_write(&a, file, pw_checkpoint_config(c), PW_F32, true));
+    struct pw_adapter back;
+    ck_ok(pw_adapter_load(&back, file, pw_checkpoint_config(c)));
+    ck_assert_uint_eq(back.n, a.n);
+    for (size_t i = 0; i < a.n; i++) {
+        const struct pw_adapter_module *p = &a.modules[i], *q = &back.modules[i];
+        ck_assert_str_eq(p->name, q->name);
+        for (int64_t k = 0; k < pw_count(p->lora.b); k++)
+            ck_close(p->lora.scale * ((float *)p->lora.b.data)[k], q->lora.scale * ((float *)q->lora.b.data)[k], 0, 3e-7);
+    }
+    pw_adapter_free(&a);
+    pw_adapter_free(&back);
+    pw_checkpoint_close(c);
+    pw_dev_close(dev);
+}
+END_TEST
+
+/* ---- what cannot be ---- */
+
 /* A copy of a family's folder with one word of its config replaced. */
 static void folder_with(const char *family, const char *dir, const char *from, const char *to)
 {
@@ -224,6 +314,8 @@ int main(void)
     tcase_add_loop_test(t, there_and_back, 0, 2);
     tcase_add_loop_test(t, tensors_and_keys, 0, 2);
     tcase_add_test(t, merged);
+    tcase_add_loop_test(t, adapters, 0, 2);
+    tcase_add_test(t, scales);
     tcase_add_test(t, not_written);
     suite_add_tcase(s, t);
     return test_run(s);

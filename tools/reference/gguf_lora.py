@@ -24,6 +24,13 @@ R, ALPHA = 4, 6
 RANKS, ALPHAS = {"layers.1.self_attn.q_proj": 2}, {"down_proj": 3.5}
 
 
+def finish(w):
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
 def bf16(x):
     return (x.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
 
@@ -33,12 +40,12 @@ def permute(b, heads):
     return b.reshape(heads, 2, DIM // 2, -1).swapaxes(1, 2).reshape(b.shape)
 
 
-def widen(path):
+def widen(path, base=BASE, arch="llama"):
     """The base with every matrix in f32, so that llama.cpp computes in f32."""
-    r = GGUFReader(BASE)
-    w = GGUFWriter(path, "llama")
+    r = GGUFReader(base)
+    w = GGUFWriter(path, arch)
     for key, f in r.fields.items():
-        if key.startswith("llama.") or key.startswith("tokenizer."):
+        if key.startswith(arch + ".") or key.startswith("tokenizer."):
             v = f.contents()
             if isinstance(v, str):
                 w.add_string(key, v)
@@ -49,10 +56,7 @@ def widen(path):
     for t in r.tensors:
         x = t.data if t.tensor_type in (T.F32, T.F16) else dequantize(t.data, t.tensor_type)
         w.add_tensor(t.name, x.astype(np.float32).reshape([int(i) for i in reversed(t.shape)]))
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    finish(w)
 
 
 def logits(base, lora, ids):
@@ -93,10 +97,7 @@ def write_gguf(path, ad):
             b = permute(b, KV)
         w.add_tensor(name + ".lora_a", a)
         w.add_tensor(name + ".lora_b", (b.astype(np.float64) * scale * a.shape[0] / 8.0).astype(np.float32))
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    finish(w)
 
 
 def write_mlx(dir, ad, scale):
@@ -124,10 +125,7 @@ def main():
     w.add_tensor("base", base)
     w.add_tensor("lora", lora)
     w.add_tensor("mlx", mlx)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    finish(w)
 
 
 if __name__ == "__main__":
