@@ -373,7 +373,7 @@ void pw_model_config_write(const struct pw_model_config *c, const char *dtype, s
     pw_json_i64(w, "intermediate_size", c->ffn);
     if (f->window == WINDOW_ALTERNATES || (f->window == WINDOW_SWITCHED && c->window))
         write_layers(c, w);
-    pw_json_i64(w, "max_position_embeddings", c->context);
+    pw_json_i64(w, "max_position_embeddings", c->rope_scaling == PW_ROPE_DYNAMIC ? (int64_t)c->rope_original_context : c->context);
     if (f->may_bias && !f->qk_norm)
         pw_json_bool(w, "mlp_bias", c->mlp_bias);
     pw_json_str(w, "model_type", c->family);

@@ -18,12 +18,12 @@ struct pw_model_config {
     char architecture[48];    /* "LlamaForCausalLM" */
     int64_t vocab;
     int layers, hidden, heads, kv_heads, head_dim, ffn;
-    int64_t context;          /* max_position_embeddings */
+    int64_t context;          /* max_position_embeddings; with dynamic rope scaling, factor times it */
     double norm_eps, norm_offset;
     double rope_theta;
     bool rope_interleaved;    /* llama2.c and GGUF row order of q and k */
     enum pw_rope_scaling rope_scaling;
-    double rope_factor, rope_low_freq, rope_high_freq, rope_original_context;
+    double rope_factor, rope_low_freq, rope_high_freq, rope_original_context; /* original: with dynamic, max_position_embeddings */
     double rope_beta_fast, rope_beta_slow;     /* yarn */
     bool rope_whole_range;                     /* yarn: the range between the two is not widened to whole dimensions (truncate: false) */
     double rope_attention;                     /* yarn, longrope: cosines and sines are multiplied by it; 0 = 1 */

@@ -108,6 +108,17 @@ static int read_long(struct pw_model_config *c, const struct pw_value *rope, con
     return factors(c, rope, "long_factor", where, c->rope_long);
 }
 
+/* Nothing is scaled within max_position_embeddings, and factor says how far beyond it a sequence may go: that is the context. */
+static int read_dynamic(struct pw_model_config *c, const char *where)
+{
+    PW_CHECK(c->rope_factor >= 1, PW_E_FORMAT, "%s: factor must be at least 1 with rope_type dynamic (got %g)", where, c->rope_factor);
+    PW_CHECK(pw_model_config_rotary(c) > 2, PW_E_UNSUPPORTED, "%s: rope_type dynamic takes heads of more than 2 dimensions", where);
+    c->rope_original_context = (double)c->context;
+    PW_CHECK(c->rope_factor * c->rope_original_context <= 1 << 30, PW_E_FORMAT, "%s: factor %g times max_position_embeddings is more than 2^30", where, c->rope_factor);
+    c->context = (int64_t)(c->rope_factor * c->rope_original_context);
+    return 0;
+}
+
 /* One map of parameters. outer: the whole config, whose original_max_position_embeddings goes before that of the map. */
 static int read_map(struct pw_model_config *c, const struct pw_rope_rules *rules, const struct pw_value *rope, const struct pw_value *outer, const char *source,
                     const char *where, bool nested)
@@ -152,6 +163,8 @@ static int read_map(struct pw_model_config *c, const struct pw_rope_rules *rules
     }
     if (c->rope_scaling == PW_ROPE_YARN)
         PW_PASS(read_yarn(c, rope, where, nested));
+    if (c->rope_scaling == PW_ROPE_DYNAMIC)
+        PW_PASS(read_dynamic(c, where));
     return c->rope_scaling == PW_ROPE_LONG ? read_long(c, rope, where) : 0;
 }
 

@@ -34,7 +34,7 @@ static bool fits(const struct scorer *x, const struct pw_choice_request *r)
 {
     const struct pw_model_config *c = &x->m->config;
     const int64_t tokens = (int64_t)r->n_context + longest_cont(r) - 1;
-    return tokens <= x->context && (!pw_rope_two_sets(c) || (double)tokens <= c->rope_original_context);
+    return tokens <= x->context && (!pw_rope_by_length(c) || (double)tokens <= c->rope_original_context);
 }
 
 /* Tokens that all contexts that fit begin with; the last token of a context is never shared, since its row gives the first scores. */

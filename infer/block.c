@@ -269,7 +269,7 @@ static int rotate(const struct block *k, struct pw_tensor t, int heads, int dire
 {
     const enum pw_rope_layout layout = k->c->rope_interleaved ? PW_ROPE_INTERLEAVED : PW_ROPE_HALF;
     const int table = pw_model_config_local(k->c, k->index);
-    PW_TRY(pw_rope(k->dev, pw_split_heads(t, heads), k->b->pos, k->m->rope_cos[table], k->m->rope_sin[table], layout, direction), "layer %d: rope", k->index);
+    PW_TRY(pw_rope(k->dev, pw_split_heads(t, heads), k->b->pos, k->b->rope->cosines[table], k->b->rope->sines[table], layout, direction), "layer %d: rope", k->index);
     return 0;
 }
 

@@ -11,6 +11,7 @@
 #define PW_INFER_BLOCK_H
 
 #include "infer/model.h"
+#include "infer/rope.h"
 
 /* Which experts the tokens of a pass went to (ops: kernels/op.h); N = T * experts_chosen rows. */
 struct pw_route { struct pw_tensor logits, weights, chosen, places, tokens, starts; }; /* (T, E), (T, C) f32; (T, C), (T, C), (N), (E + 1) i32 */
@@ -35,7 +36,8 @@ struct pw_work {               /* scratch of a block: reused by every block; (T,
 };
 struct pw_block_batch {        /* the rows of this pass */
     int64_t tokens;
-    struct pw_tensor pos;                 /* (T) i32, rows of the rotary tables: pw_rope_row of each position */
+    const struct pw_rope_tables *rope;
+    struct pw_tensor pos;                 /* (T) i32, rows of the rotary tables: pw_rope_rows of each position */
     const struct pw_seqs *seqs;
     struct pw_tensor kv_rows;             /* (T) i32: rows of the KV pool to write; none in training (k, v are the batch's own) */
     struct pw_cache cache;                /* of this layer, with kv_rows */

@@ -261,6 +261,16 @@ static int admit(struct loop *k)
     return 0;
 }
 
+/* The text has become longer than what its rows were for. Both as transformers does: with longrope all of it once more; with dynamic scaling what is cached stays. */
+static int turn_otherwise(struct loop *k, struct running *r)
+{
+    if (k->c->rope_scaling == PW_ROPE_DYNAMIC)
+        return pw_session_stretch(k->s, r->seq, r->n);
+    PW_PASS(pw_session_rewind(k->s, r->seq, 0));
+    r->fed = 0;
+    return pw_session_expect(k->s, r->seq, r->n);
+}
+
 /* One pass over as much as fits: each unfinished request feeds what the cache lacks; those that come to their end pick a token. */
 static int step(struct loop *k)
 {
@@ -273,11 +283,8 @@ static int step(struct loop *k)
         struct running *r = &k->runs[i];
         if (r->done || r->seq < 0)
             continue;
-        if (pw_session_stale(k->s, r->seq, r->n - r->fed)) {   /* other rotary factors from here on: all of it once more, as transformers does */
-            PW_PASS(pw_session_rewind(k->s, r->seq, 0));
-            PW_PASS(pw_session_expect(k->s, r->seq, r->n));
-            r->fed = 0;
-        }
+        if (pw_session_stale(k->s, r->seq, r->n - r->fed))
+            PW_PASS(turn_otherwise(k, r));
         waiting--;                                     /* leave one row for each request that comes after */
         int64_t room = k->batch_tokens - used - waiting, left = r->n - r->fed, take = left < room ? left : room;
         if (take <= 0)
@@ -300,6 +307,7 @@ static int step(struct loop *k)
         PW_PASS(take_token(k, r, id));
         if (!r->done && k->opt->no_cache) {
             PW_PASS(pw_session_rewind(k->s, r->seq, 0));
+            PW_PASS(pw_session_expect(k->s, r->seq, r->n));
             r->fed = 0;
         }
     }

@@ -13,7 +13,6 @@
 #include "base/memory.h"
 #include "infer/memory_limit.h"
 #include "infer/model_parts.h"
-#include "infer/rope.h"
 #include "quant/stage.h"
 
 /* ---- what to do with stored weights --------------------------------------------------------------------------------- */
@@ -379,7 +378,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
 {
     const struct pw_model_config *k = &m->config;
     const size_t norm = pw_pool_round((size_t)k->hidden * sizeof(float));
-    size_t bytes = norm + pw_rope_bytes(k, m->longest, sizeof(float));
+    size_t bytes = norm;
     bytes += p->embed_host ? 0 : embed_bytes(m, p);
     if (own_head(m, p))
         bytes += weight_need(p, &m->head, PW_PLACE_HEAD);
@@ -513,34 +512,6 @@ static int place(struct pw_model *m, struct plan *p)
     return 0;
 }
 
-static int make_rope(struct pw_model *m, int table, enum pw_dtype type)
-{
-    const int64_t columns = pw_model_config_rotary(&m->config) / 2, rows = pw_rope_rows(&m->config, m->longest);
-    const size_t bytes = (size_t)rows * (size_t)columns * pw_dtype_bytes(type);
-    void *cosines = pw_pool_take(&m->pool, bytes), *sines = pw_pool_take(&m->pool, bytes);
-    PW_CHECK(cosines && sines, PW_E_NOMEM, "no room for the rotary tables");
-    struct pw_tensor c = m->rope_cos[table] = pw_tensor2(cosines, type, rows, columns), s = m->rope_sin[table] = pw_tensor2(sines, type, rows, columns);
-    if (m->dev->host)
-        return pw_rope_tables(&m->config, table == 1, c, s);
-    int rc = 0;
-    c.data = pw_alloc(2 * bytes);
-    PW_CHECK(c.data, PW_E_NOMEM, "out of memory for the rotary tables");
-    s.data = (char *)c.data + bytes;
-    PW_PASS_OUT(pw_rope_tables(&m->config, table == 1, c, s));
-    PW_PASS_OUT(pw_dev_put(m->dev, cosines, c.data, bytes));
-    PW_PASS_OUT(pw_dev_put(m->dev, sines, s.data, bytes));
-out:
-    pw_free(c.data);
-    return rc;
-}
-
-int pw_model_make_rope(struct pw_model *m, enum pw_dtype type)
-{
-    for (int i = 0; i < pw_rope_tables_of(&m->config); i++)
-        PW_PASS(make_rope(m, i, type));
-    return 0;
-}
-
 void pw_model_count_bytes(struct pw_model *m)
 {
     const struct pw_model_config *k = &m->config;
@@ -651,7 +622,6 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     }
     if (opt->context > 0)
         m->config.context = opt->context;
-    m->longest = pw_rope_longest(&m->config, opt->longest);
     PW_CHECK_OUT(!plan.embed_host || own_head(m, &plan), PW_E_USAGE, "%s: the embedding is the output layer too and cannot stay on the host (unless the head is quantised)", path);
     PW_CHECK_OUT(!opt->trainable || !m->config.experts, PW_E_UNSUPPORTED, "%s: full training of a model with experts is not supported", path);
     PW_PASS_OUT(pw_model_make_layers(m));
@@ -678,7 +648,6 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
         PW_PASS_OUT(pw_stream_open(&m->stream, dev, m->block_bytes, m->config.layers, plan.stream));
     PW_PASS_OUT(open_there(m, &plan));
     PW_TRY_OUT(place(m, &plan), "loading %s", path);
-    PW_TRY_OUT(pw_model_make_rope(m, PW_F32), "loading %s", path);
     pw_model_count_bytes(m);
 out:
     if (plan.device) {

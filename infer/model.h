@@ -1,4 +1,4 @@
-/* A model ready to compute: config, typed layers, the rotary table, and the checkpoint mapping that owns the bytes.
+/* A model ready to compute: config, typed layers, and the checkpoint mapping that owns the bytes.
  *
  * Loading places every weight where the device wants it: on host devices dense and 4-bit weights are used from the mapping; others get the stored rows
  * and quantise them by themselves (quant/stage.h), the rest is made on the processor, one at a time, and copied (never a second copy of the model in host memory);
@@ -28,11 +28,9 @@ struct pw_model {
     struct pw_tensor norm_final;                       /* (D) f32 */
     struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16; a GGUF block type is widened */
     struct pw_weight head;                             /* (V, D); tied: the embedding's bytes, in the type it is stored in, or its own when quantised */
-    struct pw_tensor rope_cos[2], rope_sin[2];         /* (rows, pairs) f32, rope.h; the second of layers with a window, where these have their own */
-    int64_t longest;                                   /* tokens of the longest sequence that the tables are made for */
     struct pw_checkpoint *checkpoint;                  /* owned; NULL when the model was created, not loaded */
     bool trainable;                                    /* weights are dense and may be written */
-    struct pw_pool pool;                               /* widened norms, tables, quantised weights */
+    struct pw_pool pool;                               /* widened norms, quantised weights */
     struct pw_layer_stream stream;                           /* weights of blocks that wait in host memory, with `stream` */
     size_t *block_bytes;                               /* (layers): of the weights of each block in the pool, or on the host; for plans */
     void *embed_pinned;                                /* the embedding with embed_host */
@@ -52,7 +50,6 @@ struct pw_model_options {
     bool embed_host;           /* the embedding stays in pinned host memory that the device reads; not on host devices, not with a dense tied head */
     int stream;                /* so many blocks wait in pinned host memory and are brought as they are needed (stream.h); not on host devices, not trainable */
     int64_t context;           /* --ctx; 0 = the model's */
-    int64_t longest;           /* no sequence will have more tokens: rotary tables are made for so many; 0 = the context */
     bool trainable;            /* full training: all weights as f32 in memory that may be written */
     uint64_t memory;           /* --memory; 0: no limit. What would go beyond it is refused before it is taken, here and when a session opens */
     const char *cache_type;    /* "" or NULL = as activations; "f32", "bf16", "int8": of the keys and values that sessions keep */

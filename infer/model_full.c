@@ -11,7 +11,6 @@
 #include "base/memory.h"
 #include "data/safetensors.h"
 #include "infer/model_parts.h"
-#include "infer/rope.h"
 
 /* ---- full training -------------------------------------------------------------------------------------------------- */
 
@@ -92,7 +91,6 @@ static size_t bytes_of(const struct pw_model_config *config, size_t size)
 {
     const size_t norm = pw_pool_round((size_t)config->hidden * size);
     size_t bytes = norm + pw_pool_round((size_t)(config->vocab * config->hidden) * size) * (config->tied ? 1 : 2);
-    bytes += pw_rope_bytes(config, 0, size);
     for (int n = 0; n < PW_NORM_COUNT; n++)
         if (pw_norm_suffix(config, n))
             bytes += pw_pool_round((size_t)pw_norm_width(config, n) * size) * (size_t)config->layers;
@@ -212,7 +210,6 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
         m->head = pw_weight_dense(pw_tensor2(data, type, V, D));
     }
 #undef STREAM
-    PW_PASS_OUT(pw_model_make_rope(m, type));
     pw_model_count_bytes(m);
 out:
     if (rc < 0) {

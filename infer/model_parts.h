@@ -6,7 +6,6 @@
 
 int pw_model_new(struct pw_model **out, struct pw_dev *dev, const struct pw_model_config *config); /* empty; config may be NULL */
 int pw_model_make_layers(struct pw_model *m);                      /* from the config, in the arena, zeroed */
-int pw_model_make_rope(struct pw_model *m, enum pw_dtype type);    /* takes the tables from the pool */
 void pw_model_count_bytes(struct pw_model *m);                     /* weight_bytes, when all weights are placed */
 
 /* The weights of a layer one after the other: *at counts from 0, NULL past the last. Linears have their own number; then the router, then gate, up and

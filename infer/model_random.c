@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "infer/model_parts.h"
-#include "infer/rope.h"
 #include "quant/stage.h"
 
 struct made {
@@ -65,7 +64,7 @@ static int make_norm(struct made *k, struct pw_tensor *t, int64_t n)
 static size_t count(const struct made *k, int64_t *rows, struct pw_quant_stage_size *size)
 {
     const struct pw_model_config *c = &k->m->config;
-    size_t bytes = pw_rope_bytes(c, k->m->longest, sizeof(float)) + pw_pool_round((size_t)c->hidden * sizeof(float)) + dense(k, c->vocab * c->hidden);
+    size_t bytes = pw_pool_round((size_t)c->hidden * sizeof(float)) + dense(k, c->vocab * c->hidden);
     *rows = c->vocab;
     for (int l = -1; l < PW_LIN_COUNT; l++) {
         const bool head = l < 0;
@@ -125,7 +124,6 @@ static int make(struct made *k)
             PW_TRY(make_matrix(k, &m->layers[i].linear[l], n_out, n_in, &k->quant), "layer %d: %s", i, pw_linear_suffix(l));
         }
     }
-    PW_PASS(pw_model_make_rope(m, PW_F32));
     pw_model_count_bytes(m);
     return pw_dev_sync(m->dev);
 }
@@ -141,7 +139,6 @@ int pw_model_random(struct pw_model **out, struct pw_dev *dev, const struct pw_m
     PW_PASS(pw_model_new(&k.m, dev, config));
     if (opt->context > 0)
         k.m->config.context = opt->context;
-    k.m->longest = pw_rope_longest(&k.m->config, opt->longest);
     k.m->config.parameters = pw_model_config_count(&k.m->config);
     PW_PASS_OUT(parse(opt->quantise, opt->double_quant, dev, &k.quant, &k.type));
     PW_PASS_OUT(parse(opt->head_type, false, dev, &k.head, &k.type));

@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "base/memory.h"
 #include "infer/memory_limit.h"
-#include "infer/rope.h"
 
 enum list { IDS, POS, KV_ROWS, TARGETS, BEST, LISTS };
 
@@ -33,6 +32,7 @@ struct pw_session {
 
     struct pw_pool kv, scratch, adapter;   /* adapter: xa of the attached adapter */
     struct pw_cache *cache;                /* per layer: pools (S, G, d) */
+    struct pw_rope_tables rope;
     struct pw_work work;
     int xa_rank;
     struct pw_tensor x, h, picked, loss;   /* (T, D), (T, D), (T, D), (T) */
@@ -90,6 +90,12 @@ static struct pw_block_shape shape_of(const struct pw_model *m, int64_t tokens)
     return (struct pw_block_shape){.config = &m->config, .tokens = tokens, .type = m->dev->act};
 }
 
+/* No timeline is longer than the pool has rows. */
+static struct pw_rope_shape rope_shape(const struct pw_model *m, int64_t rows, int64_t tokens)
+{
+    return (struct pw_rope_shape){.config = &m->config, .longest = rows, .tokens = tokens, .type = PW_F32};
+}
+
 static int64_t logit_rows(int64_t tokens)
 {
     return tokens < LOGIT_ROWS ? tokens : LOGIT_ROWS;
@@ -107,7 +113,8 @@ static size_t device_bytes(const struct pw_model *m, int64_t rows, int64_t token
 static size_t scratch_bytes(const struct pw_model *m, int64_t rows, int64_t tokens, int max_seqs)
 {
     const struct pw_block_shape shape = shape_of(m, tokens);
-    return pw_work_bytes(&shape) + 3 * pw_pool_round(act_bytes(m, tokens, m->config.hidden)) + pw_pool_round((size_t)tokens * sizeof(float)) +
+    const struct pw_rope_shape rope = rope_shape(m, pw_session_rows(rows), tokens);
+    return pw_rope_bytes(&rope) + pw_work_bytes(&shape) + 3 * pw_pool_round(act_bytes(m, tokens, m->config.hidden)) + pw_pool_round((size_t)tokens * sizeof(float)) +
            device_bytes(m, rows, tokens, max_seqs);
 }
 
@@ -135,6 +142,8 @@ static int open_pools(struct pw_session *s)
             PW_CHECK(pools[k]->data && (m->cache_type != PW_I8 || scales[k]->data), PW_E_NOMEM, "no room for the KV cache of layer %d", i);
         }
     }
+    const struct pw_rope_shape rope = rope_shape(m, s->rows, s->batch_tokens);
+    PW_PASS(pw_rope_place(&s->rope, m->dev, &s->scratch, &s->arena, &rope));
     PW_PASS(pw_work_place(&s->work, &s->scratch, &shape));
     struct pw_tensor *wide[] = {&s->x, &s->h, &s->picked};
     for (int i = 0; i < 3; i++) {
@@ -381,14 +390,24 @@ int pw_session_expect(struct pw_session *s, int seq, int64_t length)
     return 0;
 }
 
+int pw_session_stretch(struct pw_session *s, int seq, int64_t length)
+{
+    PW_CHECK(is_open(s, seq), PW_E_FAIL, "timeline %d is not open", seq);
+    PW_CHECK(s->m->config.rope_scaling == PW_ROPE_DYNAMIC, PW_E_FAIL, "timeline %d: only dynamic rope scaling goes on from what was rotated otherwise", seq);
+    PW_CHECK(length >= length_of(s, seq), PW_E_FAIL, "timeline %d: stretched to %lld, and it has %lld tokens", seq, (long long)length, (long long)length_of(s, seq));
+    s->timelines[seq].coming = length;
+    return 0;
+}
+
 bool pw_session_stale(const struct pw_session *s, int seq, int64_t n)
 {
     const struct pw_model_config *c = &s->m->config;
-    if (!is_open(s, seq) || length_of(s, seq) == 0 || !pw_rope_two_sets(c))
+    if (!is_open(s, seq) || length_of(s, seq) == 0 || !pw_rope_by_length(c))
         return false;
     const struct timeline *t = &s->timelines[seq];
     const int64_t length = length_of(s, seq) + n, held = t->length > 0 ? t->coming : s->timelines[t->prefix].coming;
-    return pw_rope_row(c, 0, factors_of(s, seq, length) > length ? factors_of(s, seq, length) : length) != pw_rope_row(c, 0, held);
+    const int64_t factors = factors_of(s, seq, length);
+    return !pw_rope_alike(c, factors > length ? factors : length, held);
 }
 
 int64_t pw_session_length(const struct pw_session *s, int seq)
@@ -416,10 +435,8 @@ static int check_feed(const struct pw_session *s, const struct pw_feed *feeds, i
                  (long long)f->n, (long long)t->length, (long long)t->capacity);
         PW_CHECK(f->n <= c->context - length_of(s, f->seq), PW_E_FAIL, "timeline %d: %lld more tokens after %lld exceed the context of %lld", f->seq,
                  (long long)f->n, (long long)length_of(s, f->seq), (long long)c->context);
-        PW_CHECK(f->n <= pw_rope_longest(c, s->m->longest) - length_of(s, f->seq), PW_E_FAIL, "timeline %d: %lld more tokens after %lld exceed the %lld that the model was loaded for",
-                 f->seq, (long long)f->n, (long long)length_of(s, f->seq), (long long)s->m->longest);
-        PW_CHECK(!pw_session_stale(s, f->seq, f->n), PW_E_FAIL, "timeline %d: with %lld more tokens it is longer than the original context of %.0f, for which its %lld were rotated: it must be fed again from its start",
-                 f->seq, (long long)f->n, c->rope_original_context, (long long)length_of(s, f->seq));
+        PW_CHECK(!pw_session_stale(s, f->seq, f->n), PW_E_FAIL, "timeline %d: with %lld more tokens it is longer than the original context of %.0f, for which its %lld were rotated%s: it must be fed again from its start",
+                 f->seq, (long long)f->n, c->rope_original_context, (long long)length_of(s, f->seq), length_of(s, f->seq) > c->rope_original_context ? " otherwise" : "");
         PW_CHECK(f->n <= s->batch_tokens - *total, PW_E_FAIL, "the pass exceeds %lld tokens", (long long)s->batch_tokens);
         for (int64_t j = 0; j < f->n; j++)
             PW_CHECK(f->ids[j] >= 0 && f->ids[j] < c->vocab, PW_E_FORMAT, "token id %d at %lld: expected 0 to %lld", f->ids[j], (long long)j,
@@ -469,6 +486,19 @@ static int32_t list_pages(struct pw_session *s, const struct timeline *t, int64_
     return at;
 }
 
+/* The rows of the rotary tables for the tokens of a pass. */
+static int turn(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
+{
+    int64_t row = 0;
+    pw_rope_pass(&s->rope);
+    for (int i = 0; i < n_feeds; i++) {
+        const int64_t before = length_of(s, feeds[i].seq), length = before + feeds[i].n, factors = pw_rope_by_length(&s->m->config) ? factors_of(s, feeds[i].seq, length) : 0;
+        PW_TRY(pw_rope_rows(&s->rope, before, feeds[i].n, factors > length ? factors : length, s->pos + row), "timeline %d", feeds[i].seq);
+        row += feeds[i].n;
+    }
+    return 0;
+}
+
 static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_feeds, int32_t *n_listed)
 {
     bool any_prefix = false;
@@ -480,7 +510,6 @@ static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     for (int i = 0; i < n_feeds; i++) {
         struct timeline *t = &s->timelines[feeds[i].seq];
         const struct timeline *prefix = t->prefix >= 0 ? &s->timelines[t->prefix] : NULL;
-        const int64_t before = length_of(s, feeds[i].seq), factors = factors_of(s, feeds[i].seq, before + feeds[i].n);
         grow(s, t, feeds[i].n);
         if (prefix && s->listed_at[t->prefix] < 0)
             s->listed_at[t->prefix] = list_pages(s, prefix, prefix->length, n_listed);
@@ -492,7 +521,6 @@ static bool lay_out(struct pw_session *s, const struct pw_feed *feeds, int n_fee
         any_prefix |= prefix != NULL;
         for (int64_t j = 0; j < feeds[i].n; j++, row++) {
             s->ids[row] = feeds[i].ids[j];
-            s->pos[row] = pw_rope_row(&s->m->config, before + j, factors);
             const int64_t at = t->length + j;
             s->kv_rows[row] = s->listed[s->kv_start[i] + at / PW_PAGE_ROWS] * PW_PAGE_ROWS + (int32_t)(at % PW_PAGE_ROWS);
         }
@@ -579,11 +607,12 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     PW_PASS(check_feed(s, feeds, n_feeds, &n));
     PW_PASS(follow_adapter(s));
     s->fed = 0;
+    PW_PASS(turn(s, feeds, n_feeds));
     const bool any_prefix = lay_out(s, feeds, n_feeds, &n_listed);
     struct pw_seqs seqs = {.n = n_feeds, .q_start = s->q_start, .kv_start = s->kv_start, .kv_len = s->kv_len,
                            .prefix_start = any_prefix ? s->prefix_start : NULL, .prefix_len = any_prefix ? s->prefix_len : NULL,
                            .pages = s->listed, .n_pages = n_listed, .page = PW_PAGE_ROWS};
-    struct pw_block_batch b = {.tokens = n, .seqs = &seqs};
+    struct pw_block_batch b = {.tokens = n, .rope = &s->rope, .seqs = &seqs};
     struct pw_tensor ids;
     PW_PASS(list_of(s, IDS, s->ids, n, &ids));
     PW_PASS(list_of(s, POS, s->pos, n, &b.pos));

@@ -30,12 +30,15 @@ void pw_session_drop(struct pw_session *s, int seq);
 void pw_session_reset(struct pw_session *s);            /* drops all */
 int pw_session_rewind(struct pw_session *s, int seq, int64_t tokens); /* forgets own tokens past this many */
 int64_t pw_session_length(const struct pw_session *s, int seq);       /* with prefix */
-/* Models with two sets of rotary factors (LongRoPE) rotate by the length of a whole sequence. A timeline takes the set of the length that it has
- * after its first feed, or of the length that is said here to be coming, before the first feed. When it grows out of its set what it
- * holds is stale: pw_session_stale says so of n more tokens, and feeding them is an error until it is rewound to nothing. A prefix that is shared
- * must be of the same set. Other models: nothing is ever stale. */
+/* Models with LongRoPE or dynamic scaling rotate by the length of a whole sequence (rope.h). A timeline takes the rows of the length that it has
+ * after its first feed, or of the length that is said here to be coming, before the first feed. When it grows out of these what it
+ * holds is stale: pw_session_stale says so of n more tokens, and feeding them is an error until it is rewound to nothing, or, with dynamic scaling, stretched. A prefix
+ * that is shared must be of the same rows. Other models: nothing is ever stale. */
 int pw_session_expect(struct pw_session *s, int seq, int64_t length);
 bool pw_session_stale(const struct pw_session *s, int seq, int64_t n);
+/* Dynamic scaling alone: from here on the timeline rotates by this length, and what it holds stays as it was rotated. That is how transformers generates with its cache: each
+ * token has the base of the length at which it came. No score of a text is computed so; it is for writing on. */
+int pw_session_stretch(struct pw_session *s, int seq, int64_t length);
 
 /* One pass: appends ids[i][0..n[i]) to timeline seq[i]. Rows of the pass are numbered in this order. Fails, changing nothing, when
  * ids are out of range, capacity or context would be exceeded, there are not pages enough, or the batch is too large. */

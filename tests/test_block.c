@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "infer/rope.h"
 #include "tests/support.h"
 #include "tests/whole_model.h"
 
@@ -118,6 +117,17 @@ static struct pw_model_config phi_config(void)
     c.rope_long[0] = 0.4;
     return c;
 }
+
+/* The longer of the two sequences has a base of its own. */
+static struct pw_model_config dynamic_config(void)
+{
+    struct pw_model_config c = whole_config(false);
+    c.rope_scaling = PW_ROPE_DYNAMIC;
+    c.rope_factor = 8;
+    c.rope_original_context = 4;
+    return c;
+}
+START_TEST(gradient_with_dynamic_scaling) { gradients(dynamic_config(), 0); } END_TEST
 
 static struct pw_model_config varied_config(int i)
 {
@@ -280,66 +290,176 @@ START_TEST(rope_frequencies)
     struct pw_model_config c = whole_config(false);
     c.head_dim = 128;
     c.rope_theta = 500000;
-    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, 100, freq), 0);
     ck_assert(freq[0] == 1 && fabs(freq[1] - pow(500000, -1.0 / 64)) <= 1e-15);
     c.rope_scaling = PW_ROPE_LINEAR;
     c.rope_factor = 4;
-    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, 100, freq), 0);
     ck_assert(freq[0] == 0.25);
     c.rope_scaling = PW_ROPE_LLAMA3;       /* the values of Llama 3.1 */
     c.rope_factor = 8;
     c.rope_low_freq = 1;
     c.rope_high_freq = 4;
     c.rope_original_context = 8192;
-    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, 100, freq), 0);
     ck_assert(freq[0] == 1);               /* short waves stay */
     ck_assert(fabs(freq[63] - pow(500000, -63.0 / 64) / 8) <= 1e-18);       /* long ones are slowed */
     for (int i = 1; i < 64; i++)
         ck_assert(freq[i] < freq[i - 1]);
     c.rope_scaling = PW_ROPE_YARN;         /* those of Qwen2.5: kept, then blended, then slowed */
-    ck_assert_int_lt(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);  /* no betas */
+    ck_assert_int_lt(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, 100, freq), 0);  /* no betas */
     c.rope_theta = 1e6;
     c.rope_factor = 4;
     c.rope_original_context = 32768;
     c.rope_beta_fast = 32;
     c.rope_beta_slow = 1;
-    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, 100, freq), 0);
     for (int i = 0; i < 64; i++) {         /* beta 32: 64 ln(32768 / 64 pi) / ln(1e6) = 23.59, so 23; beta 1: 39.6, so 40 */
         const double plain = pow(1e6, -i / 64.0), slow = i < 23 ? 0 : i > 40 ? 1 : (i - 23) / 17.0;
         ck_assert(fabs(freq[i] - plain * (1 - slow + slow / 4)) <= 1e-15);
     }
     c.rope_whole_range = true;
-    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, 100, freq), 0);
     const double low = 64 * log(32768 / (64 * M_PI)) / log(1e6), high = 64 * log(32768 / (2 * M_PI)) / log(1e6), slow = (30 - low) / (high - low);
     ck_assert(fabs(freq[30] - pow(1e6, -30.0 / 64) * (1 - slow + slow / 4)) <= 1e-15);
     c.rope_local_theta = 100;
-    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_LOCAL, freq), 0);
+    ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_LOCAL, 100, freq), 0);
     ck_assert(fabs(freq[5] - pow(100, -5.0 / 64)) <= 1e-15);
 }
 END_TEST
 
-/* Rows of the tables: short factors within the original context, long ones for sequences beyond it, and a context that needs one set alone. */
+/* Tables of their own on a device, with the number of their rows. */
+struct turned { struct pw_dev *dev; struct pw_pool pool; struct pw_arena arena; struct pw_rope_tables r; };
+
+static void open_turned(struct turned *t, const char *device, const struct pw_model_config *c, int64_t longest, int64_t tokens, int64_t rows)
+{
+    const struct pw_dev_options opt = {.kind = device};
+    const struct pw_rope_shape shape = {.config = c, .longest = longest, .tokens = tokens, .type = PW_F32};
+    *t = (struct turned){0};
+    pw_arena_init(&t->arena);
+    ck_assert_int_eq(pw_dev_open(&t->dev, &opt), 0);
+    ck_assert_int_eq(pw_pool_open(&t->pool, t->dev, pw_rope_bytes(&shape), "rope"), 0);
+    ck_assert_int_eq(pw_rope_place(&t->r, t->dev, &t->pool, &t->arena, &shape), 0);
+    ck_assert_uint_eq(t->pool.used, t->pool.bytes);    /* the plan is what is taken */
+    ck_assert_int_eq(t->r.cosines[0].shape[0], rows);
+}
+
+static void close_turned(struct turned *t)
+{
+    pw_pool_close(&t->pool);
+    pw_arena_free(&t->arena);
+    pw_dev_close(t->dev);
+}
+
+/* The last pair of position first + i turns by `theta` a position. */
+static void check_rows(struct turned *t, int64_t first, int64_t n, const int32_t *rows, double theta, double factor)
+{
+    float cosines[1024], sines[1024];
+    const int64_t columns = t->r.cosines[0].shape[1];
+    ck_assert(pw_count(t->r.cosines[0]) <= 1024);
+    ck_assert_int_eq(pw_dev_get(t->dev, cosines, t->r.cosines[0].data, pw_bytes(t->r.cosines[0])), 0);
+    ck_assert_int_eq(pw_dev_get(t->dev, sines, t->r.sines[0].data, pw_bytes(t->r.sines[0])), 0);
+    for (int64_t i = 0; i < n; i++) {                  /* an angle is off by half a unit of f32 */
+        const double angle = (double)(first + i) * theta, bound = factor * (angle * 0x1p-23 + 0x1p-23);
+        const int64_t at = rows[i] * columns + columns - 1;
+        ck_assert_msg(fabs(cosines[at] - factor * cos(angle)) <= bound && fabs(sines[at] - factor * sin(angle)) <= bound, "position %lld", (long long)(first + i));
+    }
+}
+
+static void check_turned(struct turned *t, int64_t first, int64_t n, int64_t length, double theta, double factor)
+{
+    int32_t rows[400];
+    ck_assert_int_eq(pw_rope_rows(&t->r, first, n, length, rows), 0);
+    check_rows(t, first, n, rows, theta, factor);
+}
+
+/* Rows are made when a sequence first reaches them, on host and device alike. */
 START_TEST(rope_rows)
 {
-    struct pw_model_config c = phi_config();
-    float values[4][64];
-    ck_assert(pw_rope_two_sets(&c) && pw_rope_rows(&c, 0) == 38 && pw_rope_rows(&c, 6) == 6 && pw_rope_rows(&c, 7) == 13 && pw_rope_rows(&c, 99) == 38 && pw_rope_row(&c, 5, 6) == 5 && pw_rope_row(&c, 5, 7) == 11 && pw_rope_row(&c, 0, 32) == 6);
-    struct pw_tensor cosines = pw_tensor2(values[0], PW_F32, 38, 1), sines = pw_tensor2(values[1], PW_F32, 38, 1);
-    ck_assert_int_eq(pw_rope_tables(&c, false, cosines, sines), 0);
-    ck_assert(fabs(values[0][4] - 1.3 * cos(4 / 1.2)) <= 3e-7 && fabs(values[1][6 + 4] - 1.3 * sin(4 / 0.4)) <= 1e-6);
-    /* Tables for shorter sequences are beginnings of these: of the set within the original context, and of the other after it. */
-    for (int longest = 5; longest <= 8; longest++) {
-        const int64_t n = pw_rope_rows(&c, longest);
-        float part[2][64];
-        ck_assert_int_eq(pw_rope_tables(&c, false, pw_tensor2(part[0], PW_F32, n, 1), pw_tensor2(part[1], PW_F32, n, 1)), 0);
-        ck_assert_mem_eq(part[0], values[0], (size_t)n * sizeof(float));
-        ck_assert_mem_eq(part[1], values[1], (size_t)n * sizeof(float));
+    static const char *const devices[] = {"ref", "simt"};
+    struct pw_model_config c = whole_config(false);
+    int32_t rows[1];
+    c.head_dim = 2;
+    c.context = 1 << 20;
+    for (int i = 0; i < 2; i++) {
+        struct turned t;
+        open_turned(&t, devices[i], &c, 400, 400, 400);
+        ck_assert_int_eq(t.r.made[0], 0);
+        check_turned(&t, 0, 5, 5, 1, 1);
+        ck_assert_int_lt(t.r.made[0], 400);
+        check_turned(&t, 5, 395, 400, 1, 1);           /* the last piece is shorter */
+        check_turned(&t, 100, 100, 200, 1, 1);
+        ck_assert_int_eq(t.r.made[0], 400);
+        ck_fails(pw_rope_rows(&t.r, 400, 1, 401, rows), PW_E_FAIL, "1 tokens after 400 of a sequence of 401, and the rotary tables are for 400");
+        close_turned(&t);
     }
+}
+END_TEST
+
+/* longrope: short factors within the original context, long ones for sequences beyond it, and sequences that need one set alone. */
+START_TEST(rope_rows_of_two_sets)
+{
+    struct pw_model_config c = phi_config();
+    struct turned t;
+    int32_t rows[32];
+    ck_assert(pw_rope_by_length(&c) && pw_rope_alike(&c, 1, 6) && !pw_rope_alike(&c, 6, 7) && pw_rope_alike(&c, 7, 32));
+    open_turned(&t, "ref", &c, 99, 1, 6 + 32);         /* no sequence is longer than the context */
+    check_turned(&t, 0, 6, 6, 1 / 1.2, 1.3);
+    check_turned(&t, 0, 32, 32, 1 / 0.4, 1.3);
+    check_turned(&t, 3, 2, 7, 1 / 0.4, 1.3);
+    ck_assert_int_eq(pw_rope_rows(&t.r, 5, 1, 6, rows), 0);
+    ck_assert_int_eq(rows[0], 5);
+    ck_assert_int_eq(pw_rope_rows(&t.r, 5, 1, 7, rows), 0);
+    ck_assert_int_eq(rows[0], 11);
+    close_turned(&t);
+    open_turned(&t, "ref", &c, 7, 1, 6 + 7);
+    close_turned(&t);
+    open_turned(&t, "ref", &c, 6, 1, 6);
+    close_turned(&t);
     c.context = 6;
-    ck_assert(!pw_rope_two_sets(&c) && pw_rope_rows(&c, 0) == 6 && pw_rope_rows(&c, 4) == 4 && pw_rope_row(&c, 5, 6) == 5);
-    struct pw_tensor few = pw_tensor2(values[2], PW_F32, 6, 1), sine = pw_tensor2(values[3], PW_F32, 6, 1);
-    ck_assert_int_eq(pw_rope_tables(&c, false, few, sine), 0);
-    ck_assert_mem_eq(values[0], values[2], 6 * sizeof(float));
+    ck_assert(!pw_rope_by_length(&c) && pw_rope_alike(&c, 6, 7));
+    open_turned(&t, "ref", &c, 6, 1, 6);
+    check_turned(&t, 0, 6, 6, 1 / 1.2, 1.3);
+    close_turned(&t);
+}
+END_TEST
+
+/* Dynamic scaling: within the original context as without; each longer sequence of a pass has rows of its own, by the base of its length. */
+START_TEST(rope_rows_of_dynamic)
+{
+    struct pw_model_config c = whole_config(false);
+    double freq[2];
+    int32_t rows[32];
+    c.rope_scaling = PW_ROPE_DYNAMIC;
+    c.rope_factor = 4;
+    c.rope_original_context = 8;
+    c.rope_theta = 100;
+    ck_assert(pw_rope_by_length(&c) && pw_rope_alike(&c, 1, 8) && !pw_rope_alike(&c, 8, 9) && !pw_rope_alike(&c, 9, 10) && pw_rope_alike(&c, 9, 9));
+    for (int length = 7; length <= 32; length++) {     /* d = 4, so the exponent is 4 / 2 */
+        ck_assert_int_eq(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, length, freq), 0);
+        const double scale = length < 8 ? 1 : 4.0 * length / 8 - 3;
+        ck_assert(freq[0] == 1 && fabs(freq[1] - pow(100 * scale * scale, -0.5)) <= 1e-15);
+    }
+    for (int i = 0; i < 2; i++) {
+        struct turned t;
+        open_turned(&t, i ? "simt" : "ref", &c, 32, 20, 8 + 20);
+        for (int pass = 0; pass < 2; pass++) {
+            static const struct { int first, n, length; double theta; } seqs[] = {{0, 8, 8, 0.1}, {0, 16, 16, 0.1 / 5}, {9, 1, 10, 0.1 / 2}, {29, 3, 32, 0.1 / 13}};
+            int32_t all[4][32];
+            pw_rope_pass(&t.r);
+            for (int k = 0; k < 4; k++)
+                ck_assert_int_eq(pw_rope_rows(&t.r, seqs[k].first, seqs[k].n, seqs[k].length, all[k]), 0);
+            for (int k = 0; k < 4; k++)
+                check_rows(&t, seqs[k].first, seqs[k].n, all[k], seqs[k].theta, 1);
+            ck_assert_int_eq(t.r.taken, 20);
+            ck_fails(pw_rope_rows(&t.r, 8, 1, 9, rows), PW_E_FAIL, "1 more tokens after 20 in a pass, and the rotary tables are for 20");
+        }
+        close_turned(&t);
+        open_turned(&t, i ? "simt" : "ref", &c, 8, 20, 8);       /* none of its sequences is scaled */
+        close_turned(&t);
+    }
+    c.rope_factor = 0.5;
+    ck_assert_int_lt(pw_rope_frequencies(&c, PW_ROPE_GLOBAL, 9, freq), 0);
 }
 END_TEST
 
@@ -404,6 +524,7 @@ int main(void)
     tcase_add_test(t, gradient_with_dropout_and_window);
     tcase_add_test(t, gradient_with_norms_of_heads);
     tcase_add_test(t, gradient_of_phi);
+    tcase_add_test(t, gradient_with_dynamic_scaling);
     tcase_add_test(t, gradient_of_experts);
     tcase_add_test(t, gradient_of_experts_in_one_layer);
     tcase_add_test(t, gradient_of_gemma);
@@ -414,6 +535,8 @@ int main(void)
     tcase_add_loop_test(t, sizes_are_what_is_taken, 0, VARIED + 2);
     tcase_add_test(t, rope_frequencies);
     tcase_add_test(t, rope_rows);
+    tcase_add_test(t, rope_rows_of_two_sets);
+    tcase_add_test(t, rope_rows_of_dynamic);
     tcase_add_test(t, module_names);
     tcase_add_loop_test(t, parameters_are_listed_once, 0, VARIED);
     suite_add_tcase(s, t);

@@ -95,6 +95,8 @@ START_TEST(families)
     ck_ok(parse(LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"mscale\":1,\"mscale_all_dim\":0.5}}", &c));
     ck_assert(c.rope_beta_fast == 32 && c.rope_beta_slow == 1 && c.rope_original_context == 128);
     ck_assert(fabs(c.rope_attention - (0.1 * log(4) + 1) / (0.05 * log(4) + 1)) <= 1e-15);
+    ck_ok(parse(LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.505}}", &c));
+    ck_assert(c.rope_scaling == PW_ROPE_DYNAMIC && c.rope_original_context == 128 && c.context == 320);  /* 320.64 */
     /* transformers 5 */
     ck_ok(parse(LLAMA ",\"dtype\":\"bfloat16\",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":12345.0}}", &c));
     ck_assert(c.rope_theta == 12345 && c.rope_scaling == PW_ROPE_PLAIN);
@@ -108,6 +110,9 @@ static const struct { const char *text; int code; const char *message; } bad_con
     {"{\"model_type\":\"llama\"}", PW_E_FORMAT, "vocab_size is missing"},
     {LLAMA ",\"num_key_value_heads\":3}", PW_E_FORMAT, "no multiple of num_key_value_heads"},
     {LLAMA ",\"rope_scaling\":{\"type\":\"proportional\",\"factor\":2}}", PW_E_UNSUPPORTED, "rope_scaling: rope_type proportional is not supported (known: default, linear, dynamic, yarn"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":0.5}}", PW_E_FORMAT, "factor must be at least 1 with rope_type dynamic (got 0.5)"},
+    {LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":1e9}}", PW_E_FORMAT, "times max_position_embeddings is more than 2^30"},
+    {LLAMA ",\"head_dim\":2,\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}", PW_E_UNSUPPORTED, "dynamic takes heads of more than 2 dimensions"},
     {LLAMA ",\"rope_scaling\":{\"factor\":2}}", PW_E_FORMAT, "rope_scaling: rope_type is missing"},
     {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2,\"beta_fast\":1,\"beta_slow\":2}}", PW_E_FORMAT, "beta_fast must be above beta_slow"},
     {LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":0.5}}", PW_E_FORMAT, "original_max_position_embeddings: expected a whole number"},

@@ -134,34 +134,44 @@ START_TEST(log_probabilities)
 }
 END_TEST
 
+/* Greedy tokens against those of transformers: each from a pass over all before it, where rows of rotary tables change with the length; or, `stretch`, through the cache
+ * as it was rotated. */
+static void continues(struct family *f, struct pw_session *s, const struct pw_value *g, const char *key, bool stretch)
+{
+    int32_t ids[LONGEST], want[LONGEST], last = 0;
+    static float logits[LONGEST * 256];
+    int64_t n = ids_of(pw_get(g, "prompt"), ids), fed = 0;
+    const int64_t more = ids_of(pw_get(g, key), want);
+    ck_assert(more >= 10 && n + more <= LONGEST);
+    pw_session_reset(s);
+    const int seq = pw_session_add(s, n + more, -1);
+    for (int64_t i = 0; i < more; i++, n++) {
+        if (pw_session_stale(s, seq, n - fed)) {
+            ck_ok(stretch ? pw_session_stretch(s, seq, n) : pw_session_rewind(s, seq, 0));
+            fed = stretch ? fed : 0;
+        }
+        feed(f, s, seq, ids, fed, n, logits);
+        fed = n;
+        const float *row = logits + (n - 1) * f->V;
+        last = 0;
+        for (int32_t v = 1; v < f->V; v++)
+            last = row[v] > row[last] ? v : last;
+        ck_assert_msg(last == want[i], "%s: %s: token %lld is %d, transformers has %d", f->name, key, (long long)i, last, want[i]);
+        ids[n] = last;
+    }
+    printf("%s: %lld greedy tokens are those of transformers%s\n", f->name, (long long)more, stretch ? " with its cache" : "");
+}
+
 START_TEST(greedy)
 {
     struct family f;
     struct pw_session *s;
-    int32_t ids[LONGEST], want[LONGEST], last = 0;
-    static float logits[LONGEST * 256];
     open_family(&f, _i);
     const struct pw_value *g = pw_get(f.golden, "generation");
-    int64_t n = ids_of(pw_get(g, "prompt"), ids), fed = 0;
-    const int64_t more = ids_of(pw_get(g, "tokens"), want);
-    ck_assert(more >= 10 && n + more <= LONGEST);
     ck_ok(pw_session_open(&s, f.m, LONGEST, LONGEST, 1));
-    const int seq = pw_session_add(s, n + more, -1);
-    for (int64_t i = 0; i < more; i++, n++) {
-        if (pw_session_stale(s, seq, n - fed)) {
-            ck_ok(pw_session_rewind(s, seq, 0));
-            fed = 0;
-        }
-        feed(&f, s, seq, ids, fed, n, logits);
-        fed = n;
-        const float *row = logits + (n - 1) * f.V;
-        last = 0;
-        for (int32_t v = 1; v < f.V; v++)
-            last = row[v] > row[last] ? v : last;
-        ck_assert_msg(last == want[i], "%s: token %lld is %d, transformers has %d", f.name, (long long)i, last, want[i]);
-        ids[n] = last;
-    }
-    printf("%s: %lld greedy tokens are those of transformers\n", f.name, (long long)more);
+    continues(&f, s, g, "tokens", false);
+    if (f.m->config.rope_scaling == PW_ROPE_DYNAMIC)
+        continues(&f, s, g, "cached", true);
     pw_session_close(s);
     close_family(&f);
 }

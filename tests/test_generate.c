@@ -250,6 +250,83 @@ START_TEST(same_seed_same_text)
 }
 END_TEST
 
+/* The greedy continuation as the rules have it, by hand: each token from a pass over all before it, or through the cache as it was rotated. */
+static void by_hand(struct opened *o, int32_t *ids, int64_t n, int64_t more, bool fresh)
+{
+    const int64_t vocab = o->m->config.vocab;
+    float *logits = calloc((size_t)vocab, sizeof *logits);
+    int64_t fed = 0;
+    pw_session_reset(o->s);
+    const int seq = pw_session_add(o->s, n + more, -1);
+    for (; more > 0; more--, n++) {
+        if (fresh || pw_session_stale(o->s, seq, n - fed)) {
+            if (!fresh && o->m->config.rope_scaling == PW_ROPE_DYNAMIC)
+                ck_ok(pw_session_stretch(o->s, seq, n));
+            else {
+                ck_ok(pw_session_rewind(o->s, seq, 0));
+                fed = 0;
+            }
+        }
+        const struct pw_feed feed = {seq, ids + fed, n - fed};
+        ck_ok(pw_session_feed(o->s, &feed, 1));
+        ck_ok(pw_session_logits(o->s, &(int32_t){(int32_t)(n - fed - 1)}, 1, logits));
+        fed = n;
+        ids[n] = 0;
+        for (int32_t v = 1; v < vocab; v++)
+            ids[n] = logits[v] > logits[ids[n]] ? v : ids[n];
+    }
+    free(logits);
+}
+
+/* Texts that grow beyond the original context. longrope: all of the text is computed once more, so that the cache changes nothing. Dynamic: what is cached stays as
+ * it was rotated, as in transformers; without the cache each token is that of a pass over the whole text. A prompt in several pieces is one length. */
+START_TEST(beyond_the_original_context)
+{
+    struct opened o;
+    struct pw_tokens tokens = {0};
+    struct pw_gen g = {0};
+    int32_t texts[2][2][200];                          /* prompt and continuation: dynamic or not, fresh or not */
+    if (!open_stories(&o))
+        return;
+    generate(&o, &g, prompts[3], &tokens, 60);
+    const int64_t n = g.n_prompt;
+    pw_session_close(o.s);
+    o.m->config.rope_original_context = 30;
+    o.m->config.rope_factor = 12;
+    o.m->config.rope_attention = 0;
+    for (int i = 0; i < PW_ROPE_PAIRS_MAX; i++)
+        o.m->config.rope_short[i] = 1, o.m->config.rope_long[i] = 3;
+    ck_assert(n < 30 && o.m->config.context > 30);
+    o.opt.n_stop_ids = 0;
+    for (int dynamic = 0; dynamic < 2; dynamic++)
+        for (int fresh = 0; fresh < 2; fresh++) {
+            int32_t *ids = texts[dynamic][fresh];
+            o.m->config.rope_scaling = dynamic ? PW_ROPE_DYNAMIC : PW_ROPE_LONG;
+            memcpy(ids, tokens.ids, (size_t)n * sizeof *ids);
+            ck_ok(pw_session_open(&o.s, o.m, 2048, 128, 8));
+            by_hand(&o, ids, n, 60, fresh);
+            pw_session_close(o.s);
+            ck_ok(pw_session_open(&o.s, o.m, 2048, 17, 8));
+            for (int64_t begin = n; begin <= n + 40; begin += 40) {    /* from within, and from beyond */
+                struct pw_gen more = {.prompt = ids, .n_prompt = begin, .max_tokens = n + 60 - begin};
+                if (dynamic && !fresh && begin > n)
+                    continue;                          /* the prompt would have another base than the cache had */
+                o.opt.no_cache = fresh;
+                ck_ok(pw_generate(o.s, o.t, &more, 1, &o.opt));
+                ck_assert_int_eq(more.n_tokens, n + 60 - begin);
+                ck_assert_mem_eq(more.tokens, ids + begin, (size_t)more.n_tokens * sizeof *ids);
+                pw_gen_free(&more);
+            }
+            pw_session_close(o.s);
+        }
+    ck_assert_mem_eq(texts[0][0], texts[0][1], (size_t)(n + 60) * sizeof(int32_t));
+    ck_assert_mem_ne(texts[1][0], texts[1][1], (size_t)(n + 60) * sizeof(int32_t));
+    pw_tokens_free(&tokens);
+    o.s = NULL;
+    close_stories(&o);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("generate");
@@ -262,6 +339,7 @@ int main(void)
     tcase_add_test(t, stop_strings_and_streaming);
     tcase_add_test(t, context_and_prompts_that_do_not_fit);
     tcase_add_test(t, same_seed_same_text);
+    tcase_add_test(t, beyond_the_original_context);
     suite_add_tcase(s, t);
     return test_run(s);
 }

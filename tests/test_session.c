@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/value.h"
-#include "infer/rope.h"
 #include "infer/sampler.h"
 #include "infer/session.h"
 #include "tests/support.h"
@@ -456,35 +455,77 @@ START_TEST(wrong_loads)
 }
 END_TEST
 
-/* A model loaded for short sequences: smaller rotary tables, the same bytes, and longer sequences refused; the plan counts the same. */
-START_TEST(loaded_for_short)
+/* A model of a long context: a session takes tables for its own rows, and the plan counts them. Results are those of a session for all of it. */
+START_TEST(tables_of_the_session)
 {
     static const char path[] = "tests/data/llama-tied";
-    const struct pw_dev_options d = {.kind = "cpu", .threads = 2, .level = getenv("PW_CPU")};
-    const struct pw_model_options opt = {.longest = 5}, measure = {.longest = 5, .measure = true};
     const int32_t rows[] = {0, 1, 2, 3, 4};
-    struct opened whole, o = {0};
-    struct pw_model *plan = NULL;
+    struct opened whole, o;
     float expected[5 * V], got[5 * V];
-    open_model(&whole, path, "cpu", NULL, 8, 8, 1);
-    ck_ok(pw_dev_open(&o.dev, &d));
-    ck_ok(pw_model_load(&o.m, o.dev, path, &opt));
-    ck_ok(pw_model_load(&plan, o.dev, path, &measure));
-    ck_ok(pw_session_open(&o.s, o.m, 8, 8, 1));
-    ck_assert_int_eq(o.m->rope_cos[0].shape[0], 5);
-    ck_assert_uint_eq(plan->pool.bytes, o.m->pool.bytes);
-    ck_assert_uint_eq(whole.m->pool.bytes - o.m->pool.bytes, pw_rope_bytes(&o.m->config, 0, sizeof(float)) - pw_rope_bytes(&o.m->config, 5, sizeof(float)));
-    ck_assert_uint_gt(whole.m->pool.bytes, o.m->pool.bytes);
+    open_model(&whole, path, "cpu", NULL, 64, 8, 1);
+    open_model(&o, path, "cpu", NULL, 16, 8, 1);
+    const size_t weights = o.m->pool.bytes, cache = 2 * (size_t)o.m->config.layers * (size_t)(o.m->config.kv_heads * o.m->config.head_dim) * sizeof(float);
+    ck_assert_uint_eq(whole.m->pool.bytes, weights);
+    ck_assert_uint_eq(pw_session_bytes(o.m, 64, 8, 1) - pw_session_bytes(o.m, 16, 8, 1), 48 * (cache + (size_t)o.m->config.head_dim * sizeof(float)));
+    ck_assert_uint_eq(pw_session_bytes(o.m, 1 << 20, 8, 1) - pw_session_bytes(o.m, 64, 8, 1), ((1 << 20) - 64) * cache);       /* its context is 64 */
     const int a = pw_session_add(whole.s, 8, -1), b = pw_session_add(o.s, 8, -1);
     feed(whole.s, a, IDS, 5);
     ck_ok(pw_session_logits(whole.s, rows, 5, expected));
     feed(o.s, b, IDS, 5);
     ck_ok(pw_session_logits(o.s, rows, 5, got));
     ck_assert_mem_eq(expected, got, sizeof got);
-    ck_fails(pw_session_feed(o.s, &(struct pw_feed){b, IDS, 1}, 1), PW_E_FAIL, "1 more tokens after 5 exceed the 5 that the model was loaded for");
-    pw_model_free(plan);
     close_model(&o);
     close_model(&whole);
+}
+END_TEST
+
+/* Dynamic rope scaling: a longer timeline is computed for the length that is coming; growing further is an error, or, stretched, another answer. */
+START_TEST(dynamic_scaling)
+{
+    const int32_t last[] = {7};
+    struct opened o;
+    float whole[V], pieces[V], stretched[V], plain[V];
+    open_model(&o, "tests/data/llama-tied", "cpu", NULL, 64, 8, 2);
+    int a = pw_session_add(o.s, 32, -1);
+    feed(o.s, a, IDS, 8);
+    ck_ok(pw_session_logits(o.s, last, 1, plain));
+    ck_fails(pw_session_stretch(o.s, a, 9), PW_E_FAIL, "only dynamic rope scaling");
+    pw_session_close(o.s);
+    o.m->config.rope_scaling = PW_ROPE_DYNAMIC;
+    o.m->config.rope_factor = 16;
+    o.m->config.rope_original_context = 4;
+    ck_ok(pw_session_open(&o.s, o.m, 64, 8, 2));
+    a = pw_session_add(o.s, 32, -1);
+    feed(o.s, a, IDS, 8);
+    ck_ok(pw_session_logits(o.s, last, 1, whole));
+    ck_assert_mem_ne(whole, plain, sizeof whole);
+    pw_session_reset(o.s);
+    a = pw_session_add(o.s, 32, -1);
+    ck_ok(pw_session_expect(o.s, a, 8));
+    feed(o.s, a, IDS, 3);
+    feed(o.s, a, IDS + 3, 4);
+    feed(o.s, a, IDS + 7, 1);
+    ck_ok(pw_session_logits(o.s, &(int32_t){0}, 1, pieces));
+    for (int v = 0; v < V; v++)
+        ck_close(pieces[v], whole[v], 1e-5, 0);        /* f32, sums of at most 40 products */
+    ck_assert(pw_session_stale(o.s, a, 1));
+    ck_fails(pw_session_feed(o.s, &(struct pw_feed){a, IDS, 1}, 1), PW_E_FAIL, "for which its 8 were rotated otherwise: it must be fed again from its start");
+    ck_fails(pw_session_stretch(o.s, a, 7), PW_E_FAIL, "stretched to 7, and it has 8 tokens");
+    pw_session_reset(o.s);
+    a = pw_session_add(o.s, 32, -1);
+    feed(o.s, a, IDS, 7);
+    ck_ok(pw_session_stretch(o.s, a, 8));
+    ck_assert(!pw_session_stale(o.s, a, 1));
+    feed(o.s, a, IDS + 7, 1);
+    ck_ok(pw_session_logits(o.s, &(int32_t){0}, 1, stretched));
+    ck_assert_mem_ne(stretched, pieces, sizeof pieces);
+    /* A prefix within the original context cannot begin a longer timeline. */
+    pw_session_reset(o.s);
+    a = pw_session_add(o.s, 8, -1);
+    feed(o.s, a, IDS, 4);
+    const int b = pw_session_add(o.s, 8, a);
+    ck_fails(pw_session_feed(o.s, &(struct pw_feed){b, IDS, 1}, 1), PW_E_FAIL, "for which its 4 were rotated: it must be fed again");
+    close_model(&o);
 }
 END_TEST
 
@@ -563,7 +604,8 @@ int main(void)
     tcase_add_loop_test(t, many_uneven_timelines, 0, 3);
     tcase_add_test(t, wrong_feeds);
     tcase_add_test(t, wrong_loads);
-    tcase_add_test(t, loaded_for_short);
+    tcase_add_test(t, tables_of_the_session);
+    tcase_add_test(t, dynamic_scaling);
     tcase_add_test(t, memory_limits);
     tcase_add_test(t, sampling);
     suite_add_tcase(s, t);

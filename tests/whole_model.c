@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/rng.h"
-#include "infer/rope.h"
 
 static void must(int rc, const char *what)
 {
@@ -109,15 +108,17 @@ static void open_layer(struct whole *w, int i, enum pw_dtype type, int rank, uin
     }
 }
 
-static void open_rows(struct whole *w, const int *lens, uint64_t seed)
+static void open_rows(struct whole *w, enum pw_dtype type, const int *lens, uint64_t seed)
 {
+    const struct pw_rope_shape rope = {.config = &w->m->config, .longest = WHOLE_TOKENS, .tokens = WHOLE_TOKENS, .type = type};
     int32_t row = 0;
+    MUST(pw_rope_place(&w->rope, w->dev, &w->pool, &w->arena, &rope));
     for (int s = 0; lens[s] > 0; s++) {
         w->seqs.n = s + 1;
         w->q_start[s] = row;
         w->kv_len[s] = lens[s];
-        for (int j = 0; j < lens[s]; j++, row++)
-            w->pos[row] = pw_rope_row(&w->m->config, j, lens[s]);
+        MUST(pw_rope_rows(&w->rope, 0, lens[s], lens[s], w->pos + row));
+        row += lens[s];
         w->q_start[s + 1] = row;
     }
     w->tokens = row;
@@ -128,19 +129,20 @@ static void open_rows(struct whole *w, const int *lens, uint64_t seed)
         w->ids[t] = (int32_t)pw_rng_below(&rng, (uint64_t)w->m->config.vocab);
         w->targets[t] = t % 4 == 2 ? -1 : (int32_t)pw_rng_below(&rng, (uint64_t)w->m->config.vocab);
     }
-    w->batch = (struct pw_block_batch){.tokens = row, .pos = pw_tensor1(w->pos, PW_I32, row), .seqs = &w->seqs};
+    w->batch = (struct pw_block_batch){.tokens = row, .rope = &w->rope, .pos = pw_tensor1(w->pos, PW_I32, row), .seqs = &w->seqs};
 }
 
 void whole_open(struct whole *w, const char *device, const struct pw_model_config *c, enum pw_dtype type, int rank, const int *lens, uint64_t seed)
 {
     const struct pw_dev_options opt = {.kind = device, .threads = 2, .level = getenv("PW_CPU")};
     *w = (struct whole){0};
+    pw_arena_init(&w->arena);
     MUST(pw_dev_open(&w->dev, &opt));
     MUST(pw_model_create_as(&w->m, w->dev, c, seed, type));
     MUST(pw_pool_open(&w->pool, w->dev, 4 << 20, "test"));
     for (int i = 0; i < c->layers; i++)
         open_layer(w, i, type, rank, seed);
-    open_rows(w, lens, seed);
+    open_rows(w, type, lens, seed);
     const int64_t T = w->tokens, D = c->hidden;
     struct pw_block_shape shape = {.config = c, .tokens = T, .backward = true, .type = type};
     pw_model_ranks(w->m, shape.ranks);
@@ -170,6 +172,7 @@ void whole_open(struct whole *w, const char *device, const struct pw_model_confi
 void whole_close(struct whole *w)
 {
     pw_pool_close(&w->pool);
+    pw_arena_free(&w->arena);
     pw_model_free(w->m);
     pw_dev_close(w->dev);
 }

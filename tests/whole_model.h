@@ -20,6 +20,8 @@ struct whole {
     int64_t tokens;
     int32_t ids[WHOLE_TOKENS], targets[WHOLE_TOKENS], pos[WHOLE_TOKENS], q_start[4], kv_len[4];
     struct pw_seqs seqs;
+    struct pw_rope_tables rope;
+    struct pw_arena arena;
     struct pw_block_batch batch;
 };
 struct pw_model_config whole_config(bool tied);

@@ -350,7 +350,7 @@ static int fill_batch(struct pw_bench *b, struct pw_packed *batch, struct pw_are
 int pw_bench_train(struct pw_bench *b, struct pw_bench_run *r)
 {
     struct pw_dev *dev = b->m->dev;
-    const struct pw_pass_shape shape = {.tokens = r->batch * r->tokens, .sequences = r->batch, .train = true, .kept = b->checkpointing ? 1 : b->m->config.layers};
+    const struct pw_pass_shape shape = {.tokens = r->batch * r->tokens, .sequences = r->batch, .longest = r->tokens, .train = true, .kept = b->checkpointing ? 1 : b->m->config.layers};
     struct pw_adapter adapter = {0};
     struct pw_arena a;
     struct pw_pool pool = {0}, gradients = {0};

@@ -107,7 +107,7 @@ static int finish(struct pw_cmd *c, struct pw_json *w, int rc)
 static int set_magnitudes(struct pw_cmd *c, struct pw_adapter *a)
 {
     const struct pw_common *o = c->common;
-    const struct pw_model_options mo = {.tokenizer = o->tokenizer, .quantise = o->type, .double_quant = o->double_quant, .longest = 1, .memory = o->memory};
+    const struct pw_model_options mo = {.tokenizer = o->tokenizer, .quantise = o->type, .double_quant = o->double_quant, .memory = o->memory};
     const struct pw_dev_options host = {.kind = "cpu", .threads = o->threads};
     struct pw_dev *dev = NULL;
     struct pw_model *m = NULL;

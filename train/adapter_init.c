@@ -42,7 +42,7 @@ struct sources { struct pw_dev *dev; struct pw_model *base, *full; bool own_base
 static int open_sources(struct sources *s, struct pw_run *run, bool loftq)
 {
     const struct pw_recipe *r = run->opt.recipe;
-    struct pw_model_options o = {.tokenizer = r->tokenizer, .quantise = pw_run_quantise(run), .double_quant = r->double_quant, .longest = 1};
+    struct pw_model_options o = {.tokenizer = r->tokenizer, .quantise = pw_run_quantise(run), .double_quant = r->double_quant};
     const struct pw_dev_options host = {.kind = "cpu", .threads = run->opt.dev->threads};
     s->own_base = !run->opt.dev->host;
     s->base = s->own_base ? NULL : run->model;

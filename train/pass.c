@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "infer/rope.h"
 
 enum { NOISE_OFFSET = (1 << 20) - 1 };   /* of the counters of a pass: above those of layers and linears */
 
@@ -65,7 +64,7 @@ static void walk_saved(struct walk *k, struct pw_pass *p, const struct pw_model 
     }
 }
 
-static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s)
+static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s, struct pw_arena *arena)
 {
     int64_t T = s->tokens, D = m->config.hidden;
     const struct pw_block_shape block = shape_of(m, s);
@@ -84,6 +83,10 @@ static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_mode
     }
     if (!m->dev->host)
         p->seqs = take(k, pw_seqs_bytes((int)s->sequences, 0));
+    const struct pw_rope_shape rope = {.config = &m->config, .longest = s->longest ? s->longest : T, .tokens = T, .type = PW_F32};
+    k->bytes += pw_rope_bytes(&rope);
+    if (k->pool && k->rc == 0)
+        k->rc = pw_rope_place(&p->rope, m->dev, k->pool, arena, &rope);
     k->bytes += pw_work_bytes(&block);
     if (k->pool && k->rc == 0)
         k->rc = pw_work_place(&p->work, k->pool, &block);
@@ -94,7 +97,7 @@ void pw_pass_size(const struct pw_model *m, const struct pw_pass_shape *s, struc
     struct pw_pass none = {0};
     struct walk saved = {0}, scratch = {0};
     walk_saved(&saved, &none, m, s);
-    walk_scratch(&scratch, &none, m, s);
+    walk_scratch(&scratch, &none, m, s, NULL);
     size_t block = pw_block_scratch(m, s->tokens, s->tokens, s->train), head = pw_scratch_head(m->dev, s->tokens, &m->head, s->train);
     *bytes = (struct pw_pass_bytes){.saved = saved.bytes, .scratch = scratch.bytes, .device = block > head ? block : head};
 }
@@ -108,11 +111,8 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
     p->host_loss = pw_arena_array(arena, (size_t)s->tokens, sizeof *p->host_loss);
     p->saved = pw_arena_array(arena, (size_t)(slots_of(m, s) > 0 ? slots_of(m, s) : 1), sizeof *p->saved);
     p->grads = pw_arena_array(arena, L, sizeof *p->grads);
-    PW_CHECK(p->host_loss && p->saved && p->grads, PW_E_NOMEM, "placing a pass");
-    if (pw_rope_two_sets(&m->config)) {
-        p->host_pos = pw_arena_array(arena, (size_t)s->tokens, sizeof *p->host_pos);
-        PW_CHECK(p->host_pos, PW_E_NOMEM, "placing a pass");
-    }
+    p->host_pos = pw_arena_array(arena, (size_t)s->tokens, sizeof *p->host_pos);
+    PW_CHECK(p->host_loss && p->host_pos && p->saved && p->grads, PW_E_NOMEM, "placing a pass");
     for (size_t i = 0; i < L; i++) {
         struct pw_block_grads *g = &p->grads[i];
         for (int n = 0; n < PW_NORM_COUNT; n++)
@@ -125,7 +125,7 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
         }
     }
     walk_saved(&k, p, m, s);
-    walk_scratch(&k, p, m, s);
+    walk_scratch(&k, p, m, s, arena);
     PW_TRY(k.rc, "placing a pass of %lld tokens", (long long)s->tokens);
     if (pw_pass_host_bytes(m, s) > 0) {
         void *host = NULL;
@@ -314,15 +314,13 @@ static int backward(struct pw_pass *p, const struct rows *r, const struct pw_blo
     return 0;
 }
 
-/* Rows of the rotary tables for the tokens of a batch: where they depend on how long a sequence is, in the pass's own list. */
-static const int32_t *rope_rows(struct pw_pass *p, const struct pw_packed *batch)
+/* Rows of the rotary tables for the tokens of a batch. */
+static int turn(struct pw_pass *p, const struct pw_packed *batch, struct pw_tensor pos)
 {
-    if (!p->host_pos)
-        return batch->positions;
+    pw_rope_pass(&p->rope);
     for (int s = 0; s < batch->n_seqs; s++)
-        for (int32_t t = batch->seq_start[s]; t < batch->seq_start[s] + batch->seq_len[s]; t++)
-            p->host_pos[t] = pw_rope_row(&p->m->config, batch->positions[t], batch->seq_len[s]);
-    return p->host_pos;
+        PW_TRY(pw_rope_rows(&p->rope, 0, batch->seq_len[s], batch->seq_len[s], p->host_pos + batch->seq_start[s]), "sequence %d of a pass", s);
+    return pw_dev_put(p->m->dev, pos.data, p->host_pos, (size_t)batch->n_tokens * sizeof(int32_t));
 }
 
 int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct pw_pass_options *o, double *loss)
@@ -332,19 +330,16 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     int64_t n = batch->n_tokens;
     PW_CHECK(n > 0 && n <= p->shape.tokens, PW_E_FAIL, "a pass of %lld tokens (planned for %lld)", (long long)n, (long long)p->shape.tokens);
     PW_CHECK(!o->backward || p->shape.train, PW_E_FAIL, "backward in a pass that was planned without");
-    for (int s = 0; s < batch->n_seqs; s++)
-        PW_CHECK(batch->seq_len[s] <= pw_rope_longest(&m->config, m->longest), PW_E_FAIL, "a pass with a sequence of %d tokens (the model was loaded for %lld)", (int)batch->seq_len[s],
-                 (long long)m->longest);
     struct rows r = narrow(p, n);
     size_t bytes = (size_t)n * sizeof(int32_t);
     PW_PASS(pw_dev_put(dev, r.ids.data, batch->ids, bytes));
-    PW_PASS(pw_dev_put(dev, r.pos.data, rope_rows(p, batch), bytes));
+    PW_PASS(turn(p, batch, r.pos));
     PW_PASS(pw_dev_put(dev, r.targets.data, batch->targets, bytes));
     PW_CHECK(batch->n_seqs <= p->shape.sequences, PW_E_FAIL, "a pass of %d sequences (planned for %lld)", (int)batch->n_seqs, (long long)p->shape.sequences);
     struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len};
     PW_PASS(pw_seqs_put(dev, p->seqs, &seqs));
     const struct pw_block_batch b = {
-        .tokens = n, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(),
+        .tokens = n, .rope = &p->rope, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(),
         .train = o->dropout && o->drop_p > 0, .drop_seed = o->drop_seed, .drop_offset = o->drop_offset, .drop_p = o->drop_p,
     };
     PW_TRY(forward(p, &r, &b, batch, o), "the forward pass");

@@ -13,6 +13,7 @@
 struct pw_pass_shape {
     int64_t tokens;            /* of the largest pass */
     int64_t sequences;         /* most sequences in a pass */
+    int64_t longest;           /* tokens of the longest sequence; 0: as many as the pass */
     bool train;                /* backward too */
     int kept;                  /* last blocks whose activations are all kept: from 1 (checkpointing) to all */
     bool offload;              /* the inputs of the others wait in host memory, moved while blocks compute */
@@ -31,7 +32,8 @@ struct pw_pass {
     struct pw_block_grads *grads;                /* (L) */
     struct pw_tensor dembed, dhead, dnorm_final; /* full training; none otherwise */
     float *host_loss;                            /* (T) */
-    int32_t *host_pos;                           /* (T) rows of the rotary tables, where they are not the positions; else NULL */
+    struct pw_rope_tables rope;
+    int32_t *host_pos;                           /* (T) rows of the rotary tables */
 };
 struct pw_pass_bytes { size_t saved, scratch, device; }; /* device: the scratch of the ops, pw_dev_reserve */
 /* Sizes, from the model's shapes alone (a model with adapters attached, if there are any). */

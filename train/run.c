@@ -45,7 +45,7 @@ int pw_run_model(struct pw_run *run, bool measure)
                        : pw_model_create(&run->model, run->opt.dev, &run->config, (uint64_t)r->seed);
     struct pw_model_options o = {.tokenizer = r->tokenizer, .quantise = pw_run_quantise(run), .double_quant = r->double_quant,
                                  .head_type = strcmp(r->quant_head, "none") == 0 ? NULL : r->quant_head, .embed_host = run->fit.embed_host && !measure, .stream = measure ? 0 : run->fit.stream,
-                                 .trainable = pw_run_is_full(run), .longest = r->samples ? 0 : r->max_length, .measure = measure};
+                                 .trainable = pw_run_is_full(run), .measure = measure};
     return pw_model_load(&run->model, run->opt.dev, r->model, &o);
 }
 

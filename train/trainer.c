@@ -181,6 +181,7 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     if (t->eval_plan && t->eval_plan->max_tokens > t->shape.tokens)
         t->shape.tokens = t->eval_plan->max_tokens;
     t->shape.sequences = most_rows(t);
+    t->shape.longest = set->eval && set->eval->longest > set->train->longest ? set->eval->longest : set->train->longest;
     PW_PASS(set->adapter ? slots_of_adapter(t) : slots_of_model(t));
     t->kind = kind_of(r->optimizer);
     for (size_t i = 0; i < t->n_slots; i++) {
@@ -216,7 +217,7 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     if (t->set.model->dev->host)
         pw_budget_add(b, PW_BUDGET_SCRATCH, "sums over ranks", pw_ranks_bytes(t->set.ranks, region / sizeof(float)));
     if (t->set.model->dev->host)
-        pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (3 * sizeof(int32_t) + sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
+        pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (4 * sizeof(int32_t) + sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
 }
 
 int pw_trainer_start(struct pw_trainer *t)

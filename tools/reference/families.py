@@ -57,7 +57,7 @@ FAMILIES = {
                                                                    beta_fast=6.0, beta_slow=1.5, truncate=False)), False),
     "llama-yarn-factor": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("yarn", factor=8.0, original_max_position_embeddings=8, attention_factor=1.7)), True),
     "llama-linear": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("linear", factor=2.5)), True),
-    "llama-dynamic": (T.LlamaConfig, dict(SMALL, rope_parameters=rope("dynamic", factor=2.0)), False),
+    "llama-dynamic": (T.LlamaConfig, dict(SMALL, max_position_embeddings=14, rope_parameters=rope("dynamic", factor=3.0)), False),
 }
 
 
@@ -156,6 +156,7 @@ def load(folder):
 
 def logprobs(model, ids):
     with torch.no_grad():
+        model(torch.tensor([ids[:1]]), use_cache=False)     # with dynamic rope scaling a model keeps the base of the longest sequence until a short one comes
         return torch.log_softmax(model(torch.tensor([ids]), use_cache=False).logits[0].double(), -1).float()
 
 
@@ -169,8 +170,14 @@ def greedy(model, seed, n, prompt):
             least = min(least, (top.values[0] - top.values[1]).item())
             ids.append(top.indices[0].item())
         if least > 2e-3 and 2 not in ids[begin:]:
-            cached = model.generate(torch.tensor([ids[:begin]]), max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0)[0].tolist()
-            return dict(prompt=ids[:begin], tokens=ids[begin:], margin=least, same_as_generate=cached == ids)
+            cached = model.generate(torch.tensor([ids[:begin]]), max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True, return_dict_in_generate=True)
+            tops = [torch.log_softmax(x[0].double(), -1).topk(2).values for x in cached.logits]
+            made = dict(prompt=ids[:begin], tokens=ids[begin:], margin=least, same_as_generate=cached.sequences[0].tolist() == ids)
+            if (model.config.rope_parameters or {}).get("rope_type") != "dynamic":
+                return made
+            # What is cached keeps the base of the length at which it came: another continuation than that of whole passes.
+            if min((a - b).item() for a, b in tops) > 2e-3 and not made["same_as_generate"]:
+                return dict(made, cached=cached.sequences[0].tolist()[begin:])
     raise SystemExit("no prompt without near ties")
 
 
