@@ -21,7 +21,6 @@ struct running {
     int64_t n, fed;            /* tokens known; tokens in the cache */
     int64_t cached;            /* rows of the cache that it may come to hold */
 };
-enum { LOGITS = 8 };
 struct loop {
     struct pw_session *s;
     const struct pw_tokenizer *tokenizer;
@@ -29,8 +28,9 @@ struct loop {
     const struct pw_model_config *c;
     struct running *runs;
     struct pw_feed *feeds;
-    int32_t *rows, *which;     /* of each row whose logits are asked for: where in the pass, whose */
-    float *logits;             /* (LOGITS, V): the head is read once for that many requests, and memory does not grow with the batch */
+    int32_t *rows, *which;     /* of each row that a token is drawn from: where in the pass, whose */
+    struct pw_draw *draws;     /* of the same rows, and what was drawn */
+    int32_t *ids;
     int n;
     int64_t batch_tokens;
     int64_t left;              /* rows of the cache that no request that has begun may come to hold */
@@ -294,17 +294,15 @@ static int step(struct loop *k)
         r->fed += take;
         if (r->fed == r->n) {
             k->rows[n_rows] = (int32_t)(used - 1);
+            k->draws[n_rows] = pw_sampler_draw(&r->g->sampler);
             k->which[n_rows++] = i;
         }
     }
-    PW_PASS(pw_session_feed(k->s, k->feeds, n_feeds));
+    PW_PASS(pw_session_next(k->s, k->feeds, n_feeds, k->rows, k->draws, n_rows, k->ids));
     for (int j = 0; j < n_rows; j++) {
         struct running *r = &k->runs[k->which[j]];
-        int32_t id;
-        if (j % LOGITS == 0)
-            PW_PASS(pw_session_logits(k->s, k->rows + j, n_rows - j < LOGITS ? n_rows - j : LOGITS, k->logits));
-        PW_PASS(pw_sampler_pick(&r->g->sampler, k->logits + (size_t)(j % LOGITS) * (size_t)k->c->vocab, k->c->vocab, &id));
-        PW_PASS(take_token(k, r, id));
+        pw_sampler_drawn(&r->g->sampler);
+        PW_PASS(take_token(k, r, k->ids[j]));
         if (!r->done && k->opt->no_cache) {
             PW_PASS(pw_session_rewind(k->s, r->seq, 0));
             PW_PASS(pw_session_expect(k->s, r->seq, r->n));
@@ -335,8 +333,9 @@ int pw_generate(struct pw_session *s, const struct pw_tokenizer *t, struct pw_ge
     k.feeds = pw_arena_array(&arena, (size_t)n, sizeof *k.feeds);
     k.rows = pw_arena_array(&arena, (size_t)n, sizeof *k.rows);
     k.which = pw_arena_array(&arena, (size_t)n, sizeof *k.which);
-    k.logits = pw_arena_array(&arena, (size_t)(n < LOGITS ? n : LOGITS) * (size_t)m->config.vocab, sizeof *k.logits);
-    PW_CHECK_OUT(k.runs && k.feeds && k.rows && k.which && k.logits, PW_E_NOMEM, "out of memory for %d requests", n);
+    k.draws = pw_arena_array(&arena, (size_t)n, sizeof *k.draws);
+    k.ids = pw_arena_array(&arena, (size_t)n, sizeof *k.ids);
+    PW_CHECK_OUT(k.runs && k.feeds && k.rows && k.which && k.draws && k.ids, PW_E_NOMEM, "out of memory for %d requests", n);
     for (int i = 0; i < n; i++)
         PW_TRY_OUT(begin(&k, &k.runs[i], &requests[i]), "prompt %d", i + 1);
     while (unfinished(&k)) {

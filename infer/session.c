@@ -16,7 +16,7 @@ enum list { IDS, POS, KV_ROWS, TARGETS, BEST, LISTS };
 
 enum { GRAPHS = 16 };
 /* A captured step and all that it holds for; without `graph` a step that was seen once. */
-struct step { bool used; int n_feeds; int64_t most_keys; bool prefix; const void *scratch; uint64_t attached; void *graph; };
+struct step { bool used; int n_feeds; int64_t most_keys; bool prefix, draws; const void *scratch; uint64_t attached; void *graph; };
 
 struct timeline { bool used; int32_t first, last; int64_t pages, capacity, length, coming; int prefix, shared; }; /* coming: the least length that its rotary factors are for */
 
@@ -41,8 +41,9 @@ struct pw_session {
     /* host side of a pass */
     int32_t *ids, *pos, *kv_rows, *targets, *best;                   /* (batch_tokens) */
     int32_t *q_start, *kv_start, *kv_len, *prefix_start, *prefix_len; /* (max_seqs + 1) */
+    void *logits;                          /* (LOGIT_ROWS, V) f32 at most, on the device */
     /* device side, where that is not host memory */
-    void *lists[LISTS], *seqs, *logits;
+    void *lists[LISTS], *seqs, *draws;
     struct step steps[GRAPHS];
     int next_step;                         /* the next to be overwritten */
     bool capture;
@@ -101,13 +102,17 @@ static int64_t logit_rows(int64_t tokens)
     return tokens < LOGIT_ROWS ? tokens : LOGIT_ROWS;
 }
 
-/* The lists and the logits of a pass, where they are not host memory. */
+static size_t logit_bytes(const struct pw_model *m, int64_t tokens)
+{
+    return (size_t)logit_rows(tokens) * (size_t)m->config.vocab * sizeof(float);
+}
+
+/* The lists of a pass, where they are not host memory. */
 static size_t device_bytes(const struct pw_model *m, int64_t rows, int64_t tokens, int max_seqs)
 {
     if (m->dev->host)
         return 0;
-    return 5 * pw_pool_round((size_t)tokens * sizeof(int32_t)) + pw_seqs_bytes(max_seqs, pages_of(rows)) +
-           pw_pool_round((size_t)logit_rows(tokens) * (size_t)m->config.vocab * sizeof(float));
+    return 5 * pw_pool_round((size_t)tokens * sizeof(int32_t)) + pw_seqs_bytes(max_seqs, pages_of(rows)) + pw_draws_bytes(max_seqs);
 }
 
 static size_t scratch_bytes(const struct pw_model *m, int64_t rows, int64_t tokens, int max_seqs)
@@ -115,7 +120,7 @@ static size_t scratch_bytes(const struct pw_model *m, int64_t rows, int64_t toke
     const struct pw_block_shape shape = shape_of(m, tokens);
     const struct pw_rope_shape rope = rope_shape(m, pw_session_rows(rows), tokens);
     return pw_rope_bytes(&rope) + pw_work_bytes(&shape) + 3 * pw_pool_round(act_bytes(m, tokens, m->config.hidden)) + pw_pool_round((size_t)tokens * sizeof(float)) +
-           device_bytes(m, rows, tokens, max_seqs);
+           pw_pool_round(logit_bytes(m, tokens)) + device_bytes(m, rows, tokens, max_seqs);
 }
 
 size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
@@ -152,6 +157,8 @@ static int open_pools(struct pw_session *s)
     }
     s->loss = pw_tensor1(pw_pool_take(&s->scratch, (size_t)s->batch_tokens * sizeof(float)), PW_F32, s->batch_tokens);
     PW_CHECK(s->loss.data, PW_E_NOMEM, "no room for activations");
+    s->logits = pw_pool_take(&s->scratch, logit_bytes(m, s->batch_tokens));
+    PW_CHECK(s->logits, PW_E_NOMEM, "no room for logits");
     if (m->dev->host)
         return 0;
     for (int i = 0; i < LISTS; i++) {
@@ -159,8 +166,8 @@ static int open_pools(struct pw_session *s)
         PW_CHECK(s->lists[i], PW_E_NOMEM, "no room for the lists of a pass");
     }
     s->seqs = pw_pool_take(&s->scratch, pw_seqs_bytes(s->max_seqs, s->n_pages));
-    s->logits = pw_pool_take(&s->scratch, (size_t)logit_rows(s->batch_tokens) * (size_t)c->vocab * sizeof(float));
-    PW_CHECK(s->seqs && s->logits, PW_E_NOMEM, "no room for logits");
+    s->draws = pw_pool_take(&s->scratch, pw_draws_bytes(s->max_seqs));
+    PW_CHECK(s->seqs && s->draws, PW_E_NOMEM, "no room for the lists of a pass");
     return 0;
 }
 
@@ -168,8 +175,9 @@ static int reserve(struct pw_session *s)
 {
     struct pw_model *m = s->m;
     size_t most = pw_block_scratch(m, s->batch_tokens, s->rows, false);
-    const size_t others[] = {pw_scratch_head(m->dev, s->batch_tokens, &m->head, false), pw_scratch_linear(m->dev, s->batch_tokens, &m->head, false)};
-    for (int i = 0; i < 2; i++)
+    const size_t others[] = {pw_scratch_head(m->dev, s->batch_tokens, &m->head, false), pw_scratch_linear(m->dev, s->batch_tokens, &m->head, false),
+                             pw_scratch_sample(m->dev, m->config.vocab)};
+    for (int i = 0; i < 3; i++)
         most = others[i] > most ? others[i] : most;
     return pw_dev_reserve(m->dev, most);
 }
@@ -553,6 +561,28 @@ static int compute(struct pw_session *s, struct pw_block_batch *b, struct pw_ten
     return pw_rmsnorm_fwd(m->dev, h, pw_none(), x, m->norm_final, c->norm_eps, c->norm_offset);
 }
 
+/* Logits of some rows of h, capped, to y (n, V). */
+static int head(const struct pw_model *m, struct pw_tensor y, struct pw_tensor h)
+{
+    PW_TRY(pw_linear_fwd(m->dev, y, pw_none(), h, &m->head, (struct pw_drop){0}), "head");
+    return m->config.logit_softcap > 0 ? pw_softcap(m->dev, y, m->config.logit_softcap) : 0;
+}
+
+/* Tokens of the rows of h, one a draw, where the device sees them: logits exist for a few rows at a time. */
+static int draw(struct pw_session *s, struct pw_tensor h, const struct pw_draws *draws, struct pw_tensor ids)
+{
+    const struct pw_model *m = s->m;
+    const int64_t n = h.shape[0], step = logit_rows(s->batch_tokens);
+    for (int64_t at = 0; at < n; at += step) {
+        const int64_t some = n - at < step ? n - at : step;
+        const struct pw_tensor y = pw_tensor2(s->logits, PW_F32, some, m->config.vocab);
+        const struct pw_draws part = {.n = (int)some, .rows = draws->rows + at, .device = draws->device ? (const struct pw_draw *)draws->device + at : NULL};
+        PW_PASS(head(m, y, pw_rows(h, at, some)));
+        PW_PASS(pw_sample(m->dev, pw_rows(ids, at, some), y, &part));
+    }
+    return 0;
+}
+
 /* The most keys that the step serves: doublings, so that few steps are captured while texts grow; never more than there is scratch for. */
 static int64_t most_keys(const struct pw_session *s, const struct pw_seqs *seqs)
 {
@@ -568,17 +598,26 @@ static int64_t most_keys(const struct pw_session *s, const struct pw_seqs *seqs)
 
 static bool same_step(const struct step *a, const struct step *b)
 {
-    return a->used && a->n_feeds == b->n_feeds && a->most_keys == b->most_keys && a->prefix == b->prefix && a->scratch == b->scratch &&
+    return a->used && a->n_feeds == b->n_feeds && a->most_keys == b->most_keys && a->prefix == b->prefix && a->draws == b->draws && a->scratch == b->scratch &&
            a->attached == b->attached;
+}
+
+/* What is drawn at the end of a pass: from which rows of it. rows NULL: from each, so that it can be a part of a captured step. */
+struct drawing { int n; const int32_t *rows; struct pw_draws draws; struct pw_tensor ids; };
+
+static int compute_and_draw(struct pw_session *s, struct pw_block_batch *b, struct pw_tensor ids, const struct drawing *d)
+{
+    PW_PASS(compute(s, b, ids));
+    return d && !d->rows ? draw(s, pw_rows(s->h, 0, b->tokens), &d->draws, d->ids) : 0;
 }
 
 /* A pass of one token a timeline. The first of its kind is launched, since libraries and the driver make ready what they need then; the second is
  * captured. */
-static int compute_step(struct pw_session *s, struct pw_block_batch *b, struct pw_seqs *seqs, struct pw_tensor ids)
+static int compute_step(struct pw_session *s, struct pw_block_batch *b, struct pw_seqs *seqs, struct pw_tensor ids, const struct drawing *d)
 {
     struct pw_dev *dev = s->m->dev;
     const struct step wanted = {.used = true, .n_feeds = seqs->n, .most_keys = most_keys(s, seqs), .prefix = seqs->prefix_len != NULL,
-                                .scratch = dev->scratch, .attached = s->m->attached};
+                                .draws = d && !d->rows, .scratch = dev->scratch, .attached = s->m->attached};
     struct step *step = NULL;
     for (int i = 0; i < GRAPHS && !step; i++)
         step = same_step(&s->steps[i], &wanted) ? &s->steps[i] : NULL;
@@ -588,11 +627,11 @@ static int compute_step(struct pw_session *s, struct pw_block_batch *b, struct p
         s->next_step = (s->next_step + 1) % GRAPHS;
         pw_dev_graph_free(dev, step->graph);
         *step = wanted;
-        return compute(s, b, ids);
+        return compute_and_draw(s, b, ids, d);
     }
     if (!step->graph) {
         PW_PASS(pw_dev_capture(dev));
-        const int rc = compute(s, b, ids), end = pw_dev_captured(dev, rc < 0 ? NULL : &step->graph);
+        const int rc = compute_and_draw(s, b, ids, d), end = pw_dev_captured(dev, rc < 0 ? NULL : &step->graph);
         PW_PASS(rc);
         PW_PASS(end);
     }
@@ -600,7 +639,7 @@ static int compute_step(struct pw_session *s, struct pw_block_batch *b, struct p
     return pw_dev_replay(dev, step->graph);
 }
 
-int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
+static int feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds, const struct drawing *d)
 {
     int64_t n;
     int32_t n_listed;
@@ -618,7 +657,7 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     PW_PASS(list_of(s, POS, s->pos, n, &b.pos));
     PW_PASS(list_of(s, KV_ROWS, s->kv_rows, n, &b.kv_rows));
     PW_PASS(pw_seqs_put(s->m->dev, s->seqs, &seqs));
-    PW_PASS(s->capture && n == n_feeds ? compute_step(s, &b, &seqs, ids) : compute(s, &b, ids));
+    PW_PASS(s->capture && n == n_feeds ? compute_step(s, &b, &seqs, ids, d) : compute_and_draw(s, &b, ids, d));
     for (int i = 0; i < n_feeds; i++) {
         struct timeline *t = &s->timelines[feeds[i].seq];
         t->coming = factors_of(s, feeds[i].seq, length_of(s, feeds[i].seq) + feeds[i].n);
@@ -628,38 +667,64 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
     return 0;
 }
 
-/* Logits of some rows to host memory: at once where the device computes there, else a few rows at a time. */
-static int head(struct pw_session *s, struct pw_tensor picked, float *logits)
+int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds)
 {
-    struct pw_model *m = s->m;
-    const int64_t n = picked.shape[0], V = m->config.vocab, step = m->dev->host ? n : logit_rows(s->batch_tokens);
-    for (int64_t at = 0; at < n; at += step) {
-        const int64_t some = n - at < step ? n - at : step;
-        const struct pw_tensor y = pw_tensor2(m->dev->host ? (void *)logits : s->logits, PW_F32, some, V);
-        PW_TRY(pw_linear_fwd(m->dev, y, pw_none(), pw_rows(picked, at, some), &m->head, (struct pw_drop){0}), "head");
-        if (!m->dev->host)
-            PW_PASS(pw_dev_get(m->dev, logits + at * V, y.data, pw_bytes(y)));
+    return feed(s, feeds, n_feeds, NULL);
+}
+
+/* picked (n, D) = these rows of the last pass. */
+static int pick(struct pw_session *s, const int32_t *rows, int n, struct pw_tensor *picked)
+{
+    struct pw_tensor list;
+    memcpy(s->targets, rows, (size_t)n * sizeof *rows);
+    *picked = pw_rows(s->picked, 0, n);
+    PW_PASS(list_of(s, TARGETS, s->targets, n, &list));
+    return pw_gather_rows(s->m->dev, *picked, pw_rows(s->h, 0, s->fed), list);
+}
+
+int pw_session_next(struct pw_session *s, const struct pw_feed *feeds, int n_feeds, const int32_t *rows, const struct pw_draw *draws, int n, int32_t *ids)
+{
+    struct pw_dev *dev = s->m->dev;
+    struct drawing d = {.n = n, .draws = {.n = n, .rows = draws}};
+    int64_t fed = 0;
+    for (int i = 0; i < n_feeds; i++)
+        fed += feeds[i].n;
+    PW_CHECK(n >= 0 && n <= n_feeds && n <= s->max_seqs, PW_E_FAIL, "tokens of %d rows, but the pass is over %d timelines", n, n_feeds);
+    for (int i = 0; i < n; i++) {
+        PW_CHECK(rows[i] >= 0 && rows[i] < fed, PW_E_FAIL, "the token after row %d, but the pass has %lld", rows[i], (long long)fed);
+        if (rows[i] != i || n < fed)
+            d.rows = rows;
     }
-    return 0;
+    if (n == 0)
+        return feed(s, feeds, n_feeds, NULL);
+    PW_PASS(pw_draws_put(dev, s->draws, &d.draws));
+    d.ids = pw_tensor1(dev->host ? (void *)s->best : s->lists[BEST], PW_I32, n);
+    PW_PASS(feed(s, feeds, n_feeds, &d));
+    if (d.rows) {
+        struct pw_tensor picked;
+        PW_PASS(pick(s, rows, n, &picked));
+        PW_PASS(draw(s, picked, &d.draws, d.ids));
+    }
+    return pw_dev_get(dev, ids, d.ids.data, pw_bytes(d.ids));
 }
 
 int pw_session_logits(struct pw_session *s, const int32_t *rows, int n, float *logits)
 {
-    struct pw_model *m = s->m;
-    const int64_t V = m->config.vocab;
-    const double cap = m->config.logit_softcap;
-    struct pw_tensor list;
+    const struct pw_model *m = s->m;
+    const int64_t V = m->config.vocab, step = m->dev->host ? n : logit_rows(s->batch_tokens);
+    struct pw_tensor picked;
     PW_CHECK(s->fed > 0, PW_E_FAIL, "logits are asked for before a pass");
     PW_CHECK(n > 0 && n <= s->batch_tokens, PW_E_FAIL, "logits of %d rows, but the session is open for %lld", n, (long long)s->batch_tokens);
     for (int i = 0; i < n; i++)
         PW_CHECK(rows[i] >= 0 && rows[i] < s->fed, PW_E_FAIL, "logits of row %d, but the pass had %lld", rows[i], (long long)s->fed);
-    memcpy(s->targets, rows, (size_t)n * sizeof *rows);
-    const struct pw_tensor picked = pw_rows(s->picked, 0, n);
-    PW_PASS(list_of(s, TARGETS, s->targets, n, &list));
-    PW_PASS(pw_gather_rows(m->dev, picked, pw_rows(s->h, 0, s->fed), list));
-    PW_PASS(head(s, picked, logits));
-    for (int64_t i = 0; cap > 0 && i < (int64_t)n * V; i++)
-        logits[i] = (float)(cap * tanh((double)logits[i] / cap));
+    PW_PASS(pick(s, rows, n, &picked));
+    for (int64_t at = 0; at < n; at += step) {     /* at once where the device computes in host memory, else a few rows at a time */
+        const int64_t some = n - at < step ? n - at : step;
+        const struct pw_tensor y = pw_tensor2(m->dev->host ? (void *)logits : s->logits, PW_F32, some, V);
+        PW_PASS(head(m, y, pw_rows(picked, at, some)));
+        if (!m->dev->host)
+            PW_PASS(pw_dev_get(m->dev, logits + at * V, y.data, pw_bytes(y)));
+    }
     return 0;
 }
 

@@ -15,7 +15,7 @@ int64_t pw_session_rows(int64_t tokens);
 /* rows: KV rows per layer, rounded up to whole pages; batch_tokens: most tokens of one pass; max_seqs: most timelines. Everything is allocated here. */
 int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 void pw_session_close(struct pw_session *s);
-/* Device memory a session takes, for plans: cache, activations and, where they are not host memory, the lists and some rows of logits. */
+/* Device memory a session takes, for plans: cache, activations, some rows of logits and, where they are not host memory, the lists. */
 size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 
 const struct pw_model *pw_session_model(const struct pw_session *s);
@@ -48,6 +48,9 @@ int pw_session_feed(struct pw_session *s, const struct pw_feed *feeds, int n_fee
  * Off: every pass is launched anew. pw_session_replays: passes that were replayed. */
 void pw_session_capture(struct pw_session *s, bool on);
 int64_t pw_session_replays(const struct pw_session *s);
+/* A feed, and the next token of some of its rows (at most one a timeline), drawn where the device computes: ids (n) alone come to the host. draws[i] belongs to
+ * rows[i]. Where each row has one it is a part of the captured step. */
+int pw_session_next(struct pw_session *s, const struct pw_feed *feeds, int n_feeds, const int32_t *rows, const struct pw_draw *draws, int n, int32_t *ids);
 /* After a feed: logits (n, V) f32 in host memory for the given rows of the pass. */
 int pw_session_logits(struct pw_session *s, const int32_t *rows, int n, float *logits);
 /* After a feed: log P(target) for every row of the pass with target >= 0 (others 0), and the arg max (may be NULL). No full logits. */

@@ -41,6 +41,7 @@ struct pw_backend {
     size_t (*scratch_linear)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_head)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_experts)(const struct pw_dev *d, int64_t rows, const struct pw_experts *experts, bool backward);
+    size_t (*scratch_sample)(const struct pw_dev *d, int64_t vocab);
     size_t (*scratch_attn)(const struct pw_dev *d, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
 };
 extern const struct pw_backend pw_ref_backend, pw_cpu_backend; /* kernels/ref/, kernels/cpu/ */

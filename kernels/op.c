@@ -538,6 +538,10 @@ size_t pw_scratch_experts(const struct pw_dev *dev, int64_t rows, const struct p
 {
     return dev->backend->scratch_experts(dev, rows, experts, backward);
 }
+size_t pw_scratch_sample(const struct pw_dev *dev, int64_t vocab)
+{
+    return dev->backend->scratch_sample(dev, vocab);
+}
 size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
 {
     return dev->backend->scratch_attn(dev, tokens, keys, heads, kv_heads, head_dim, backward);

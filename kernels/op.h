@@ -61,6 +61,12 @@ struct pw_linear_grads {       /* each may be pw_none(); what is none is not com
 enum { PW_EXPERTS_MAX = 1024, PW_CHOSEN_MAX = 32 };
 #define PW_EXPERT_STREAM ((uint64_t)1 << 48) /* from the dropout offset of one expert to the next */
 struct pw_experts { int n; const struct pw_weight *w; /* (n) */ };
+/* How the next token of a row is drawn (kernels/sample.h): temperature 0 is the largest logit; top_k 0, top_p 0 or 1 and up, min_p 0: not used.
+ * The random bits are draw `at` of (seed, stream), base/rng.h. */
+struct pw_draw { double temperature, top_p, min_p; uint64_t seed, stream, at; int64_t top_k; };
+struct pw_draws { int n; const struct pw_draw *rows; const void *device; }; /* device: rows where the device sees them: pw_draws_put */
+size_t pw_draws_bytes(int n);
+int pw_draws_put(struct pw_dev *dev, void *memory, struct pw_draws *d); /* sets d->device; the host's rows stay the ones that are checked */
 struct pw_adamw {              /* one step of AdamW, Loshchilov and Hutter 2019 */
     double lr, beta1, beta2, eps, weight_decay;
     int64_t step;              /* from 1, for the bias correction */
@@ -113,6 +119,9 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  *             than one chunk of logits exists. Rows with target < 0 get loss 0 and cost nothing. argmax (T) i32 (may be none) is the
  *             first index of the largest logit (-1 on skipped rows). dh (T, D) +=, dw (V, D) += dloss[t] * d loss_t (each may be none;
  *             dloss (T) may be none when both are).
+ * softcap     x = cap * tanh(x / cap) in place, f32 (parameters' type on ref).
+ * sample      ids (T) i32 = the next token of each row of logits (T, V) f32, V <= 2^23, as draws.rows[t] says. The same token on every device, by
+ *             whole numbers (kernels/sample.h); temperature 0: the first index of the largest. A NaN or +inf among the logits, or all -inf, is an error.
  * scatter_rows  out[rows[t]] = x[t]; gather_rows  out[t] = x[rows[t]]; (.., n) contiguous rows, rows (T) i32.
  * route_fwd   chosen (T, C) i32: the experts with the C largest logits of each token, largest first, a tie to the lower index; weights (T, C): their
  *             share of the softmax over all E logits, or, renormalise, over the C chosen. logits (T, E), E <= PW_EXPERTS_MAX, C <= PW_CHOSEN_MAX;
@@ -146,6 +155,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
 size_t pw_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t pw_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t pw_scratch_experts(const struct pw_dev *dev, int64_t rows, const struct pw_experts *experts, bool backward);
+size_t pw_scratch_sample(const struct pw_dev *dev, int64_t vocab);
 size_t pw_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward);
 #ifdef __cplusplus
 }

@@ -7,8 +7,8 @@
 
 #include "base/error.h"
 
-/* ---- elements: fill, copy, axpy, scale; p: n. Every element is a product and a sum of values within [-2, 2] ---- */
-enum { E_X, E_Y, E_FILLED, E_COPIED, E_HALF, E_BRAIN, E_SCALED };
+/* ---- elements: fill, copy, axpy, scale, softcap; p: n. Every element is a product and a sum of values within [-2, 2] ---- */
+enum { E_X, E_Y, E_FILLED, E_COPIED, E_HALF, E_BRAIN, E_SCALED, E_CAPPED };
 static void elements_setup(struct problem *p)
 {
     int64_t n = p->c->p[0];
@@ -19,6 +19,7 @@ static void elements_setup(struct problem *p)
     add(p, "half", OUT, PW_F16, 1, n, 1, 1);
     add(p, "brain", OUT, PW_BF16, 1, n, 1, 1);
     act1(p, "scaled", UPDATE, n);
+    add1(p, "capped", UPDATE, n);
 }
 static int elements_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
 {
@@ -28,6 +29,7 @@ static int elements_forward(struct problem *p, struct pw_dev *dev, struct pw_ten
     rc = rc ? rc : pw_copy(dev, t[E_COPIED], t[E_X]);
     rc = rc ? rc : pw_copy(dev, t[E_HALF], t[E_X]);
     rc = rc ? rc : pw_copy(dev, t[E_BRAIN], t[E_X]);
+    rc = rc ? rc : pw_softcap(dev, t[E_CAPPED], 0.75);
     return rc ? rc : pw_scale(dev, t[E_SCALED], -1.5);
 }
 static double elements_bound(const struct op_case *c) { (void)c; return 4 * u; }

@@ -1,7 +1,9 @@
 /* Steps of decoding that are captured and replayed: the bytes of steps that are launched, and what may not be captured. */
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "infer/sampler.h"
 #include "infer/session.h"
 #include "kernels/backend.h"
 #include "tests/support.h"
@@ -94,6 +96,67 @@ START_TEST(same_bytes)
 }
 END_TEST
 
+/* Tokens that are drawn in a captured step: those that the host draws from the logits of the same pass, greedy and not, with logits that are capped; 10
+ * timelines are more than there are rows of logits at a time. A prompt among the steps draws one token of many rows. */
+enum { DRAWN = 10, ROUNDS = 5 };
+START_TEST(drawn_in_the_step)
+{
+    const struct pw_model_config config = {.layers = 1, .hidden = 32, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 40, .vocab = 50, .context = 400, .norm_eps = 1e-5,
+                                           .rope_theta = 10000, .attn_scale = 0.25, .init_range = 0.3, .embed_scale = 1, .logit_softcap = _i ? 1.5 : 0};
+    struct opened o = {0};
+    int32_t got[2][ROUNDS + 1][DRAWN] = {0};
+    ck_ok(pw_dev_open(&o.dev, &(struct pw_dev_options){.kind = test_card(), .threads = 1}));
+    ck_ok(pw_model_create(&o.m, o.dev, &config, 4));
+    for (int capture = 0; capture < 2; capture++) {
+        struct pw_sampler sampler[DRAWN];
+        struct pw_draw draws[DRAWN];
+        struct pw_feed feeds[DRAWN];
+        int32_t prompt[3 * DRAWN], rows[DRAWN];
+        float logits[DRAWN * 50];
+        ck_ok(pw_session_open(&o.s, o.m, 500, 3 * DRAWN, DRAWN));
+        pw_session_capture(o.s, capture);
+        for (int i = 0; i < DRAWN; i++) {
+            for (int j = 0; j < 3; j++)
+                prompt[3 * i + j] = (7 * i + 11 * j + 1) % 50;
+            feeds[i] = (struct pw_feed){pw_session_add(o.s, 3 + ROUNDS, -1), prompt + 3 * i, 3};
+            rows[i] = 3 * i + 2;
+            sampler[i] = (struct pw_sampler){.temperature = i % 3 * 0.7, .top_p = i % 2 ? 0.9 : 0, .top_k = i % 4 ? 20 : 0, .rng = pw_rng_make(5, (uint64_t)i)};
+        }
+        for (int round = 0; round <= ROUNDS; round++) {
+            for (int i = 0; i < DRAWN; i++) {
+                draws[i] = pw_sampler_draw(&sampler[i]);
+                if (round == 0)
+                    continue;
+                feeds[i].ids = &got[capture][round - 1][i];
+                feeds[i].n = 1;
+                rows[i] = i;
+            }
+            ck_ok(pw_session_next(o.s, feeds, DRAWN, rows, draws, DRAWN, got[capture][round]));
+            ck_ok(pw_session_logits(o.s, rows, DRAWN, logits));
+            for (int i = 0; i < DRAWN; i++) {
+                int32_t id;
+                ck_ok(pw_sampler_pick(&sampler[i], logits + 50 * i, 50, &id));
+                ck_assert_int_eq(got[capture][round][i], id);
+                for (int v = 0; v < 50 && _i; v++)
+                    ck_assert(fabsf(logits[50 * i + v]) <= 1.5f);
+            }
+        }
+        ck_assert_int_eq(pw_session_replays(o.s), capture ? ROUNDS - 1 : 0);
+        draws[3].temperature = -1;
+        ck_fails(pw_session_next(o.s, feeds, DRAWN, rows, draws, DRAWN, got[0][0]), PW_E_FAIL, "draws[3]");
+        rows[0] = DRAWN;
+        ck_fails(pw_session_next(o.s, feeds, DRAWN, rows, draws, DRAWN, got[0][0]), PW_E_FAIL, "row 10");
+        ck_fails(pw_session_next(o.s, feeds, 1, rows, draws, 2, got[0][0]), PW_E_FAIL, "2 rows");
+        pw_session_close(o.s);
+        o.s = NULL;
+    }
+    ck_assert(memcmp(got[0][1], got[1][1], sizeof got[0] - sizeof got[0][0]) == 0);
+    ck_assert(memcmp(got[1][3], got[1][4], sizeof got[1][3]) != 0);
+    pw_model_free(o.m);
+    pw_dev_close(o.dev);
+}
+END_TEST
+
 /* Only ops belong into a step; what is dropped never ran; what is replayed runs on what memory holds then. */
 START_TEST(rules)
 {
@@ -141,6 +204,7 @@ int main(void)
     TCase *t = tcase_create("capture");
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, same_bytes, 0, 2);
+    tcase_add_loop_test(t, drawn_in_the_step, 0, 2);
     tcase_add_test(t, rules);
     suite_add_tcase(s, t);
     return test_run(s);

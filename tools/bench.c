@@ -182,7 +182,7 @@ out:
 
 /* ---- inference ------------------------------------------------------------------------------------------------------ */
 
-struct talk { struct pw_arena a; struct pw_session *s; struct pw_feed *feeds; int32_t *ids, *last, *which; float *logits; int64_t rows, piece; };
+struct talk { struct pw_arena a; struct pw_session *s; struct pw_feed *feeds; int32_t *ids, *last, *which; struct pw_draw *draws; int64_t rows, piece; };
 
 static int talk_open(struct pw_bench *b, struct talk *t, int64_t batch, int64_t prompt, int64_t gen)
 {
@@ -196,9 +196,9 @@ static int talk_open(struct pw_bench *b, struct talk *t, int64_t batch, int64_t 
     t->ids = pw_arena_array(&t->a, (size_t)prompt, sizeof *t->ids);
     t->last = pw_arena_array(&t->a, (size_t)batch, sizeof *t->last);
     t->which = pw_arena_array(&t->a, (size_t)batch, sizeof *t->which);
-    t->logits = pw_arena_array(&t->a, (size_t)batch * (size_t)c->vocab, sizeof *t->logits);
+    t->draws = pw_arena_array(&t->a, (size_t)batch, sizeof *t->draws);   /* greedy */
     t->feeds = pw_arena_array(&t->a, (size_t)batch, sizeof *t->feeds);
-    PW_CHECK(t->ids && t->last && t->which && t->logits && t->feeds, PW_E_NOMEM, "out of memory");
+    PW_CHECK(t->ids && t->last && t->which && t->draws && t->feeds, PW_E_NOMEM, "out of memory");
     struct pw_rng rng = pw_rng_make((uint64_t)b->c->common->seed, PW_STREAM_TEST);
     for (int64_t i = 0; i < prompt; i++)
         t->ids[i] = (int32_t)pw_rng_below(&rng, (uint64_t)c->vocab);
@@ -221,10 +221,9 @@ static int feed_prompts(struct talk *t, int64_t batch, int64_t prompt, int64_t g
         for (int64_t done = 0; done < prompt; done += t->piece) {
             const struct pw_feed f = {seq, t->ids + done, prompt - done < t->piece ? prompt - done : t->piece};
             PW_CHECK(!pw_interrupted(), PW_E_INTERRUPTED, "interrupted");
-            PW_PASS(pw_session_feed(t->s, &f, 1));
             t->which[0] = (int32_t)(f.n - 1);
+            PW_PASS(pw_session_next(t->s, &f, 1, t->which, t->draws, done + f.n == prompt, t->last));
         }
-        PW_PASS(pw_session_logits(t->s, t->which, 1, t->logits));
     }
     return 0;
 }
@@ -269,15 +268,7 @@ int pw_bench_decode(struct pw_bench *b, struct pw_bench_run *r, int64_t prompt)
         const double at = pw_seconds();
         for (int64_t step = 0; step < r->tokens; step++) {
             PW_CHECK_OUT(!pw_interrupted(), PW_E_INTERRUPTED, "interrupted");
-            PW_PASS_OUT(pw_session_feed(t.s, t.feeds, (int)r->batch));
-            PW_PASS_OUT(pw_session_logits(t.s, t.which, (int)r->batch, t.logits));
-            for (int64_t i = 0; i < r->batch; i++) {   /* the greedy choice is part of the work */
-                const float *row = t.logits + i * c->vocab;
-                int64_t best = 0;
-                for (int64_t v = 1; v < c->vocab; v++)
-                    best = row[v] > row[best] ? v : best;
-                t.last[i] = (int32_t)best;
-            }
+            PW_PASS_OUT(pw_session_next(t.s, t.feeds, (int)r->batch, t.which, t.draws, (int)r->batch, t.last));   /* the choice is part of the work */
         }
         const double seconds = pw_seconds() - at;
         r->seconds = run == 0 || seconds < r->seconds ? seconds : r->seconds;

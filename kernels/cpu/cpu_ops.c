@@ -21,10 +21,12 @@ static int open_cpu(struct pw_dev *d, const struct pw_dev_options *opt, int inde
 }
 static void close_cpu(struct pw_dev *d) { (void)d; }
 
+static size_t none_sample(const struct pw_dev *d, int64_t vocab) { return (void)d, (void)vocab, 0; }
+
 const struct pw_backend pw_cpu_backend = {
     .kind = "cpu", .ops = &ops, .open = open_cpu, .close = close_cpu, .take = pw_host_take, .give = pw_host_give, .put = pw_host_move, .get = pw_host_move,
     .sync = pw_host_sync, .memory = pw_host_memory, .held = pw_host_held, .take_pinned = pw_host_take, .give_pinned = pw_host_give, .send = pw_host_transfer, .bring = pw_host_transfer,
-    .wait = pw_host_wait, .scratch_linear = cpu_scratch_linear, .scratch_head = cpu_scratch_head, .scratch_experts = cpu_scratch_experts, .scratch_attn = cpu_scratch_attn,
+    .wait = pw_host_wait, .scratch_linear = cpu_scratch_linear, .scratch_head = cpu_scratch_head, .scratch_experts = cpu_scratch_experts, .scratch_attn = cpu_scratch_attn, .scratch_sample = none_sample,
 };
 
 enum { PIECE = 8192 }; /* elements a task */

@@ -28,7 +28,7 @@ extern "C" size_t cuda_scratch_attn(const struct pw_dev *dev, int64_t tokens, in
 /* ---- what kernels report ---- */
 
 /* What a kernel found wrong; the first report stays until the next pw_dev_sync or pw_dev_get, which turns it into an error. */
-enum cuda_fault { CUDA_FAULT_NONE, CUDA_FAULT_EMBED_ID, CUDA_FAULT_POSITION, CUDA_FAULT_TARGET, CUDA_FAULT_ROW, CUDA_FAULT_NOT_FINITE, CUDA_FAULT_EXPERT, CUDA_FAULT_PLACE };
+enum cuda_fault { CUDA_FAULT_NONE, CUDA_FAULT_EMBED_ID, CUDA_FAULT_POSITION, CUDA_FAULT_TARGET, CUDA_FAULT_ROW, CUDA_FAULT_NOT_FINITE, CUDA_FAULT_EXPERT, CUDA_FAULT_PLACE, CUDA_FAULT_LOGIT, CUDA_FAULT_NO_LOGIT };
 struct cuda_status { int fault; int value; int64_t index, limit; }; /* memory that host and device both see */
 SIMT_FN void cuda_report(struct cuda_status *s, enum cuda_fault fault, int64_t index, int value, int64_t limit)
 {

@@ -117,16 +117,6 @@ SIMT_FN float slope(float z, float cap) /* of the cap, from the capped logit */
     const float q = cap > 0 ? z / cap : 0;
     return 1 - q * q;
 }
-struct best { float z; int word; };
-/* The larger; of equals the one that comes first. NaN is never larger. */
-SIMT_FN best better(best a, best b) { return b.z > a.z || (b.z == a.z && b.word < a.word) ? b : a; }
-SIMT_FN best warp_best(best v)
-{
-#pragma unroll
-    for (int d = 16; d > 0; d >>= 1) v = better(v, best{__shfl_xor_sync(0xffffffffu, v.z, d), __shfl_xor_sync(0xffffffffu, v.word, d)});
-    return v;
-}
-
 /* A block a row: words first_word .. + words of its logits. */
 __global__ void __launch_bounds__(THREADS) online_kernel(struct head_state s, bf16 *__restrict__ dz, const float *__restrict__ z, int64_t ld, int words, int first_word,
                                                          const int32_t *__restrict__ targets, const int32_t *__restrict__ list, const int32_t *__restrict__ count, int64_t first, float cap)

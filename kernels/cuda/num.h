@@ -94,6 +94,15 @@ SIMT_FN float warp_max(float v) /* NaN if any is */
     }
     return v;
 }
+struct best { float z; int word; };
+/* The larger; of equals the one that comes first. NaN is never larger. */
+SIMT_FN best better(best a, best b) { return b.z > a.z || (b.z == a.z && b.word < a.word) ? b : a; }
+SIMT_FN best warp_best(best v)
+{
+#pragma unroll
+    for (int d = 16; d > 0; d >>= 1) v = better(v, best{__shfl_xor_sync(0xffffffffu, v.z, d), __shfl_xor_sync(0xffffffffu, v.word, d)});
+    return v;
+}
 /* Sum over a block of whole warps, at most 32; `partial` is shared memory of 32 elements, free for reuse after the next __syncthreads. */
 template <class T> SIMT_INLINE T block_sum(T v, T *partial)
 {

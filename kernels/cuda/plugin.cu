@@ -37,6 +37,8 @@ static int look_at_status(struct pw_dev *dev)
     if (s.fault == CUDA_FAULT_NONE) return 0;
     memset(cuda_of(dev)->status, 0, sizeof s);
     if (s.fault == CUDA_FAULT_NOT_FINITE) return pw_error(PW_E_NUMERIC, "encode: x: element %lld is not finite", (long long)s.index);
+    if (s.fault == CUDA_FAULT_LOGIT) return pw_error(PW_E_NUMERIC, "sample: logits[%d]: logit of token %lld is not a number", s.value, (long long)s.index);
+    if (s.fault == CUDA_FAULT_NO_LOGIT) return pw_error(PW_E_NUMERIC, "sample: logits[%d]: no token has a finite logit", s.value);
     return pw_error(PW_E_FAIL, "%s[%lld]: expected 0 to %lld, got %d", what[s.fault], (long long)s.index, (long long)s.limit - 1, s.value);
 }
 
@@ -239,10 +241,12 @@ out:
     return rc;
 }
 
+static size_t none_sample(const struct pw_dev *, int64_t) { return 0; }
+
 static const struct pw_backend backend = {
     .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory, .held = held,
     .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget, .choose = choose, .driver = driver_version,
-    .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_attn = cuda_scratch_attn,
+    .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_sample = none_sample, .scratch_attn = cuda_scratch_attn,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct pw_backend *pw_plugin_backend(const char *version, size_t row_bytes)

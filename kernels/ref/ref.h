@@ -14,6 +14,7 @@
 #undef T
 #undef W
 
+size_t ref_scratch_sample(const struct pw_dev *dev, int64_t vocab);
 double ref_get(struct pw_tensor t, int64_t i);            /* element i of a contiguous tensor */
 void ref_put(struct pw_tensor t, int64_t i, double value);/* rounded once to its type; nothing happens when the tensor is none */
 void ref_add(struct pw_tensor t, int64_t i, double value);

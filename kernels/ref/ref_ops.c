@@ -39,7 +39,7 @@ static size_t none_attn(const struct pw_dev *d, int64_t tokens, int64_t keys, in
 const struct pw_backend pw_ref_backend = {
     .kind = "ref", .ops = &ops, .open = open_ref, .close = close_ref, .take = pw_host_take, .give = pw_host_give, .put = pw_host_move, .get = pw_host_move,
     .sync = pw_host_sync, .memory = pw_host_memory, .held = pw_host_held, .take_pinned = pw_host_take, .give_pinned = pw_host_give, .send = pw_host_transfer, .bring = pw_host_transfer,
-    .wait = pw_host_wait, .scratch_linear = none_linear, .scratch_head = none_linear, .scratch_experts = none_experts, .scratch_attn = none_attn,
+    .wait = pw_host_wait, .scratch_linear = none_linear, .scratch_head = none_linear, .scratch_experts = none_experts, .scratch_attn = none_attn, .scratch_sample = ref_scratch_sample,
 };
 
 double ref_get(struct pw_tensor t, int64_t i)

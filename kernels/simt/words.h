@@ -42,6 +42,7 @@ SIMT_FN float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 SIMT_FN uint32_t __float_as_uint(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 SIMT_FN float __uint_as_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 SIMT_FN uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
+SIMT_FN uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
 SIMT_FN int __popc(unsigned x) { return __builtin_popcount(x); }
 SIMT_FN int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 SIMT_FN float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
@@ -55,6 +56,7 @@ template <class T> static inline T max(T a, T b) { return a < b ? b : a; }
 /* Atomics: blocks run on several threads of the machine. */
 SIMT_FN int atomicAdd(int *p, int v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
 SIMT_FN unsigned atomicAdd(unsigned *p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
+SIMT_FN unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) { return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL); }
 SIMT_FN int atomicCAS(int *p, int expected, int v)
 {
     __atomic_compare_exchange_n(p, &expected, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);

@@ -352,6 +352,17 @@ mutant test_ranks train/resume.c 's/averages ? PARTS : 1/averages ? 1 : 1/'
 mutant test_ranks train/run_train.c 's/    then.accumulate \*= ranks;//'
 mutant test_budget train/trainer.c 's/"gradients", region/"gradients", region \/ 64/'
 
+# ---- drawing tokens ----
+mutant test_sample kernels/cuda/sample.cu 's/(nth + 1) \* weight/nth * weight/'
+mutant test_sample kernels/cuda/sample.cu 's/sample_share(total, d.top_p) - 1/sample_share(total, d.top_p)/'
+mutant test_sample kernels/cuda/sample.cu 's/at + __popc(all \& ((1u << lane) - 1)) == nth/nth == at/'
+mutant test_sample kernels/sample.c 's/mine >> known != order) ||/false) ||/'
+mutant test_sample kernels/sample.h 's/u == 0x80000000u ? 0x7fffffffu : //'
+mutant test_sample kernels/ref/ref_sample.c 's/weight < least/weight <= least/'
+mutant test_capture infer/session.c 's/(const struct pw_draw \*)draws->device + at/(const struct pw_draw *)draws->device/'
+mutant test_capture infer/session.c 's/ \&\& a->draws == b->draws//'
+race test_sample kernels/cuda/sample.cu 's/^    __syncthreads(); \/\* bins are filled \*\///'
+
 # ---- the coin vote ----
 mutant test_vote eval/ledger.c 's/pw_sha256_add(&h, previous, 64);/pw_sha256_add(\&h, previous, 63);/'
 mutant test_vote eval/ledger.c 's/PW_CHECK(memcmp(c->seal_root, c->root, 64) == 0/PW_CHECK(true/'
