@@ -1,7 +1,9 @@
 /* Quantisers: from dense tensors to 4-bit and 8-bit weights, and the reports of what was lost.
  *
  * NF4 and FP4 are bit-exact with bitsandbytes (QLoRA, Dettmers et al. 2023; layout in kernels/weight.h): codes, absmax, and with double
- * quantisation the 8-bit absmax with its offset. Folders are written so that transformers + bitsandbytes load them. */
+ * quantisation the 8-bit absmax with its offset. Folders are written so that transformers + bitsandbytes load them; those with quantised experts so that
+ * transformers 4 does, as tensors of one expert each: transformers 5 joins experts into one parameter, which bitsandbytes never quantises there, and
+ * opens the folders whose experts are as they were (experts_stored). */
 #ifndef PW_QUANT_QUANT_H
 #define PW_QUANT_QUANT_H
 
@@ -9,7 +11,13 @@
 #include "data/checkpoint.h"
 #include "kernels/op.h"
 
-struct pw_quant_options { enum pw_qtype type; bool double_quant; int block; /* 64 */ enum pw_dtype dtype; /* recorded, bf16 */ };
+struct pw_quant_options {
+    enum pw_qtype type;
+    bool double_quant;
+    int block;               /* 64 */
+    enum pw_dtype dtype;     /* recorded, bf16 */
+    bool experts_stored;     /* folders: linears of experts stay in the numbers that they are stored in */
+};
 int pw_quant_parse(const char *name, struct pw_quant_options *out);   /* "nf4" ...; PW_E_USAGE names the nearest */
 
 /* Bytes a quantised (n_out, n_in) takes, scales and 64-byte rounding included; and laying it out in memory of that size. */

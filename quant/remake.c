@@ -201,10 +201,13 @@ static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass
     struct pw_source s;
     const enum pw_role role = pw_role_of(j->config, t->name, &l);
     const bool dense = j->how->to.type == PW_Q_DENSE;
+    int layer, expert;
+    enum pw_expert_part which;
+    const bool stays = dense || (j->how->to.experts_stored && pw_expert_named(j->config, t->name, &layer, &expert, &which));
     PW_CHECK(role != PW_ROLE_UNKNOWN, PW_E_FORMAT, "%s: unknown tensor %s", pw_checkpoint_path(j->c), t->name);
     if (role == PW_ROLE_COMPANION)
         return 0;
-    if (!dense && role == PW_ROLE_LINEAR) {
+    if (!stays && role == PW_ROLE_LINEAR) {
         if (pass == PASS_BYTES && j->how->to.type == PW_Q_INT8) {
             static const uint8_t row_format = 0;
             char name[1200];
@@ -228,7 +231,6 @@ static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass
 static int write_joined(struct job *j, int layer, int first, int last, enum pass pass)
 {
     char suffix[PW_EXPERT_NAME];
-    PW_CHECK(j->how->to.type == PW_Q_DENSE, PW_E_UNSUPPORTED, "%s: experts joined in one tensor are not quantised into a folder (expected f32, f16 or bf16, which parts them)", pw_checkpoint_path(j->c));
     for (int e = 0; e < j->config->experts; e++)
         for (int p = first; p < last; p++) {
             pw_expert_suffix(j->config, e, (enum pw_expert_part)p, suffix);
@@ -292,7 +294,8 @@ static int write_weights(struct job *j, const char *dir)
 
 /* ---- config and the rest of the folder ---- */
 
-static void quantization_config(struct pw_json *w, const struct pw_quant_options *o, const char *compute)
+/* A router is a linear of its own to transformers 4, and is not quantised here. */
+static void quantization_config(struct pw_json *w, const struct pw_quant_options *o, const char *compute, bool experts)
 {
     const bool int8 = o->type == PW_Q_INT8;
     pw_json_open(w, "quantization_config", '{');
@@ -304,7 +307,13 @@ static void quantization_config(struct pw_json *w, const struct pw_quant_options
     pw_json_bool(w, "bnb_4bit_use_double_quant", o->double_quant && !int8);
     pw_json_bool(w, "llm_int8_enable_fp32_cpu_offload", false);
     pw_json_bool(w, "llm_int8_has_fp16_weight", false);
-    pw_json_null(w, "llm_int8_skip_modules");
+    if (experts) {
+        pw_json_open(w, "llm_int8_skip_modules", '[');
+        pw_json_str(w, NULL, "lm_head");
+        pw_json_str(w, NULL, "gate");
+        pw_json_close(w, ']');
+    } else
+        pw_json_null(w, "llm_int8_skip_modules");
     /* llm_int8_threshold is left to its default: transformers demands a float, and 6.0 is written "6" here. */
     pw_json_bool(w, "load_in_4bit", !int8);
     pw_json_bool(w, "load_in_8bit", int8);
@@ -346,7 +355,7 @@ static int write_config(struct job *j, const char *dir)
     } else
         pw_model_config_write(j->config, dtype, &w);
     if (o->type != PW_Q_DENSE)
-        quantization_config(&w, o, dtype);
+        quantization_config(&w, o, dtype, j->config->experts > 0);
     pw_json_close(&w, '}');
     pw_buf_char(&w.out, '\n');
     PW_PASS_OUT(pw_json_status(&w));
@@ -380,6 +389,8 @@ int pw_quant_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *dir
 {
     struct job j = {.dev = dev, .c = c, .config = pw_checkpoint_config(c), .how = how};
     pw_arena_init(&j.arena);
+    if (j.config->experts && how->to.type != PW_Q_DENSE && !how->to.experts_stored)
+        pw_progress_say(how->progress, "experts are quantised: transformers 4.57 opens such a folder, transformers 5 does not, since it joins experts (--experts stored leaves them as they are)");
     int rc = write_config(&j, dir);
     if (rc == 0)
         rc = copy_files(&j, dir);

@@ -16,14 +16,14 @@ struct pw_dev *logits_device(const char *level, int threads)
     return d;
 }
 
-float *logits_with(struct pw_dev *dev, const char *path, const char *adapter, const int32_t *ids, int n, int64_t *vocab)
+float *logits_loaded(struct pw_dev *dev, const char *path, const struct pw_model_options *opt, const char *adapter, const int32_t *ids, int n, int64_t *vocab)
 {
     struct pw_model *m;
     struct pw_session *s;
     struct pw_adapter a = {0};
     int32_t rows[LOGITS_MOST];
     ck_assert(n >= 1 && n <= LOGITS_MOST);
-    ck_ok(pw_model_load(&m, dev, path, NULL));
+    ck_ok(pw_model_load(&m, dev, path, opt));
     if (adapter) {
         ck_ok(pw_adapter_load(&a, adapter, &m->config));
         ck_ok(pw_model_attach(m, &a));
@@ -43,6 +43,11 @@ float *logits_with(struct pw_dev *dev, const char *path, const char *adapter, co
     pw_model_free(m);
     pw_adapter_free(&a);
     return out;
+}
+
+float *logits_with(struct pw_dev *dev, const char *path, const char *adapter, const int32_t *ids, int n, int64_t *vocab)
+{
+    return logits_loaded(dev, path, NULL, adapter, ids, n, vocab);
 }
 
 float *logits_of(struct pw_dev *dev, const char *path, const int32_t *ids, int n, int64_t *vocab) { return logits_with(dev, path, NULL, ids, n, vocab); }

@@ -292,7 +292,7 @@ START_TEST(merges_into_joined)
     struct pw_dev *dev = NULL;
     const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
     struct pw_merge_result result;
-    const char *out = test_path(test_tmpdir(), "merged"), *four = test_path(test_tmpdir(), "four");
+    const char *out = test_path(test_tmpdir(), "merged");
     read_expected_of(&e, FIXTURES "/joined.json", "qwen3");
     ck_ok(pw_dev_open(&dev, &options));
     ck_ok(pw_checkpoint_open(&c, "tests/fixtures/families/qwen3-moe-joined", NULL));
@@ -303,9 +303,6 @@ START_TEST(merges_into_joined)
     logits_of(out, NULL, "cpu", e.ids, e.n, got);
     const double off = furthest(got, e.logits, e.n * e.vocab);
     ck_assert_msg(off <= 1e-4, "merged: logits off by %g", off);
-    const struct pw_remake how = {.to = {.type = PW_Q_NF4, .block = 64}};
-    ck_ok(pw_dir_make(four));
-    ck_fails(pw_quant_remake(dev, c, four, &how), PW_E_UNSUPPORTED, "experts joined in one tensor are not quantised into a folder");
     pw_checkpoint_close(c);
     pw_dev_close(dev);
     printf("merged into joined experts: largest difference of a logit %.3g\n", off);

@@ -6,11 +6,12 @@
 #include "quant/quant.h"
 #include "tools/cmd.h"
 
-struct quant_options { const char *out, *format; };
+struct quant_options { const char *out, *format, *experts; };
 #define AT(field) offsetof(struct quant_options, field)
 static const struct pw_option options[] = {
     {"out", 'o', PW_OPT_STRING, AT(out), "OUT", NULL, NULL, 0, 0, "the folder or file to write"},
     {"format", 0, PW_OPT_CHOICE, AT(format), "FORMAT", "hf|gguf", "hf", 0, 0, "hf: Hugging Face folder with safetensors; gguf: one file for llama.cpp"},
+    {"experts", 0, PW_OPT_CHOICE, AT(experts), "WHICH", "quantised|stored", "quantised", 0, 0, "nf4, fp4 and int8 of a model with experts: quantise those too, or leave them as they are stored"},
     PW_OPTIONS_END,
 };
 
@@ -49,6 +50,8 @@ static int quant(struct pw_cmd *c)
              c->common->type);
     to.double_quant = c->common->double_quant;
     PW_CHECK(!to.double_quant || to.type == PW_Q_NF4 || to.type == PW_Q_FP4, PW_E_USAGE, "--double-quant is for nf4 and fp4, not %s", c->common->type);
+    to.experts_stored = strcmp(o->experts, "stored") == 0;
+    PW_CHECK(!to.experts_stored || (!gguf && to.type != PW_Q_DENSE), PW_E_USAGE, "--experts stored is for nf4, fp4 and int8, not %s", c->common->type);
     PW_PASS_OUT(pw_cmd_host_device(c, &dev));
     pw_json_begin(&s.json);
     pw_json_open(&s.json, "tensors", '[');
@@ -72,10 +75,12 @@ out:
 }
 
 const struct pw_command pw_commands_quant[] = {
-    {"quant", "MODEL -o OUT --type nf4|fp4|int8|f16|bf16|f32|q8_0|q4_0|q4_K|q6_K [--double-quant] [--format hf|gguf]", "a model in another number format",
+    {"quant", "MODEL -o OUT --type nf4|fp4|int8|f16|bf16|f32|q8_0|q4_0|q4_K|q6_K [--double-quant] [--format hf|gguf] [--experts quantised|stored]", "a model in another number format",
      "Quantised folders are in the form of bitsandbytes and load in transformers. The linear layers of the blocks are quantised; embedding,\n"
-     "norms and head stay as stored. GGUF files hold all matrices in the type asked for, tokenizer and chat template included, with q6_K for\n"
-     "the head beside q4_0 and q4_K, and vectors in f32. The error of each tensor against what it was made of is printed.\n",
+     "norms and head stay as stored. Of a model with experts transformers 4.57 opens the folder; transformers 5 joins experts and cannot with\n"
+     "quantised ones: 5.23 opens what --experts stored writes, where attention alone is quantised. pw opens both. GGUF files hold all\n"
+     "matrices in the type asked for, tokenizer and chat template included, with q6_K for the head beside q4_0 and q4_K, and vectors and\n"
+     "routers in f32. The error of each tensor against what it was made of is printed.\n",
      options, sizeof(struct quant_options), 1, 1, false, quant},
     {NULL},
 };

@@ -388,6 +388,8 @@ mutant test_adapter_file lora/gguf_lora.c 's/PW_PASS(pw_pairs_build(a, pairs, n,
 mutant test_adapter_file quant/gguf_file.c 's/&& !s->heads && !edited)/\&\& !s->heads \&\& (edited || true))/'
 mutant test_adapter_file quant/gguf_file.c 's/if (it->edited)$/if (it->edited \&\& first > 0)/'
 mutant test_adapter_file lora/merge.c 's/PW_CHECK(m->result->max_change > 0,/PW_CHECK(true,/'
+mutant test_bnb_folders quant/remake.c 's/pw_json_str(w, NULL, "gate");//'
+mutant test_bnb_folders quant/remake.c 's/(j->how->to.experts_stored \&\& /(false \&\& /'
 mutant test_bnb_folders data/bnb.c 's/out->nested_offset = (float)st.offset/out->nested_offset = 0/'
 mutant test_bnb_folders data/bnb.c 's/w->t.bytes - packed < item/w->t.bytes == packed \&\& item == 1/'
 mutant test_go_template data/go_template.c 's/if (!good) {/if (false) {/'

@@ -3,6 +3,8 @@
 Needs: pip install torch transformers bitsandbytes numpy safetensors accelerate. Run from the repository.
   written by pw         nf4 and fp4, double quantisation or not, int8, of an f32 and of a bf16 base: transformers loads them and gives the logits of pw (f32)
   written by transformers, read by pw    nf4 and fp4, nested or not, bnb_4bit_quant_storage uint8, bfloat16, float16, float32; LLM.int8()
+  models with experts   transformers 5.23 quantises attention alone: what pw writes with --experts stored is that, tensor for tensor, and it is opened; what it writes without has
+                        the codes that bitsandbytes gives of each expert (transformers 4.57.6, which opens those folders, is not among the requirements), also of joined ones
 bitsandbytes 0.50 multiplies 4-bit weights on the processor in bf16, whatever the compute type, so the logits are compared on transformers' model with each
 such layer replaced by an f32 one of the weights that bitsandbytes itself decodes: bound 1e-4 (sums of 256 terms in another order). The distance of transformers as
 it is gets printed, and is bounded by a tenth of the logits' size; so is LLM.int8(), where bitsandbytes rounds activations to 8 bits.
@@ -18,6 +20,7 @@ import bitsandbytes as bnb
 import bitsandbytes.functional as F
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 warnings.filterwarnings("ignore")
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: E402
@@ -54,7 +57,6 @@ def widen(m):
 
 
 def as_bf16(hf, out):
-    from safetensors.torch import load_file, save_file
     os.makedirs(out)
     for n in ("tokenizer.json", "tokenizer_config.json"):
         open(out + "/" + n, "w").write(open(hf + "/" + n).read())
@@ -62,6 +64,71 @@ def as_bf16(hf, out):
     c["torch_dtype"] = "bfloat16"
     json.dump(c, open(out + "/config.json", "w"))
     save_file({k: v.to(torch.bfloat16) for k, v in load_file(hf + "/model.safetensors").items()}, out + "/model.safetensors", metadata={"format": "pt"})
+
+
+FP4_BETWEEN = torch.tensor([0.00260417, 0.0859375, 0.20833333, 0.29166667, 0.4166667, 0.583333, 0.8333333])
+
+
+def same_codes(x, y, base, kind):
+    """FP4 has two codes of zero, 0 and 8. Between two values bitsandbytes decides by constants on CUDA, as pw does, and by distances on the processor, which come to another
+    end within a few ulps."""
+    x, y = (torch.stack([t.flatten() >> 4, t.flatten() & 15], 1).flatten() for t in (x, y))
+    if kind == "fp4":
+        blocks = base.flatten().float().reshape(-1, 64)
+        unit = (blocks / blocks.abs().amax(1, keepdim=True)).abs().flatten()
+        tie = ((unit[:, None] - FP4_BETWEEN).abs() <= 5e-7).any(1)
+        x, y = (torch.where((t == 8) | tie, 0, t) for t in (x, y))
+    return torch.equal(x, y)
+
+
+def same_file(a, b, base, kind):
+    """Codes and scales to the last bit. Scales of scales: torch's mean of them, in f32 and in an order of its own, may be off by its last bits, and a scale's code by one where it is a tie."""
+    x, y = load_file(a + "/model.safetensors"), load_file(b + "/model.safetensors")
+    assert x.keys() == y.keys(), sorted(x.keys() ^ y.keys())
+    for k in x:
+        if k.endswith("__nf4") or k.endswith("__fp4"):
+            p, q = (json.loads(bytes(t[k].tolist())) for t in (x, y))
+            assert abs(p.pop("nested_offset", 0) - q.pop("nested_offset", 0)) <= 1e-6 and p == q, k
+        elif k.endswith(".nested_absmax"):
+            assert torch.allclose(x[k], y[k], rtol=1e-6, atol=0), k
+        elif k.endswith(".absmax") and x[k].dtype == torch.uint8:
+            d = (x[k].int() - y[k].int()).abs()
+            assert d.max() <= 1 and d.sum() <= 1 + d.numel() // 100, k
+        elif x[k].dtype == torch.uint8:
+            assert same_codes(x[k], y[k], base[k], kind), k
+        else:
+            assert x[k].dtype == y[k].dtype and torch.equal(x[k], y[k]), k
+    return len(x)
+
+
+def experts(rng, family, at):
+    hf, joined, worst = at + "/hf", at + "/joined", 0.0
+    folder(hf, rng, "tests/fixtures/train_golden/model", family)
+    ids, base = rng.integers(0, 60, 60), load_file(hf + "/model.safetensors")
+    AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).save_pretrained(joined, save_original_format=False)
+    assert any(k.endswith("experts.gate_up_proj") for k in load_file(joined + "/model.safetensors"))
+    for kind, double in (("nf4", False), ("nf4", True), ("fp4", False)):
+        more = ["-q", "--type", kind] + (["--double-quant"] if double else [])
+        name = "%s %s%s" % (family, kind, " double" if double else "")
+        stored, own, every, parted = ("%s/%s-%s-%d" % (at, n, kind, double) for n in ("stored", "own", "every", "parted"))
+        pw("quant", hf, "-o", stored, "--experts", "stored", *more)
+        q = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=torch.float32)
+        AutoModelForCausalLM.from_pretrained(hf, quantization_config=q, dtype=torch.float32).save_pretrained(own)
+        same = same_file(stored, own, base, kind)
+        m = AutoModelForCausalLM.from_pretrained(stored, dtype=torch.float32)
+        d = float(np.abs(theirs(widen(m), ids) - ours(stored, ids, at)).max())
+        pw("quant", hf, "-o", every, *more)
+        pw("quant", joined, "-o", parted, *more)
+        same_file(every, parted, base, kind)
+        x, codes = load_file(every + "/model.safetensors"), 0
+        for k in (k for k in base if ".experts." in k):
+            want, state = F.quantize_4bit(base[k], quant_type=kind, compress_statistics=double)
+            assert same_codes(x[k], want, base[k], kind) and (double or torch.equal(x[k + ".absmax"], state.absmax)), "%s: not the codes of bitsandbytes" % k
+            codes += 1
+        worst = max(worst, d)
+        assert d <= 1e-4, "%s: a logit differs by %g" % (name, d)
+        print("bnb %-24s experts stored: %d tensors as transformers writes them, logits within %.2g; quantised: codes of %d experts' linears as bitsandbytes makes them" % (name, same, d, codes))
+    return worst
 
 
 def main(seed):
@@ -110,6 +177,9 @@ def main(seed):
         a, b = theirs(m, ids), ours(at + "/w8", ids, at)
         print("bnb int8 written by pw: transformers' logits within %.2g" % np.abs(a - b).max())
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+    for family in ("mixtral", "qwen3-moe"):
+        with tempfile.TemporaryDirectory() as at:
+            worst = max(worst, experts(rng, family, at))
     print("bnb: largest difference of a logit (4 bits, f32) %.3g" % worst)
 
 
