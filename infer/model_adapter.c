@@ -169,8 +169,20 @@ int pw_model_norms(struct pw_model *m)
     return 0;
 }
 
+/* peft 0.21.2 has none on the joined experts of transformers 5 either: "lora.ParamWrapper does not work with use_dora=True". */
+static int no_dora_experts(const struct pw_adapter *a)
+{
+    const char *name = a ? pw_adapter_dora_expert(a) : NULL;
+    if (!name)
+        return 0;
+    const int rc = pw_error(PW_E_UNSUPPORTED, "attaching an adapter: dora on experts is not supported (%s), nor does peft 0.21 have it on the joined experts of transformers 5", name);
+    pw_error_hint("train with adapter.kind: lora, or with adapter.targets: [q_proj, k_proj, v_proj, o_proj]; an adapter that is there already can be merged: pw lora merge MODEL --adapter DIR -o OUT");
+    return rc;
+}
+
 static int attach(struct pw_model *m, const struct pw_adapter *a, bool shapes)
 {
+    PW_PASS(no_dora_experts(a));
     m->attached++;
     detach(m);
     for (size_t i = 0; a && i < a->n; i++) {

@@ -194,13 +194,7 @@ static int plan_layer(struct pw_adapter *a, const struct pw_model_config *model,
         pw_expert_suffix(model, e / PW_EXPERT_PARTS, (enum pw_expert_part)(e % PW_EXPERT_PARTS), suffix);
         snprintf(name, sizeof name, "model.layers.%d.%s", i, suffix);
         pw_expert_shape(model, (enum pw_expert_part)(e % PW_EXPERT_PARTS), &n_out, &n_in);
-        const size_t before = a->n;
         PW_PASS(consider(a, name, n_out, n_in));
-        if (a->n > before && strcmp(a->config.kind, "dora") == 0) {
-            const int rc = pw_error(PW_E_UNSUPPORTED, "adapter.kind: dora on experts is not supported (%s)", name);
-            pw_error_hint("use adapter.kind: lora, or adapter.targets without experts: q_proj,k_proj,v_proj,o_proj");
-            return rc;
-        }
     }
     return 0;
 }
@@ -405,6 +399,19 @@ void pw_adapter_reorder_rows(const struct pw_adapter *a, const struct pw_adapter
 static size_t rounded(struct pw_tensor t) { return ((size_t)pw_count(t) * sizeof(float) + 63) & ~(size_t)63; }
 
 bool pw_adapter_is_dora(const struct pw_adapter *a) { return strcmp(a->config.kind, "dora") == 0; }
+
+const char *pw_adapter_dora_expert(const struct pw_adapter *a)
+{
+    int layer, used, expert;
+    enum pw_expert_part part;
+    size_t length;
+    for (size_t i = 0; pw_adapter_is_dora(a) && i < a->n; i++) {
+        used = 0;
+        if (sscanf(a->modules[i].name, "model.layers.%9d.%n", &layer, &used) == 1 && used > 0 && pw_expert_of(a->modules[i].name + used, &expert, &part, &length))
+            return a->modules[i].name;
+    }
+    return NULL;
+}
 
 /* The tensors of a module in the order of their places: A, B, and of DoRA the magnitude and its norms. */
 static int tensors_of(struct pw_lora *l, struct pw_tensor *list[4])

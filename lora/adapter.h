@@ -54,6 +54,8 @@ struct pw_adapter {
  * a target that matches nothing is an error naming the nearest. Tensors have shape but no data yet. */
 int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config, const struct pw_model_config *model);
 bool pw_adapter_is_dora(const struct pw_adapter *a);
+/* The first module of a DoRA adapter that is a linear of an expert; NULL: there is none. Such an adapter is read, written and merged, not attached. */
+const char *pw_adapter_dora_expert(const struct pw_adapter *a);
 size_t pw_adapter_bytes(const struct pw_adapter *a);                 /* of all tensors in f32, norms too */
 int64_t pw_adapter_parameters(const struct pw_adapter *a);
 int pw_adapter_place(struct pw_adapter *a, void *memory, size_t bytes); /* lays all tensors out in one region, in module order */

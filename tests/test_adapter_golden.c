@@ -308,6 +308,47 @@ START_TEST(merges_into_joined)
     printf("merged into joined experts: largest difference of a logit %.3g\n", off);
 }
 END_TEST
+/* DoRA on experts is not attached; merged it gives peft's logits, into a folder and into a file. */
+START_TEST(merges_dora_experts)
+{
+    static struct expected e;
+    static float got[MOST * VOCAB];
+    static const char base[] = "tests/fixtures/families/mixtral", path[] = FIXTURES "/dora-experts";
+    struct pw_adapter a;
+    struct pw_checkpoint *c = NULL;
+    struct pw_dev *dev = NULL;
+    struct pw_model *m = NULL;
+    const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
+    const char *outs[2] = {test_path(test_tmpdir(), "merged"), test_path(test_tmpdir(), "merged.gguf")};
+    read_expected_of(&e, FIXTURES "/dora-experts.json", "dora");
+    ck_ok(pw_dev_open(&dev, &options));
+    ck_ok(pw_model_load(&m, dev, base, NULL));
+    ck_ok(pw_peft_load(&a, path, &m->config));
+    ck_fails(pw_model_attach(m, &a), PW_E_UNSUPPORTED, "dora on experts is not supported (model.layers.0.block_sparse_moe.experts.0.w1)");
+    ck_assert_ptr_nonnull(strstr(pw_error_hint_text(), "pw lora merge"));
+    pw_adapter_free(&a);
+    pw_model_free(m);
+    for (int gguf = 0; gguf < 2; gguf++) {
+        const struct pw_merge_options o = {.to = {.type = PW_Q_DENSE, .dtype = PW_F32}, .gguf = gguf > 0};
+        struct pw_merge_result result;
+        ck_ok(pw_checkpoint_open(&c, base, NULL));
+        struct pw_model_config shape = *pw_checkpoint_config(c);
+        shape.rope_interleaved = gguf > 0;
+        ck_ok(pw_peft_load(&a, path, &shape));
+        ck_ok(pw_lora_merge_into(dev, c, &a, outs[gguf], &o, &result, NULL));
+        ck_assert_uint_eq(result.modules, 2 * (1 + 4 * 3));
+        pw_adapter_free(&a);
+        pw_checkpoint_close(c);
+        logits_of(outs[gguf], NULL, "cpu", e.ids, e.n, got);
+        const double off = furthest(got, e.logits, e.n * e.vocab);
+        printf("%s merged into a %s: largest difference of a logit %.3g\n", path, gguf ? "file" : "folder", off);
+        ck_assert_msg(off <= 1e-5, "merged: logits off by %g", off);
+    }
+    logits_of(base, NULL, "cpu", e.ids, e.n, got);
+    ck_assert(furthest(got, e.logits, e.n * e.vocab) > 0.1);
+    pw_dev_close(dev);
+}
+END_TEST
 START_TEST(joined_up) { joined("up", "mixtral"); }
 END_TEST
 START_TEST(joined_down) { joined("down", "qwen3-moe-joined"); }
@@ -591,6 +632,7 @@ int main(void)
     tcase_add_test(c, joined_mixtral);
     tcase_add_test(c, joined_qwen3);
     tcase_add_test(c, merges_into_joined);
+    tcase_add_test(c, merges_dora_experts);
     tcase_add_test(c, joined_up);
     tcase_add_test(c, joined_down);
     tcase_add_test(c, refuses_joined);

@@ -87,6 +87,10 @@ static int compare(void *ctx, const char *path)
                                         {.model = path, .type = "", .same_tokenizer = true}};
     if (j->o->no_check)
         return 0;
+    if (pw_adapter_dora_expert(&j->a)) {
+        pw_progress_say(j->c->progress, "not compared: dora on experts is merged, and cannot be attached to compare it with");
+        return 0;
+    }
     if (!pw_checkpoint_tokenizer(j->base)) {
         pw_progress_say(j->c->progress, "not compared: the model has no tokenizer (give one with --tokenizer)");
         return 0;

@@ -2,6 +2,7 @@
 """Reference training runs of DoRA, PiSSA and trained modules beside LoRA, by PyTorch, transformers and peft in f32, over the model and rows of train_fixtures.py.
 
     adapter_fixtures.py biases TRAIN OUT  adds to what make wrote the runs on a Qwen2, whose biases are trained: OUT/model-bias, and bias and bias-all beside the others
+    adapter_fixtures.py dora-experts MIXTRAL OUT  writes OUT/dora-experts, an adapter of the Mixtral, and its logits, OUT/dora-experts.json
     adapter_fixtures.py joined FAMILIES OUT  writes OUT/joined-NAME, adapters of joined experts (target_parameters) of the models in FAMILIES, and their logits, OUT/joined.json
     adapter_fixtures.py make TRAIN OUT    TRAIN: a folder made by train_fixtures.py. Writes OUT/golden.json (losses and gradient norms of 20 steps), and
                                           OUT/init-NAME and OUT/final-NAME, adapters before and after, for each NAME
@@ -20,6 +21,7 @@ import tokenizers
 import torch
 import transformers
 
+import families
 import train_fixtures as tf
 
 NORMS = ["embed_tokens", "lm_head", "norm", "input_layernorm"]
@@ -169,6 +171,25 @@ def joined(families, out):
     (out / "joined.json").write_text(json.dumps(all) + "\n")
 
 
+def dora_experts(family, out):
+    """DoRA on experts that are modules of their own, as in transformers 4; on the joined ones of transformers 5 peft 0.21.2 refuses it."""
+    out = pathlib.Path(out)
+    all = {"ids": [1, 5, 9, 3, 7, 2, 11, 4, 8, 6]}
+    torch.manual_seed(37)
+    base = families.per_expert(families.load(pathlib.Path(family)), "mixtral")
+    m = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, task_type="CAUSAL_LM", use_dora=True, target_modules=["q_proj", "w1", "w2", "w3"]))
+    for n, p in m.named_parameters():
+        if "lora_magnitude" in n:
+            p.data *= 1 + 0.3 * torch.randn_like(p)
+        elif "lora_" in n:
+            p.data = 0.3 * torch.randn_like(p)
+    tf.save(m, out / "dora-experts")
+    m.eval()
+    with torch.no_grad():
+        all["dora"] = m(input_ids=torch.tensor([all["ids"]]), use_cache=False).logits[0].tolist()
+    (out / "dora-experts.json").write_text(json.dumps(all) + "\n")
+
+
 def make(train, out):
     train, out = pathlib.Path(train), pathlib.Path(out)
     shutil.rmtree(out, ignore_errors=True)
@@ -195,5 +216,7 @@ if __name__ == "__main__":
         biases(sys.argv[2], sys.argv[3])
     elif len(sys.argv) == 4 and sys.argv[1] == "joined":
         joined(sys.argv[2], sys.argv[3])
+    elif len(sys.argv) == 4 and sys.argv[1] == "dora-experts":
+        dora_experts(sys.argv[2], sys.argv[3])
     else:
         sys.exit(__doc__)
