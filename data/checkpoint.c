@@ -117,6 +117,13 @@ const struct pw_model_config *pw_checkpoint_config(const struct pw_checkpoint *c
 const char *pw_checkpoint_path(const struct pw_checkpoint *c) { return c->path; }
 const char *pw_checkpoint_format(const struct pw_checkpoint *c) { return c->format; }
 const char *pw_checkpoint_tokenizer(const struct pw_checkpoint *c) { return c->tokenizer; }
+const char *pw_checkpoint_left_out(const struct pw_checkpoint *c) { return c->left_out; }
+
+void pw_checkpoint_tell(const struct pw_checkpoint *c, struct pw_progress *progress)
+{
+    if (c && c->left_out)
+        pw_progress_say(progress, "%s is a %s: its text is a %s, and %s is left out", c->path, c->config.whole, c->config.architecture, c->left_out);
+}
 
 size_t pw_checkpoint_bytes(const struct pw_checkpoint *c)
 {

@@ -7,6 +7,7 @@
 #ifndef PW_DATA_CHECKPOINT_H
 #define PW_DATA_CHECKPOINT_H
 
+#include "base/progress.h"
 #include "data/model_config.h"
 #include "kernels/weight.h"
 
@@ -19,6 +20,10 @@ const struct pw_model_config *pw_checkpoint_config(const struct pw_checkpoint *c
 const char *pw_checkpoint_path(const struct pw_checkpoint *c);
 const char *pw_checkpoint_format(const struct pw_checkpoint *c);   /* "safetensors", "safetensors, bitsandbytes nf4", "GGUF, Q4_K", "llama2.c" */
 const char *pw_checkpoint_tokenizer(const struct pw_checkpoint *c);/* folder or file to give to pw_tokenizer_load; NULL = none */
+/* Of a model of several parts only the text is opened, under the names of the model of text alone: what is left out, "the vision part (437 tensors, 817.8 MiB)"; NULL: nothing.
+ * What is opened is that model, so identity and hash are those of a folder that holds it alone. */
+const char *pw_checkpoint_left_out(const struct pw_checkpoint *c);
+void pw_checkpoint_tell(const struct pw_checkpoint *c, struct pw_progress *progress);   /* says so in one line, if there is something */
 size_t pw_checkpoint_bytes(const struct pw_checkpoint *c);         /* of all tensors as stored */
 /* SHA-256 over config and tensors (names, dtypes, shapes, bytes) in name order: what is stored, exactly. Computed once, kept. Reads all. */
 int pw_checkpoint_hash(struct pw_checkpoint *c, char hex[65]);

@@ -1,8 +1,9 @@
 /* Opening a Hugging Face folder: config.json, generation_config.json, and one safetensors file or the shards of an index. Owns the
- * rules of the index. Refuses to know what tensors mean. */
+ * rules of the index, and where in a model of several parts the text is. Refuses to know what tensors mean. */
 #include <string.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "data/checkpoint_parts.h"
 
 static int no_memory(const struct pw_checkpoint *c) { return pw_error(PW_E_NOMEM, "%s: no memory", c->path); }
@@ -69,6 +70,40 @@ static int list_tensors(struct pw_checkpoint *c)
             *s = (struct stored){.t = {.name = t->name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data, .bytes = t->bytes}, .file = c->paths[i]};
             memcpy(s->t.shape, t->shape, sizeof s->t.shape);
         }
+    return 0;
+}
+
+/* A model of text and vision: its text under the names of a model of text alone, in the layout of published files, which transformers 4 and 5 write, and in that of
+ * save_original_format=False. What belongs to neither keeps its name, and nobody will ask for it. */
+static int take_text(struct pw_checkpoint *c)
+{
+    static const struct { const char *from, *to; } text[] = {
+        {"language_model.model.", "model."}, {"language_model.lm_head.", "lm_head."}, {"model.language_model.", "model."}, {"lm_head.", "lm_head."}};
+    static const char *const vision[] = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."};
+    size_t kept = 0, left = 0;
+    uint64_t bytes = 0;
+    char size[32];
+    for (size_t i = 0; i < c->n; i++) {
+        struct stored s = c->tensors[i];
+        bool seen = false;
+        for (size_t k = 0; k < sizeof vision / sizeof *vision; k++)
+            seen |= strncmp(s.t.name, vision[k], strlen(vision[k])) == 0;
+        left += seen;
+        bytes += seen ? s.t.bytes : 0;
+        if (seen)
+            continue;
+        for (size_t k = 0; k < sizeof text / sizeof *text; k++)
+            if (strncmp(s.t.name, text[k].from, strlen(text[k].from)) == 0) {
+                s.t.name = pw_arena_printf(&c->arena, "%s%s", text[k].to, s.t.name + strlen(text[k].from));
+                PW_CHECK(s.t.name, PW_E_NOMEM, "%s: no memory", c->path);
+                break;
+            }
+        c->tensors[kept++] = s;
+    }
+    c->n = kept;
+    pw_format_bytes(size, bytes);
+    c->left_out = left ? pw_arena_printf(&c->arena, "the vision part (%zu tensors, %s)", left, size) : NULL;
+    PW_CHECK(c->left_out || !left, PW_E_NOMEM, "%s: no memory", c->path);
     return 0;
 }
 
@@ -170,6 +205,8 @@ int pw_checkpoint_open_hf(struct pw_checkpoint *c, const char *dir)
         PW_PASS(open_shards(c, dir, index_path));
     }
     PW_PASS(list_tensors(c));
+    if (c->config.whole[0])
+        PW_PASS(take_text(c));
     name_format(c);
     PW_CHECK(!quantization || strcmp(c->format, "safetensors") != 0, PW_E_FORMAT,
              "%s: config.json has a quantization_config, but no tensor is quantised", dir);

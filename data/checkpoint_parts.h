@@ -21,6 +21,7 @@ struct pw_checkpoint {
     struct pw_gguf gguf;
     struct stored *tensors; size_t n;               /* in name order */
     const char *source;                             /* recorded by pw quant, or NULL */
+    const char *left_out;                           /* what of the folder is not in the list, or NULL */
     char hash[65];
 };
 

@@ -43,6 +43,10 @@ static const struct family families[] = {
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
+/* Models of several parts, whose config has that of the text in a map of its own. Published ones leave out what is as in the class of transformers. */
+struct whole { const char *model_type, *architecture, *text; int64_t vocab, context; int heads, kv_heads; };
+static const struct whole wholes[] = {{"gemma3", "Gemma3ForConditionalGeneration", "gemma3_text", 262208, 131072, 8, 4}};
+
 static void known_families(char out[512])
 {
     size_t at = 0;
@@ -257,11 +261,9 @@ static int read_rest(struct pw_model_config *c, const struct family *f, const st
     return 0;
 }
 
-int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json, const char *source)
+/* whole: what the text part is of, or NULL. */
+static int parse(struct pw_model_config *c, const struct family *f, const struct whole *whole, const struct pw_value *json, const char *source)
 {
-    PW_CHECK(json && json->kind == PW_MAP, PW_E_FORMAT, "%s: expected a map", source);
-    const struct family *f;
-    PW_PASS(find_family(&f, json, source));
     *c = (struct pw_model_config){.rope_theta = f->rope_theta, .rope_local_theta = f->rope_local_theta, .norm_eps = f->norm_eps > 0 ? f->norm_eps : 1e-6,
                                   .norm_offset = f->gemma, .fused = f->fused, .embed_scale = 1, .rope_factor = 1,
                                   .init_range = 0.02, .qk_norm = f->qk_norm, .post_norms = f->gemma, .tied = f->gemma,
@@ -271,19 +273,25 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     snprintf(c->family, sizeof c->family, "%s", f->model_type);
     snprintf(c->architecture, sizeof c->architecture, "%s", f->architecture);
 
-    PW_PASS(count(json, "vocab_size", source, true, 1, 1 << 26, &c->vocab));
+    if (whole) {
+        c->vocab = whole->vocab;
+        c->context = whole->context;
+        c->heads = whole->heads;
+        snprintf(c->whole, sizeof c->whole, "%s", whole->architecture);
+    }
+    PW_PASS(count(json, "vocab_size", source, !whole, 1, 1 << 26, &c->vocab));
     PW_PASS(small_count(json, "hidden_size", source, true, 1 << 20, &c->hidden));
     PW_PASS(small_count(json, "intermediate_size", source, true, 1 << 22, &c->ffn));
     PW_PASS(small_count(json, "num_hidden_layers", source, true, PW_LAYERS_MAX, &c->layers));
-    PW_PASS(small_count(json, "num_attention_heads", source, true, 1 << 14, &c->heads));
-    c->kv_heads = c->heads;
+    PW_PASS(small_count(json, "num_attention_heads", source, !whole, 1 << 14, &c->heads));
+    c->kv_heads = whole ? whole->kv_heads : c->heads;
     PW_PASS(small_count(json, "num_key_value_heads", source, false, 1 << 14, &c->kv_heads));
     PW_CHECK(c->heads % c->kv_heads == 0, PW_E_FORMAT, "%s: num_attention_heads is no multiple of num_key_value_heads (%d, %d)", source, c->heads,
              c->kv_heads);
     c->head_dim = f->head_dim ? f->head_dim : c->hidden % c->heads == 0 ? c->hidden / c->heads : 0;
     PW_PASS(small_count(json, "head_dim", source, c->head_dim == 0, 1 << 14, &c->head_dim));
     PW_CHECK(c->head_dim % 2 == 0, PW_E_FORMAT, "%s: head_dim must be even (got %d)", source, c->head_dim);
-    PW_PASS(count(json, "max_position_embeddings", source, true, 1, 1 << 30, &c->context));
+    PW_PASS(count(json, "max_position_embeddings", source, !whole, 1, 1 << 30, &c->context));
     PW_PASS(pw_config_positive(json, "rms_norm_eps", source, &c->norm_eps));
     PW_PASS(pw_config_positive(json, "initializer_range", source, &c->init_range));
     PW_PASS(pw_get_bool(json, "tie_word_embeddings", source, &c->tied));
@@ -296,6 +304,43 @@ int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json
     c->attn_scale = 1 / sqrt(c->attn_scalar > 0 ? c->attn_scalar : c->head_dim);
     c->parameters = pw_model_config_count(c);
     return 0;
+}
+
+/* The text part. transformers ties by the outer key, which is true when it is silent. */
+static int parse_whole(struct pw_model_config *c, const struct whole *w, const struct pw_value *json, const char *source)
+{
+    const struct pw_value *text = pw_get(json, "text_config"), *list = pw_get(json, "architectures");
+    const struct family *f;
+    const char *type = w->text;
+    char where[200];
+    bool tied = true;
+    PW_CHECK(text && text->kind == PW_MAP, PW_E_FORMAT, "%s: text_config: expected a map", source);
+    PW_CHECK(!list || list->kind == PW_NULL || (list->kind == PW_LIST && list->len == 1 && list->items[0].kind == PW_STRING && strcmp(list->items[0].s, w->architecture) == 0), PW_E_UNSUPPORTED,
+             "%s: architectures: expected %s for model_type %s", source, w->architecture, w->model_type);
+    snprintf(where, sizeof where, "%.180s: text_config", source);
+    PW_PASS(pw_get_str(text, "model_type", where, &type));
+    PW_CHECK(strcmp(type, w->text) == 0, PW_E_UNSUPPORTED, "%s: model_type: expected %s, got %.60s", where, w->text, type);
+    for (f = families; strcmp(f->model_type, w->text) != 0;)
+        f++;
+    PW_PASS(parse(c, f, w, text, where));
+    PW_PASS(pw_get_bool(json, "tie_word_embeddings", source, &tied));
+    PW_CHECK(tied == c->tied || !pw_get(text, "tie_word_embeddings"), PW_E_UNSUPPORTED, "%s: tie_word_embeddings is %s, and that of text_config is not", source, tied ? "true" : "false");
+    c->tied = tied;
+    c->parameters = pw_model_config_count(c);
+    return pw_model_config_eos(c, json, source);
+}
+
+int pw_model_config_parse(struct pw_model_config *c, const struct pw_value *json, const char *source)
+{
+    const struct family *f;
+    const char *type = NULL;
+    PW_CHECK(json && json->kind == PW_MAP, PW_E_FORMAT, "%s: expected a map", source);
+    PW_PASS(pw_get_str(json, "model_type", source, &type));
+    for (size_t i = 0; type && i < sizeof wholes / sizeof *wholes; i++)
+        if (strcmp(wholes[i].model_type, type) == 0)
+            return parse_whole(c, &wholes[i], json, source);
+    PW_PASS(find_family(&f, json, source));
+    return parse(c, f, NULL, json, source);
 }
 
 static int64_t count_layer(const struct pw_model_config *c, int i)

@@ -1,7 +1,7 @@
 /* The shape of a model, read from config.json (or the header of another format) into one struct.
  *
  * Families are rows of a table in data/model_config.c (model_type, architecture class, defaults, tensor names): adding one touches
- * a row. A config that asks for something the program does not do is an error naming the key. Knows nothing of weights. */
+ * a row. Of a model of several parts (text and vision), which is another table, the text part alone is read. A config that asks for something the program does not do is an error naming the key. Knows nothing of weights. */
 #ifndef PW_DATA_MODEL_CONFIG_H
 #define PW_DATA_MODEL_CONFIG_H
 
@@ -16,6 +16,7 @@ enum { PW_LAYERS_MAX = 4096, PW_ROPE_PAIRS_MAX = 128 };
 struct pw_model_config {
     char family[24];          /* "llama" */
     char architecture[48];    /* "LlamaForCausalLM" */
+    char whole[48];           /* the folder holds more than text, "Gemma3ForConditionalGeneration", and this is its text part; else empty. Not part of what is written */
     int64_t vocab;
     int layers, hidden, heads, kv_heads, head_dim, ffn;
     int64_t context;          /* max_position_embeddings; with dynamic rope scaling, factor times it */

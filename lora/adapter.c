@@ -350,6 +350,7 @@ static int plan_saved(struct pw_adapter *a, const struct pw_model_config *model)
 int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config, const struct pw_model_config *model)
 {
     *a = (struct pw_adapter){.config = *config};
+    a->config.of_text = model->whole[0] != 0;
     pw_arena_init(&a->arena);
     int rc = check_config(config);
     if (rc == 0 && !(a->config.targets = pw_arena_strndup(&a->arena, config->targets, strlen(config->targets))))

@@ -27,6 +27,7 @@ struct pw_adapter_config {
     bool halves;
     const char *modules_to_save;  /* "norm,embed_tokens": ends of names of norms, of the embedding and of the head that are trained whole; NULL, "" or "none": none */
     char bias[12];                /* which biases of the base are trained, those that it has: "lora_only", of the linears with a pair; "all"; "" or "none" */
+    bool of_text;                 /* the base is the text part of a model of several parts: PEFT's files name its layers otherwise */
     char base_name[512];          /* base_model_name_or_path */
     char base_hash[65];           /* pw_checkpoint_identity of the base, "" if unknown (adapters of other tools) */
     char base_type[24];           /* the form the base had: "dense", "nf4", "nf4 double", ...; "" if unknown */

@@ -127,6 +127,7 @@ int pw_pairs_build(struct pw_adapter *a, struct pw_pair *pairs, size_t n, const 
         PW_PASS(check_all(pairs, n, model, path));
     if (model && model->rope_interleaved)
         a->paired = model->head_dim;
+    a->config.of_text = model && model->whole[0];
     a->modules = pw_arena_array(&a->arena, n, sizeof *a->modules);
     PW_CHECK(a->modules, PW_E_NOMEM, "%s: no memory", path);
     for (size_t i = 0; i < n; i++)

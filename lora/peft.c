@@ -408,8 +408,9 @@ static int fill_module(struct pw_adapter *a, struct pw_adapter_module *m, const 
 {
     double r = a->config.r;
     struct pw_adapter_config own = a->config;
-    const char *named = f->joined ? f->joined : f->name;
+    const char *named = f->joined ? f->joined : pw_peft_name(a, &a->arena, f->name);
     const int64_t experts = f->joined ? f->experts : 1, halves = f->joined ? f->halves : 1;
+    PW_CHECK(named, PW_E_NOMEM, "%s: no memory", path);
     PW_PASS(pw_peft_pattern(json, "rank_pattern", config_path, named, &r));
     PW_PASS(pw_peft_pattern(json, "alpha_pattern", config_path, named, &own.alpha));
     PW_CHECK((double)f->a->shape[0] == r * (double)experts && (double)f->b->shape[1] == r * (double)experts, PW_E_FORMAT,
@@ -526,9 +527,10 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
     PW_CHECK(pw_file_exists(path), PW_E_IO, "%s: no such file", path);
     PW_PASS(pw_safetensors_open(s, path));
     PW_PASS(read_base(&a->config, s->metadata, path));
+    PW_PASS(pw_peft_take_text(a, s, path));
     PW_PASS(collect(a, s, path, &list, &n));
     PW_PASS(pw_peft_split_experts(a, json, model, config_path, path, &list, &n));
-    if (narrowed(json)) {
+    if (narrowed(json) || a->config.of_text) {
         exact = false;
         PW_PASS(list_targets(a, list, n));
     }
@@ -542,6 +544,7 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
         PW_PASS(fill_module(a, &a->modules[a->n], &list[a->n], json, config_path, path));
     if (a->config.modules_to_save || (a->config.bias[0] && strcmp(a->config.bias, "none") != 0))
         PW_PASS(fill_saved(a, s, model, path));
+    a->config.of_text = model ? model->whole[0] != 0 : a->config.of_text;
     return 0;
 }
 
@@ -574,6 +577,10 @@ static void write_targets(const struct pw_adapter *a, struct pw_json *w)
 {
     const char *seen[PW_LIN_COUNT + PW_EXPERT_PARTS];
     size_t n_seen = 0;
+    if (a->config.of_text) {
+        pw_peft_write_text_targets(a, w);
+        return;
+    }
     pw_json_open(w, "target_modules", '[');
     if (strcmp(a->config.targets, "all-linear") == 0)
         for (size_t i = 0; i < a->n; i++) {
@@ -605,27 +612,29 @@ static double alpha_of(const struct pw_adapter *a, const struct pw_lora *l)
 }
 
 /* rank_pattern or alpha_pattern: the modules that differ from the config, by their full names. */
-static void write_pattern(const struct pw_adapter *a, struct pw_json *w, bool rank)
+static void write_pattern(const struct pw_adapter *a, struct pw_json *w, struct pw_arena *arena, bool rank)
 {
     pw_json_open(w, rank ? "rank_pattern" : "alpha_pattern", '{');
     for (size_t i = 0; i < a->n; i++) {
         const struct pw_adapter_module *m = &a->modules[i];
+        const char *name = pw_peft_name(a, arena, m->name);
         double alpha = alpha_of(a, &m->lora);
-        if (rank && m->lora.r != a->config.r)
-            pw_json_i64(w, m->name, m->lora.r);
-        if (!rank && fabs(alpha - a->config.alpha) > 1e-9 * fabs(a->config.alpha))
-            write_number(w, m->name, alpha);
+        w->out.failed |= !name;
+        if (name && rank && m->lora.r != a->config.r)
+            pw_json_i64(w, name, m->lora.r);
+        if (name && !rank && fabs(alpha - a->config.alpha) > 1e-9 * fabs(a->config.alpha))
+            write_number(w, name, alpha);
     }
     pw_json_close(w, '}');
 }
 
-static int write_config(const struct pw_adapter *a, const char *path)
+static int write_config(const struct pw_adapter *a, struct pw_arena *arena, const char *path)
 {
     struct pw_json w = {.indent = true};
     const struct pw_adapter_config *c = &a->config;
     int rc = 0;
     pw_json_open(&w, NULL, '{');
-    write_pattern(a, &w, false);
+    write_pattern(a, &w, arena, false);
     pw_json_null(&w, "auto_mapping");
     pw_json_str(&w, "base_model_name_or_path", c->base_name[0] ? c->base_name : NULL);
     pw_json_str(&w, "bias", c->bias[0] ? c->bias : "none");
@@ -648,7 +657,7 @@ static int write_config(const struct pw_adapter *a, const char *path)
         pw_json_null(&w, "modules_to_save");
     pw_json_str(&w, "peft_type", "LORA");
     pw_json_i64(&w, "r", c->r);
-    write_pattern(a, &w, true);
+    write_pattern(a, &w, arena, true);
     pw_json_null(&w, "revision");
     write_targets(a, &w);
     pw_json_str(&w, "task_type", "CAUSAL_LM");
@@ -668,9 +677,10 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct pw_st_write *)a)->name, ((const struct pw_st_write *)b)->name);
 }
 
-static struct pw_st_write entry(struct pw_arena *arena, const char *module, const char *tail, struct pw_tensor t)
+static struct pw_st_write entry(const struct pw_adapter *a, struct pw_arena *arena, const char *module, const char *tail, struct pw_tensor t)
 {
-    return (struct pw_st_write){.name = pw_arena_printf(arena, "%s%s%s", prefix, module, tail), .dtype = "F32", .ndim = t.ndim,
+    const char *name = pw_peft_name(a, arena, module);
+    return (struct pw_st_write){.name = name ? pw_arena_printf(arena, "%s%s%s", prefix, name, tail) : NULL, .dtype = "F32", .ndim = t.ndim,
                                 .shape = {t.shape[0], t.ndim > 1 ? t.shape[1] : 0}, .data = t.data, .bytes = (size_t)pw_count(t) * sizeof(float)};
 }
 
@@ -696,7 +706,7 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
                 PW_CHECK_OUT(t.data, PW_E_NOMEM, "no memory to write the adapter");
                 pw_adapter_reorder_rows(a, m, false, t.data, parts[k].data, k == 1 ? m->lora.r : 1);
             }
-            list[n] = entry(&arena, m->name, tails[k], t);
+            list[n] = entry(a, &arena, m->name, tails[k], t);
             PW_CHECK_OUT(list[n++].name, PW_E_NOMEM, "no memory to write the adapter");
         }
     }
@@ -710,9 +720,9 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
                 PW_CHECK_OUT(t.data, PW_E_NOMEM, "no memory to write the adapter");
                 pw_adapter_reorder_rows(a, &of, false, t.data, a->saved[i].value.data, 1);
             }
-            list[n] = entry(&arena, module, pw_adapter_find(a, module) ? tail_base : tail_bias, t);
+            list[n] = entry(a, &arena, module, pw_adapter_find(a, module) ? tail_base : tail_bias, t);
         } else
-            list[n] = entry(&arena, a->saved[i].name, tail_w, t);
+            list[n] = entry(a, &arena, a->saved[i].name, tail_w, t);
         PW_CHECK_OUT(list[n++].name, PW_E_NOMEM, "no memory to write the adapter");
     }
     qsort(list, n, sizeof *list, by_name);
@@ -725,7 +735,7 @@ int pw_peft_write(const struct pw_adapter *a, const char *dir)
             metadata[5] = a->config.base_type;
         }
     }
-    PW_PASS_OUT(write_config(a, config_path));
+    PW_PASS_OUT(write_config(a, &arena, config_path));
     PW_PASS_OUT(pw_safetensors_write(path, list, n, metadata, true));
 out:
     pw_arena_free(&arena);

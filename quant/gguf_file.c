@@ -344,6 +344,7 @@ int pw_quant_gguf(struct pw_dev *dev, const char *model, const struct pw_checkpo
     const struct pw_remake how = {.to = *o, .derived = true, .each = each, .ctx = ctx, .progress = progress};
     struct pw_checkpoint *c = NULL;
     int rc = pw_checkpoint_open(&c, model, copt);
+    pw_checkpoint_tell(c, progress);
     if (rc == 0)
         rc = pw_quant_gguf_remake(dev, c, out, force, &how);
     pw_checkpoint_close(c);

@@ -343,7 +343,7 @@ static int write_config(struct job *j, const char *dir)
     char *to = pw_path_join(&j->arena, dir, "config.json"), *from = pw_path_join(&j->arena, pw_checkpoint_path(j->c), "config.json");
     PW_CHECK_OUT(to && from, PW_E_NOMEM, "%s: no memory", dir);
     pw_json_open(&w, NULL, '{');
-    if (pw_is_dir(pw_checkpoint_path(j->c))) {   /* everything that other programs may want of it is kept */
+    if (pw_is_dir(pw_checkpoint_path(j->c)) && !j->config->whole[0]) {   /* everything that other programs may want of it is kept; of several parts the text is written */
         struct pw_value *json;
         PW_PASS_OUT(pw_json_load(&j->arena, from, &json));
         for (size_t i = 0; i < json->len; i++) {
@@ -409,6 +409,7 @@ int pw_quant_folder(struct pw_dev *dev, const char *model, const struct pw_check
     struct pw_remake how = {.to = *o, .derived = true, .each = each, .ctx = ctx, .progress = progress};
     int rc = pw_checkpoint_open(&c, model, copt);
     PW_PASS_OUT(rc);
+    pw_checkpoint_tell(c, progress);
     PW_PASS_OUT(pw_outdir_open(&out, out_dir, force));
     PW_PASS_OUT(pw_quant_remake(dev, c, out.temp, &how));
     PW_PASS_OUT(pw_outdir_commit(&out));

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "data/safetensors.h"
 #include "infer/session.h"
 #include "lora/gguf_lora.h"
 #include "lora/merge.h"
@@ -204,6 +205,87 @@ END_TEST
 START_TEST(merges_saved) { merges("saved"); }
 END_TEST
 START_TEST(merges_dora) { merges("dora"); }
+END_TEST
+
+/* The text part of a model of text and vision: in either spelling of its names, written as transformers has them now, with an expression that selects the text alone. */
+#define WHOLE_MODEL "tests/fixtures/families/gemma3-whole"
+
+static const char *written_targets(struct pw_arena *arena, const struct pw_adapter *a, const char *dir, const struct pw_value **alphas)
+{
+    struct pw_value *json = NULL;
+    const char *text = NULL;
+    ck_ok(pw_dir_make(dir));
+    ck_ok(pw_peft_write(a, dir));
+    ck_ok(pw_json_load(arena, test_path(dir, "adapter_config.json"), &json));
+    ck_ok(pw_get_str(json, "target_modules", "config", &text));
+    *alphas = pw_get(json, "alpha_pattern");
+    return text;
+}
+
+/* The file of dir with other names, `first` in the place of the first module's. */
+static void rename_all(struct pw_arena *arena, const char *dir, const char *to, const char *first)
+{
+    struct pw_safetensors s;
+    struct pw_st_write list[64];
+    const char *path = test_path(dir, "adapter_model.safetensors");
+    struct pw_buf bytes = {0};
+    ck_ok(pw_file_read(path, 0, &bytes));
+    ck_ok(pw_file_write(test_path(dir, "before"), bytes.data, bytes.len, true));
+    pw_buf_free(&bytes);
+    ck_ok(pw_safetensors_open(&s, test_path(dir, "before")));
+    ck_assert_uint_le(s.n, 64);
+    for (size_t i = 0; i < s.n; i++) {
+        const struct pw_st_tensor *t = &s.tensors[i];
+        ck_assert_msg(strncmp(t->name, "base_model.model.model.language_model.layers.", 45) == 0, "%s", t->name);
+        list[i] = (struct pw_st_write){.name = i < 2 && first ? pw_arena_printf(arena, "base_model.model.%s.lora_%c.weight", first, i ? 'B' : 'A') : pw_arena_printf(arena, "base_model.model.%s%s", to, t->name + 45), .dtype = t->dtype, .ndim = t->ndim,
+                                       .shape = {t->shape[0], t->shape[1]}, .data = t->data, .bytes = t->bytes};
+    }
+    ck_ok(pw_safetensors_write(path, list, s.n, NULL, true));
+    pw_safetensors_close(&s);
+}
+
+START_TEST(of_the_text_of_a_whole)
+{
+    static const char *const spelled[] = {"model.language_model.layers.", "language_model.model.layers.", "model.layers."};
+    struct pw_checkpoint *c = NULL;
+    struct pw_adapter a, b;
+    struct pw_arena arena;
+    const struct pw_value *alphas;
+    pw_arena_init(&arena);
+    ck_ok(pw_checkpoint_open(&c, WHOLE_MODEL, NULL));
+    const struct pw_model_config *model = pw_checkpoint_config(c);
+    ck_ok(pw_peft_load(&a, WHOLE_MODEL "/adapter", model));
+    ck_assert(a.config.of_text && a.n == 21);
+    ck_assert_str_eq(a.modules[0].name, "model.layers.0.self_attn.q_proj");
+    a.modules[9].lora.scale *= 3;                      /* an alpha of its own */
+    for (int k = 0; k < 3; k++) {
+        const char *dir = test_path(test_tmpdir(), "adapter");
+        ck_assert_str_eq(written_targets(&arena, &a, dir, &alphas), "model\\.language_model\\.layers\\.(0|1|2)\\.(self_attn\\.q_proj|self_attn\\.k_proj|self_attn\\.v_proj|self_attn\\.o_proj|"
+                         "mlp\\.gate_proj|mlp\\.up_proj|mlp\\.down_proj)");
+        ck_assert_ptr_nonnull(pw_get(alphas, "model.language_model.layers.1.self_attn.v_proj"));
+        rename_all(&arena, dir, spelled[k], NULL);
+        if (k < 2) {
+            ck_ok(pw_peft_load(&b, dir, model));
+            ck_assert_uint_eq(b.n, a.n);
+            for (size_t i = 0; i < a.n; i++) {
+                ck_assert_str_eq(b.modules[i].name, a.modules[i].name);
+                ck_assert(fabs(b.modules[i].lora.scale - a.modules[i].lora.scale) <= 1e-12);
+                ck_assert_mem_eq(b.modules[i].lora.b.data, a.modules[i].lora.b.data, pw_bytes(a.modules[i].lora.b));
+            }
+            pw_adapter_free(&b);
+        }
+    }
+    const char *dir = test_path(test_tmpdir(), "vision");
+    ck_assert_ptr_nonnull(written_targets(&arena, &a, dir, &alphas));
+    rename_all(&arena, dir, spelled[0], "model.vision_tower.encoder.layers.0.self_attn.q_proj");
+    ck_fails(pw_peft_load(&b, dir, model), PW_E_FORMAT, "unknown tensor base_model.model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight: the model has no such linear layer");
+    a.n = 20;                                          /* not the same in every layer: by their names */
+    ck_assert(strncmp(written_targets(&arena, &a, test_path(test_tmpdir(), "few"), &alphas), "model\\.language_model\\.(layers\\.0\\.self_attn\\.q_proj|layers\\.0\\.self_attn\\.k_proj|", 70) == 0);
+    a.n = 21;
+    pw_adapter_free(&a);
+    pw_checkpoint_close(c);
+    pw_arena_free(&arena);
+}
 END_TEST
 
 /* Files whose tensors do not fit: each is refused with the tensor's name. */
@@ -642,6 +724,7 @@ int main(void)
     tcase_add_test(c, reads_dora);
     tcase_add_test(c, merges_dora);
     tcase_add_test(c, refuses);
+    tcase_add_test(c, of_the_text_of_a_whole);
     tcase_add_test(c, dora_on_simt);
     tcase_add_test(c, bias_on_simt);
     tcase_add_test(c, pissa);

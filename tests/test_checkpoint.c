@@ -297,6 +297,87 @@ START_TEST(what_is_no_model)
 }
 END_TEST
 
+/* ---- text and vision ---- */
+
+#define WHOLE "{\"model_type\":\"gemma3\",\"architectures\":[\"Gemma3ForConditionalGeneration\"],\"vision_config\":{\"hidden_size\":8},"
+
+/* The published config of the 4B model says little: the rest is as in the class of transformers. */
+START_TEST(config_of_text_and_vision)
+{
+    static const struct { const char *text, *message; } bad[] = {
+        {WHOLE "\"eos_token_id\":1}", "config.json: text_config: expected a map"},
+        {WHOLE "\"text_config\":[]}", "config.json: text_config: expected a map"},
+        {"{\"model_type\":\"gemma3\",\"architectures\":[\"Gemma3ForCausalLM\"],\"text_config\":{}}", "expected Gemma3ForConditionalGeneration for model_type gemma3"},
+        {WHOLE "\"text_config\":{\"model_type\":\"llama\"}}", "text_config: model_type: expected gemma3_text, got llama"},
+        {WHOLE "\"text_config\":{\"hidden_size\":64}}", "text_config: intermediate_size is missing"},
+        {WHOLE "\"text_config\":{" SIZES ",\"tie_word_embeddings\":false}}", "tie_word_embeddings is true, and that of text_config is not"},
+        {WHOLE "\"text_config\":{" SIZES ",\"num_experts\":4}}", "text_config: num_experts is not supported"},
+    };
+    struct pw_model_config c;
+    ck_ok(parse(WHOLE "\"eos_token_id\":[1,106],\"text_config\":{\"hidden_size\":2560,\"intermediate_size\":10240,\"model_type\":\"gemma3_text\",\"num_hidden_layers\":34,"
+                "\"rope_scaling\":{\"factor\":8.0,\"rope_type\":\"linear\"},\"sliding_window\":1024}}", &c));
+    ck_assert(c.vocab == 262208 && c.heads == 8 && c.kv_heads == 4 && c.head_dim == 256 && c.context == 131072 && c.window == 1024 && c.tied && c.n_eos == 2 && c.eos[1] == 106);
+    ck_assert(c.rope_scaling == PW_ROPE_LINEAR && c.rope_factor == 8 && c.rope_local_theta == 1e4 && pw_model_config_window(&c, 5) == 0 && pw_model_config_window(&c, 4) == 1024);
+    ck_assert_int_eq(c.parameters, 3880263168);        /* of google/gemma-3-4b-pt, without its vision part */
+    ck_assert_str_eq(c.architecture, "Gemma3ForCausalLM");
+    ck_assert_str_eq(c.whole, "Gemma3ForConditionalGeneration");
+    ck_ok(parse(WHOLE "\"tie_word_embeddings\":false,\"text_config\":{" SIZES "}}", &c));
+    ck_assert(!c.tied);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        ck_fails(parse(bad[i].text, &c), i == 0 || i == 1 || i == 4 ? PW_E_FORMAT : PW_E_UNSUPPORTED, bad[i].message);
+}
+END_TEST
+
+/* Both layouts of the file are the same text, and the same model as a folder of the text alone; nothing else may stay unread. */
+START_TEST(folders_of_text_and_vision)
+{
+    static const char *const names[2][5] = {
+        {"language_model.model.embed_tokens.weight", "language_model.model.norm.weight", "language_model.lm_head.weight", "vision_tower.vision_model.head.probe", "multi_modal_projector.x"},
+        {"model.language_model.embed_tokens.weight", "model.language_model.norm.weight", "lm_head.weight", "model.vision_tower.head.probe", "model.multi_modal_projector.x"}};
+    static const char text[] = "\"hidden_size\":4,\"intermediate_size\":6,\"num_hidden_layers\":1,\"num_attention_heads\":1,\"num_key_value_heads\":1,\"vocab_size\":5,"
+                               "\"max_position_embeddings\":8,\"tie_word_embeddings\":false";
+    struct pw_checkpoint *c;
+    struct pw_tensor t;
+    char config[1024], hashes[3][65];
+    const char *dir = NULL;
+    for (int layout = 0; layout < 2; layout++) {
+        struct pw_st_write list[] = {embed, norm, head, extra, freq, norm};
+        for (int i = 0; i < 5; i++)
+            list[i].name = names[layout][i];
+        list[5].name = "audio_tower.x";
+        dir = test_tmpdir();
+        snprintf(config, sizeof config, WHOLE "\"tie_word_embeddings\":false,\"text_config\":{%s}}", text);
+        put(dir, "config.json", config);
+        for (int n = 5; n <= 6; n++) {
+            ck_ok(pw_safetensors_write(test_path(dir, "model.safetensors"), list, (size_t)n, NULL, true));
+            ck_ok(pw_checkpoint_open(&c, dir, NULL));
+            ck_assert_str_eq(pw_checkpoint_left_out(c), "the vision part (2 tensors, 32 B)");
+            ck_ok(pw_checkpoint_tensor(c, "model.norm.weight", 4, 0, &t));
+            ck_ok(pw_checkpoint_tensor(c, "model.embed_tokens.weight", 5, 4, &t));
+            ck_ok(pw_checkpoint_tensor(c, "lm_head.weight", 5, 4, &t));
+            ck_assert_uint_eq(pw_checkpoint_bytes(c), n == 5 ? 176 : 192);
+            if (n == 5) {
+                ck_ok(pw_checkpoint_all_used(c));
+                ck_ok(pw_checkpoint_hash(c, hashes[layout]));
+            } else
+                ck_fails(pw_checkpoint_all_used(c), PW_E_FORMAT, "unknown tensor audio_tower.x: a gemma3_text model has no place for it");
+            pw_checkpoint_close(c);
+        }
+    }
+    const struct pw_st_write alone[] = {head, embed, norm};
+    dir = test_tmpdir();
+    snprintf(config, sizeof config, "{\"model_type\":\"gemma3_text\",%s}", text);
+    put(dir, "config.json", config);
+    ck_ok(pw_safetensors_write(test_path(dir, "model.safetensors"), alone, 3, NULL, true));
+    ck_ok(pw_checkpoint_open(&c, dir, NULL));
+    ck_assert_ptr_null(pw_checkpoint_left_out(c));
+    ck_ok(pw_checkpoint_hash(c, hashes[2]));
+    pw_checkpoint_close(c);
+    ck_assert_str_eq(hashes[0], hashes[1]);
+    ck_assert_str_eq(hashes[0], hashes[2]);
+}
+END_TEST
+
 /* ---- bitsandbytes ---- */
 
 #define W "model.layers.0.self_attn.q_proj.weight"
@@ -432,6 +513,8 @@ int main(void)
     tcase_add_loop_test(t, config_written_reads_back, 0, (int)(sizeof written / sizeof *written));
     tcase_add_test(t, tied_heads);
     tcase_add_test(t, unread_and_misshaped_tensors);
+    tcase_add_test(t, config_of_text_and_vision);
+    tcase_add_test(t, folders_of_text_and_vision);
     tcase_add_test(t, shards);
     tcase_add_test(t, what_is_no_model);
     tcase_add_test(t, quantised_weights);

@@ -14,7 +14,7 @@
 #include "tests/support.h"
 #include "train/pass.h"
 
-static const char *const families[] = {"qwen3", "gemma2", "gemma3", "gemma3-new", "phi3", "phi3-window", "phi3-su", "mistral", "qwen2-window",
+static const char *const families[] = {"qwen3", "gemma2", "gemma3", "gemma3-new", "gemma3-whole", "gemma3-whole-new", "phi3", "phi3-window", "phi3-su", "mistral", "qwen2-window",
                                        "llama31", "llama-yarn", "llama-yarn-factor", "llama-linear", "llama-dynamic", "mixtral", "qwen3-moe",
                                        "qwen3-moe-joined"};
 enum { FAMILIES = sizeof families / sizeof families[0], LONGEST = 64 };

@@ -51,6 +51,7 @@ static int open_base(struct job *j, bool needed)
         }
     }
     PW_TRY(pw_checkpoint_open(&j->base, model, &copt), "opening the base %s", model);
+    pw_checkpoint_tell(j->base, j->c->progress);
     return 0;
 }
 

@@ -143,6 +143,7 @@ static int lora_init(struct pw_cmd *c)
         PW_PASS_OUT(set_key(&k, o->set.items[i]));
     PW_PASS_OUT(plain_targets(&arena, &k));
     PW_PASS_OUT(pw_checkpoint_open(&base, c->args.items[0], &copt));
+    pw_checkpoint_tell(base, c->progress);
     PW_PASS_OUT(pw_adapter_record_base(&k, base, c->common->type, c->common->double_quant));
     PW_PASS_OUT(pw_adapter_plan(&a, &k, pw_checkpoint_config(base)));
     const size_t bytes = pw_adapter_bytes(&a);

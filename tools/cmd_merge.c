@@ -69,6 +69,8 @@ static int load(struct job *j)
     double scale = 1;
     PW_PASS(pw_adapter_argument(&j->arena, j->c->common->adapters.items[0], &path, &scale));
     PW_PASS(pw_checkpoint_open(&j->base, j->c->args.items[0], &copt));
+    if (j->o->no_check || !pw_checkpoint_tokenizer(j->base))   /* comparing loads it, and says so */
+        pw_checkpoint_tell(j->base, j->c->progress);
     PW_PASS(output_type(j));
     struct pw_model_config own = *pw_checkpoint_config(j->base), shape = own;
     shape.rope_interleaved = false;

@@ -152,7 +152,9 @@ static int model_info(struct pw_cmd *c)
     const struct pw_model_config *m = pw_checkpoint_config(k);
     pw_json_begin(&w);
     pw_json_str(&w, "family", m->family);
-    pw_json_str(&w, "architecture", m->architecture);
+    pw_json_str(&w, "architecture", m->whole[0] ? m->whole : m->architecture);
+    if (pw_checkpoint_left_out(k))
+        pw_json_str(&w, "left_out", pw_checkpoint_left_out(k));
     pw_json_str(&w, "format", pw_checkpoint_format(k));
     pw_json_i64(&w, "parameters", m->parameters);
     pw_json_i64(&w, "bytes", (int64_t)pw_checkpoint_bytes(k));
@@ -181,9 +183,10 @@ static int model_info(struct pw_cmd *c)
         snprintf(context + strlen(context), sizeof context - strlen(context), ", rope scaling %s", scalings[m->rope_scaling]);
     if (m->experts)
         snprintf(experts, sizeof experts, ", %d of %d experts, ffn %d", m->experts_chosen, m->experts, m->expert_ffn);
-    pw_buf_printf(&text, "family       %s (%s), %s\nparameters   %" PRId64 ", %s\nshape        %d layers, hidden %d, heads %d of %d, key/value heads %d, ffn %d%s\n"
+    pw_buf_printf(&text, "family       %s (%s), %s%s%s%s%s\nparameters   %" PRId64 ", %s\nshape        %d layers, hidden %d, heads %d of %d, key/value heads %d, ffn %d%s\n"
                          "vocabulary   %" PRId64 "%s\ncontext      %" PRId64 "%s\ntensors     ",
-                  m->family, m->architecture, pw_checkpoint_format(k), m->parameters, bytes, m->layers, m->hidden, m->heads, m->head_dim, m->kv_heads, m->ffn, experts,
+                  m->family, m->architecture, pw_checkpoint_format(k), m->whole[0] ? "; the text of a " : "", m->whole, pw_checkpoint_left_out(k) ? ", without " : "",
+                  pw_checkpoint_left_out(k) ? pw_checkpoint_left_out(k) : "", m->parameters, bytes, m->layers, m->hidden, m->heads, m->head_dim, m->kv_heads, m->ffn, experts,
                   m->vocab, m->tied ? ", head tied to the embedding" : "", m->context, context);
     const size_t n = count_types(k, types);
     pw_json_open(&w, "types", '{');

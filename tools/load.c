@@ -131,6 +131,7 @@ int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool 
     memset(l, 0, sizeof *l);
     PW_PASS_OUT(pw_cmd_device(c, &l->dev));
     PW_TRY_OUT(pw_model_load(&l->model, l->dev, path, &mo), "loading the model %s", path);
+    pw_checkpoint_tell(l->model->checkpoint, c->progress);
     PW_PASS_OUT(choose_products(l, c));
     PW_PASS_OUT(open_tokenizer(&l->tokenizer, l->model->checkpoint, needs_tokenizer));
     l->adapter_names = o->adapters.items;

@@ -264,6 +264,8 @@ static int open_alone(struct pw_run *run, const struct pw_run_options *opt)
     PW_PASS(pw_run_model(run, true));
     if (!opt->recipe->fresh)
         run->config = run->model->config;
+    if (pw_ranks_rank(opt->ranks) == 0)
+        pw_checkpoint_tell(run->model->checkpoint, opt->progress);
     PW_PASS(open_tokenizer(run));
     PW_PASS(open_data_in_turn(run));
     PW_PASS(plan_adapter(run));

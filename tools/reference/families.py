@@ -38,6 +38,11 @@ FAMILIES = {
                                             final_logit_softcapping=5.0, rope_parameters=dict(
                                                 full_attention=dict(rope_type="yarn", factor=3.0, rope_theta=1e5, original_max_position_embeddings=16),
                                                 sliding_attention=dict(rope_type="default", rope_theta=5e3))), False),
+    # A model of text and vision, in the layouts of published files and of save_original_format=False; the text part is what is compared.
+    "gemma3-whole": (T.Gemma3Config, dict(SMALL, num_hidden_layers=3, sliding_window=6, sliding_window_pattern=2, query_pre_attn_scalar=8, rope_parameters=dict(
+        full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6), sliding_attention=dict(rope_type="default", rope_theta=1e4))), False),
+    "gemma3-whole-new": (T.Gemma3Config, dict(SMALL, sliding_window=6, sliding_window_pattern=2, query_pre_attn_scalar=8, tie_word_embeddings=False, rope_parameters=dict(
+        full_attention=dict(rope_type="default", rope_theta=1e6), sliding_attention=dict(rope_type="default", rope_theta=1e4))), False),
     "phi3": (T.Phi3Config, dict(hidden_size=32, original_max_position_embeddings=16, partial_rotary_factor=0.75,
                                 rope_parameters=rope("longrope", short_factor=[1.0, 1.2, 1.5], long_factor=[1.1, 2.5, 4.0])), False),
     "phi3-window": (T.Phi3Config, dict(sliding_window=7, rope_parameters=rope("default")), True),
@@ -133,11 +138,16 @@ def per_expert(model, name):
 def make_model(folder, name, seed):
     kind, extra, old = FAMILIES[name]
     torch.manual_seed(seed)
-    config = kind(**{**COMMON, **extra})
+    config = {**COMMON, **extra}
+    if kind is T.Gemma3Config:
+        vision = dict(hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+        config = dict(text_config=config, vision_config=vision, mm_tokens_per_image=4, image_token_index=1000, boi_token_index=1001, eoi_token_index=1002,
+                      tie_word_embeddings=extra.get("tie_word_embeddings", True))
+    config = kind(**config)
     model = transformers.AutoModelForCausalLM.from_config(config)
     for p in model.parameters():        # norms and biases too, so that leaving one out shows
         p.data = (p.data + 0.1 * torch.randn_like(p)).to(torch.bfloat16)
-    model.to(torch.bfloat16).save_pretrained(folder, save_original_format=not name.endswith("-joined"))
+    model.to(torch.bfloat16).save_pretrained(folder, save_original_format=not name.endswith(("-joined", "-whole-new")))
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "model.safetensors").chmod(0o644)
     written = json.loads((folder / "config.json").read_text())
@@ -173,7 +183,7 @@ def greedy(model, seed, n, prompt):
             cached = model.generate(torch.tensor([ids[:begin]]), max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True, return_dict_in_generate=True)
             tops = [torch.log_softmax(x[0].double(), -1).topk(2).values for x in cached.logits]
             made = dict(prompt=ids[:begin], tokens=ids[begin:], margin=least, same_as_generate=cached.sequences[0].tolist() == ids)
-            if (model.config.rope_parameters or {}).get("rope_type") != "dynamic":
+            if (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") != "dynamic":
                 return made
             # What is cached keeps the base of the length at which it came: another continuation than that of whole passes.
             if min((a - b).item() for a, b in tops) > 2e-3 and not made["same_as_generate"]:
@@ -187,7 +197,7 @@ def train(folder, name, seed, rows):
         ids, want = torch.tensor([rows[0][0]]), base(torch.tensor([rows[0][0]]), use_cache=False).logits
         base = per_expert(base, name)
         assert (base(ids, use_cache=False).logits - want).abs().max() < 1e-5
-    model = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=6, lora_dropout=0.0, target_modules=r"model\.language_model\..*_proj" if "-whole" in name else "all-linear", task_type="CAUSAL_LM"))
     g = seeded(seed + 77)
     for n, p in model.named_parameters():
         if "lora_" in n:
@@ -199,18 +209,20 @@ def train(folder, name, seed, rows):
     (folder / "adapter" / "adapter_model.safetensors").chmod(0o644)
     path = folder / "adapter" / "adapter_config.json"
     c = json.loads(path.read_text())
-    c["target_modules"] = sorted(c["target_modules"])    # a set, whose order is another each time
+    if not isinstance(c["target_modules"], str):
+        c["target_modules"] = sorted(c["target_modules"])    # a set, whose order is another each time
     path.write_text(json.dumps(c, indent=1) + "\n")
     model.train()
     number = sum(len(ids) - learnt for ids, learnt in rows)
     total = 0.0
     for ids, learnt in rows:
-        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].float()
+        more = dict(token_type_ids=torch.zeros(1, len(ids), dtype=torch.long)) if "-whole" in name else {}    # none of an image
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False, **more).logits[0, :-1].float()
         targets = torch.tensor([t if i + 1 >= learnt else -100 for i, t in enumerate(ids[1:])])
         loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum") / number
         loss.backward()
         total += loss.item()
-    grads = {"grad." + n.removeprefix("base_model.model.").replace(".default.weight", ""): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    grads = {"grad." + n.removeprefix("base_model.model.").replace(".default.weight", "").replace("model.language_model.", "model."): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return total, grads
 
 
