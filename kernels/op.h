@@ -57,7 +57,7 @@ struct pw_linear_grads {       /* each may be pw_none(); what is none is not com
     struct pw_tensor da, db;   /* (R, K), (N, R) */
     struct pw_tensor dm;       /* (N), of the magnitude */
 };
-/* Linear layers that stand side by side, one an expert: the same n_out, n_in and type, all with an adapter of one rank or all without. */
+/* Linear layers that stand side by side, one an expert: the same n_out, n_in, type and blocks, all with an adapter of one rank or all without. */
 enum { PW_EXPERTS_MAX = 1024, PW_CHOSEN_MAX = 32 };
 #define PW_EXPERT_STREAM ((uint64_t)1 << 48) /* from the dropout offset of one expert to the next */
 struct pw_experts { int n; const struct pw_weight *w; /* (n) */ };

@@ -71,6 +71,8 @@ static int good_experts(const struct pw_dev *dev, const char *op, const struct p
         PW_CHECK(w->n_out == first->n_out && w->n_in == first->n_in && w->type == first->type && w->dtype == first->dtype, PW_E_FAIL,
                  "%s: expert %d: expected (%" PRId64 ", %" PRId64 ") %s as expert 0, got (%" PRId64 ", %" PRId64 ") %s", op, i, first->n_out, first->n_in, pw_qtype_name(first->type),
                  w->n_out, w->n_in, pw_qtype_name(w->type));
+        PW_CHECK(w->block == first->block && w->nested_block == first->nested_block && !w->absmax_q == !first->absmax_q, PW_E_FAIL,
+                 "%s: expert %d: expected blocks of %d and %d as expert 0, got %d and %d", op, i, first->block, first->nested_block, w->block, w->nested_block);
         PW_CHECK(!w->lora == !first->lora && (!w->lora || w->lora->r == first->lora->r), PW_E_FAIL, "%s: expert %d: expected an adapter of rank %d as expert 0, got rank %d", op, i,
                  first->lora ? first->lora->r : 0, w->lora ? w->lora->r : 0);
         PW_CHECK(!pw_weight_is_dora(w), PW_E_UNSUPPORTED, "%s: expert %d: adapters with a magnitude are not supported on experts", op, i);

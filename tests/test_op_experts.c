@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/hooks.h"
 #include "kernels/op.h"
 #include "tests/support.h"
 
@@ -252,6 +253,68 @@ START_TEST(ids_outside)
 }
 END_TEST
 
+/* Experts in one launch give the bytes that each gives alone, also where the table of their weights takes several launches; and their number does not show in
+ * the number of launches. Few rows (W is read once for each four) and many; some experts have none. _i: rows of the fullest expert. */
+enum { MANY = 150, IN = 24, OUT = 16, RANK = 3 };
+static const int fullest[] = { 2, 70 };
+START_TEST(one_launch_for_all)
+{
+    struct pw_weight w[MANY];
+    struct pw_lora lora[MANY];
+    struct pw_linear_grads g[MANY], one;
+    int32_t start[MANY + 1] = { 0 }, of_one[MANY][2];
+    const struct pw_drop drop = { .p = 0.25, .seed = 3, .offset = 5 };
+    if (!open_device(DEVICES - 1)) return;
+    struct cuda_hooks *hooks = dev->impl;
+    const struct pw_tensor weights = noise(PW_BF16, MANY * OUT, IN, 1), a = noise(PW_F32, MANY * RANK, IN, 2), b = noise(PW_F32, MANY * OUT, RANK, 3), bias = noise(PW_F32, MANY, OUT, 4);
+    for (int e = 0; e < MANY; e++) {
+        start[e + 1] = start[e] + (e == 7 ? fullest[_i] : e % 3);
+        of_one[e][0] = 0;
+        of_one[e][1] = start[e + 1] - start[e];
+        lora[e] = (struct pw_lora){ .r = RANK, .scale = 0.25 * (1 + e % 4), .a = pw_rows(a, e * RANK, RANK), .b = pw_rows(b, e * OUT, OUT) };
+        w[e] = pw_weight_dense(pw_rows(weights, e * OUT, OUT));
+        w[e].lora = &lora[e];
+        w[e].bias = e % 5 ? (const float *)bias.data + e * OUT : NULL;
+    }
+    const int64_t rows = start[MANY];
+    const struct pw_experts all = { MANY, w };
+    const struct pw_tensor x = noise(PW_BF16, rows, IN, 5), dy = noise(PW_BF16, rows, OUT, 6), starts = numbers(start, MANY + 1, 0), ones = numbers(of_one[0], 2 * MANY, 0);
+    struct pw_tensor y[2], xa[2], dx[2], da[2], db[2];
+    for (int i = 0; i < 2; i++) {
+        y[i] = fresh(PW_BF16, rows, OUT), xa[i] = fresh(PW_BF16, rows, RANK), dx[i] = fresh(PW_BF16, rows, IN);
+        da[i] = fresh(PW_F32, MANY * RANK, IN), db[i] = fresh(PW_F32, MANY * OUT, RANK);
+    }
+    for (int e = 0; e < MANY; e++) g[e] = (struct pw_linear_grads){ .da = e == 9 ? pw_none() : pw_rows(da[0], e * RANK, RANK), .db = e == 11 ? pw_none() : pw_rows(db[0], e * OUT, OUT) };
+    ck_ok(pw_dev_reserve(dev, pw_scratch_experts(dev, rows, &all, true) + pw_scratch_experts(dev, rows, &all, false)));
+    hooks->linear_path = _i ? CUDA_LINEAR_FUSED : CUDA_LINEAR_AUTO; /* many rows: an expert with few would take another way alone */
+    int64_t before = hooks->launches;
+    ck_ok(pw_experts_fwd(dev, y[0], xa[0], x, starts, &all, drop));
+    ck_assert_int_eq(hooks->launches - before, 5); /* the table in two parts, xa, its sum, y */
+    before = hooks->launches;
+    ck_ok(pw_experts_bwd(dev, dx[0], g, dy, x, xa[0], starts, &all, drop));
+    ck_assert_int_eq(hooks->launches - before, 7); /* the table, dxa, its sum, db, da, dx */
+    for (int e = 0; e < MANY; e++) {
+        const struct pw_experts alone_e = { 1, &w[e] };
+        const int64_t at = start[e], n = of_one[e][1];
+        struct pw_drop of_e = drop;
+        of_e.offset += (uint64_t)e * PW_EXPERT_STREAM;
+        if (n == 0) continue;
+        const struct pw_tensor s = pw_rows(ones, 2 * e, 2);
+        one = (struct pw_linear_grads){ .da = e == 9 ? pw_none() : pw_rows(da[1], e * RANK, RANK), .db = e == 11 ? pw_none() : pw_rows(db[1], e * OUT, OUT) };
+        ck_ok(pw_experts_fwd(dev, pw_rows(y[1], at, n), pw_rows(xa[1], at, n), pw_rows(x, at, n), s, &alone_e, of_e));
+        ck_ok(pw_experts_bwd(dev, pw_rows(dx[1], at, n), &one, pw_rows(dy, at, n), pw_rows(x, at, n), pw_rows(xa[1], at, n), s, &alone_e, of_e));
+    }
+    const struct pw_tensor *pairs[] = { y, xa, dx, da, db };
+    for (int i = 0; i < 5; i++) {
+        char *together = bring(pairs[i][0]), *apart = bring(pairs[i][1]);
+        ck_assert_msg(memcmp(together, apart, pw_bytes(pairs[i][0])) == 0, "array %d", i);
+        pw_free(together);
+        pw_free(apart);
+    }
+    close_device();
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("op_experts");
@@ -260,6 +323,7 @@ int main(void)
     tcase_add_loop_test(t, alone, 0, DEVICES);
     tcase_add_loop_test(t, ties, 0, DEVICES);
     tcase_add_test(t, checks);
+    tcase_add_loop_test(t, one_launch_for_all, 0, sizeof fullest / sizeof *fullest);
     tcase_add_test(t, ids_outside);
     suite_add_tcase(s, t);
     return test_run(s);

@@ -11,6 +11,7 @@ enum cuda_linear_path { CUDA_LINEAR_AUTO, CUDA_LINEAR_SKINNY, CUDA_LINEAR_FUSED,
 struct cuda_hooks {
     int linear_path;
     size_t decoded_bytes;       /* of a weight that may exist in bf16 at a time */
+    int64_t launches;           /* of kernels since the device was opened: read, not set */
     int64_t head_rows, head_words; /* a chunk of head_loss: rows with a target, words of the vocabulary */
 };
 #endif

@@ -10,6 +10,11 @@ int64_t skinny_rows(const struct pw_weight *w);
 int skinny_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w);
 /* out (T, N) bf16 = x W^T alone: an adapter's first half. */
 int skinny_plain(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, const struct pw_weight *w);
+/* The same for rows of experts, w[0] standing for all: any number of rows, read again for each SKINNY_TILE rows of one expert. operand EXPERT_A: skinny_plain
+ * of the first halves. */
+enum { SKINNY_TILE = 4 };
+struct expert_group;
+int skinny_experts(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, const struct expert_group *group, const int32_t *starts);
 /* Whether eight elements of w are a load or a few at a known alignment: FAST of decode8. */
 bool linear_words(const struct pw_weight *w);
 /* Whether tile.h can decode w while it stages it; if not, it is decoded to bf16 first. */

@@ -17,6 +17,7 @@ static const struct pw_ops ops = {
 
 int cuda_launched(struct pw_dev *dev, const char *op, simt_error e)
 {
+    cuda_of(dev)->hooks.launches++;
     if (e == 0) return 0;
     return pw_error(PW_E_FAIL, "%s: launch on device %s failed: %s", op, dev->kind, rt_error_text(e));
 }
@@ -220,7 +221,7 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     dev->host = false;
     dev->act = PW_BF16;
     dev->level = impl->name;
-    impl->hooks = {CUDA_LINEAR_AUTO, 64u << 20, 1024, 4096};
+    impl->hooks = {CUDA_LINEAR_AUTO, 64u << 20, 0, 1024, 4096};
     PW_PASS_OUT(open_card(dev, impl, opt, index));
     PW_PASS_OUT(gemm_open(&impl->gemm, dev->kind));
     PW_PASS_OUT(failed(dev, "pinned memory", rt_pinned(&status, sizeof *impl->status)));

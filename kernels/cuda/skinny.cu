@@ -28,16 +28,36 @@ template <enum decode_kind KIND, bool WIDE, int M> __global__ void __launch_boun
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, part = warp % g.split;
     const int64_t n = (int64_t)blockIdx.x * (WARPS / g.split) + warp / g.split;
     const bool row_there = n < g.w.n_out;
-    if constexpr (decode_uses_table(KIND)) decode_table<KIND>(g.w, table);
+    cuda_weight of_w = g.w;
+    const bf16 *of_x = g.x, *of_xa = g.xa;
+    const float *of_b = g.b, *bias = g.bias;
+    float scale_b = g.scale;
+    int rows = g.rows;
+    int64_t y_row = 0;
+    if (g.group.entries) {
+        const expert_tile mine = g.group.tiles[blockIdx.y];
+        if (mine.expert < 0) return; /* the whole block */
+        const expert_entry &entry = g.group.entries[mine.expert];
+        of_w = expert_weight(g.w, entry, g.group.operand);
+        const int from = min(max(g.starts[mine.expert], 0), g.all_rows), to = min(max(g.starts[mine.expert + 1], from), g.all_rows);
+        y_row = min(from + mine.first, to);
+        rows = min(rows, to - (int)y_row);
+        of_x += y_row * g.k;
+        if (g.r) of_xa += y_row * g.r;
+        of_b = entry.b;
+        scale_b = entry.scale;
+        bias = g.group.operand == EXPERT_W ? entry.bias : NULL;
+    }
+    if constexpr (decode_uses_table(KIND)) decode_table<KIND>(of_w, table);
     float sum[M] = {};
     for (int64_t k0 = 0; k0 < g.k; k0 += K_TILE) {
         const int width = (int)min((int64_t)K_TILE, g.k - k0), ld = min((int)LD, (width + 31) / 32 * 40);
         if (k0 > 0) __syncthreads(); /* everyone is done with the tile before */
         for (int m = 0; m < M; m++)
             for (int e = (int)threadIdx.x * 8; e < (width + 31) / 32 * 32; e += THREADS * 8) {
-                const bf16 *from = g.x + (int64_t)m * g.k + k0 + e;
+                const bf16 *from = of_x + (int64_t)m * g.k + k0 + e;
                 uint4 v = make_uint4(0, 0, 0, 0);
-                if (m < g.rows && e < width) {
+                if (m < rows && e < width) {
                     if (g.x_words) v = __ldg((const uint4 *)from);
                     else {
                         uint32_t word[4] = {};
@@ -57,7 +77,7 @@ template <enum decode_kind KIND, bool WIDE, int M> __global__ void __launch_boun
 #pragma unroll
                 for (int a = 0; a < AHEAD; a++) {
                     const int at = (c + a * 32 * g.split) * CHUNK;
-                    if (at < width) chunk_load<KIND>(raw[a], g.w, n, k0 + at);
+                    if (at < width) chunk_load<KIND>(raw[a], of_w, n, k0 + at);
                 }
             }
 #pragma unroll
@@ -69,7 +89,7 @@ template <enum decode_kind KIND, bool WIDE, int M> __global__ void __launch_boun
                 for (int eight = 0; eight < CHUNK / 8; eight++) {
                     float v[8], x[8];
                     if constexpr (RAW) chunk_eight<KIND>(raw[a], table, eight, v);
-                    else if (at + eight * 8 < width) decode8<KIND, WIDE>(g.w, table, n, k0 + at + eight * 8, v);
+                    else if (at + eight * 8 < width) decode8<KIND, WIDE>(of_w, table, n, k0 + at + eight * 8, v);
                     else break;
 #pragma unroll
                     for (int m = 0; m < M; m++) {
@@ -93,19 +113,19 @@ template <enum decode_kind KIND, bool WIDE, int M> __global__ void __launch_boun
     __syncthreads();
     if (!row_there || part != 0) return;
     float step = 1;
-    if (WIDE && KIND == DECODE_INT8) step = int8_step(__ldg(g.w.absmax + n));
+    if (WIDE && KIND == DECODE_INT8) step = int8_step(__ldg(of_w.absmax + n));
 #pragma unroll
     for (int m = 0; m < M; m++) {
-        if (m >= g.rows) break;
+        if (m >= rows) break;
         float low = 0;
-        for (int i = lane; i < g.r; i += 32) low = __fmaf_rn(load(g.xa, (size_t)(m * g.r + i)), __ldg(g.b + n * g.r + i), low);
+        for (int i = lane; i < g.r; i += 32) low = __fmaf_rn(load(of_xa, (size_t)(m * g.r + i)), __ldg(of_b + n * g.r + i), low);
         low = warp_sum(low);
         float all = 0;
         for (int p = 0; p < g.split; p++) all += partial[(warp + p) * M + m];
-        const float y = all * step + g.scale * low + (g.bias ? g.bias[n] : 0);
+        const float y = all * step + scale_b * low + (bias ? bias[n] : 0);
         if (lane != 0) continue;
-        if (g.y_f32) store((float *)g.y, (size_t)(m * g.w.n_out + n), y);
-        else store((bf16 *)g.y, (size_t)(m * g.w.n_out + n), y);
+        if (g.y_f32) store((float *)g.y, (size_t)((y_row + m) * g.w.n_out + n), y);
+        else store((bf16 *)g.y, (size_t)((y_row + m) * g.w.n_out + n), y);
     }
 }
 
@@ -114,21 +134,21 @@ template <enum decode_kind KIND, bool WIDE> static int launch(struct pw_dev *dev
     const int m = g->rows == 1 ? 1 : g->rows == 2 ? 2 : 4;
     const int64_t tile = g->k < TILE / m ? g->k : TILE / m;
     const size_t smem = (size_t)m * ((size_t)(tile + 31) / 32 * 40) * 2;
-    const unsigned grid = cuda_parts(g->w.n_out, WARPS / g->split);
+    const dim3 grid(cuda_parts(g->w.n_out, WARPS / g->split), g->group.entries ? (unsigned)g->group.n_tiles : 1u);
     if (m == 1) CUDA_LAUNCH(dev, "linear_fwd", (skinny_kernel<KIND, WIDE, 1>), grid, THREADS, smem, *g);
     else if (m == 2) CUDA_LAUNCH(dev, "linear_fwd", (skinny_kernel<KIND, WIDE, 2>), grid, THREADS, smem, *g);
     else CUDA_LAUNCH(dev, "linear_fwd", (skinny_kernel<KIND, WIDE, 4>), grid, THREADS, smem, *g);
     return 0;
 }
 
-static int run(struct pw_dev *dev, skinny_args *g, struct pw_tensor x, struct pw_tensor y, const struct pw_weight *w)
+static int run(struct pw_dev *dev, skinny_args *g, int rows, bool wide, struct pw_tensor x, struct pw_tensor y, const struct pw_weight *w)
 {
     const enum decode_kind kind = cuda_decode_kind(w);
     g->x = (const bf16 *)x.data;
     g->k = w->n_in;
     g->x_words = w->n_in % 8 == 0 && (uintptr_t)x.data % 16 == 0;
     g->w = cuda_weight_of(w);
-    g->rows = (int)x.shape[0];
+    g->rows = rows;
     g->y = y.data;
     g->y_f32 = y.dtype == PW_F32;
     /* enough warps for two blocks a processor, whatever N is. A function of W and the card alone, and the lanes' chunks begin anew with no tile of x,
@@ -136,7 +156,6 @@ static int run(struct pw_dev *dev, skinny_args *g, struct pw_tensor x, struct pw
     const int most = TILE / 4 / (32 * chunk_of(kind)) < WARPS ? TILE / 4 / (32 * chunk_of(kind)) : (int)WARPS;
     g->split = 1;
     while (g->split < most && w->n_out * g->split < 2 * WARPS * (int64_t)cuda_of(dev)->processors && w->n_in > 32 * chunk_of(kind) * g->split) g->split *= 2;
-    const bool wide = chunk_fits(w);
     if (g->rows > FMA_ROWS) return skinny_mma_run(dev, g, kind);
     CUDA_BY_KIND(w, "linear_fwd", kind, return wide ? launch<kind, true>(dev, g) : launch<kind, false>(dev, g))
     return 0;
@@ -154,10 +173,26 @@ int skinny_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, stru
         g.r = w->lora->r;
         g.scale = (float)w->lora->scale;
     }
-    return run(dev, &g, x, y, w);
+    return run(dev, &g, (int)x.shape[0], chunk_fits(w), x, y, w);
 }
 int skinny_plain(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, const struct pw_weight *w)
 {
     skinny_args g = {};
-    return run(dev, &g, x, out, w);
+    return run(dev, &g, (int)x.shape[0], chunk_fits(w), x, out, w);
+}
+int skinny_experts(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, const struct pw_weight *w, const struct expert_group *group, const int32_t *starts)
+{
+    const bool low = group->operand == EXPERT_A;
+    const struct pw_weight a = low ? pw_weight_dense(w->lora->a) : *w;
+    skinny_args g = {};
+    bool wide = true;
+    for (int e = 0; e < group->n; e++) {
+        const struct pw_weight mine = low ? pw_weight_dense(w[e].lora->a) : w[e];
+        wide = wide && chunk_fits(&mine);
+    }
+    g.group = *group;
+    g.starts = starts;
+    g.all_rows = (int)x.shape[0];
+    if (w->lora && !low) g.xa = (const bf16 *)xa.data, g.r = w->lora->r;
+    return run(dev, &g, x.shape[0] < SKINNY_TILE ? (int)x.shape[0] : (int)SKINNY_TILE, wide, x, y, &a);
 }

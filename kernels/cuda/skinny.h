@@ -4,6 +4,7 @@
 #define PW_KERNELS_CUDA_SKINNY_H
 
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/experts.h"
 #include "kernels/cuda/linear.h"
 
 static constexpr __host__ __device__ bool chunk_is_block(enum decode_kind kind) { return decode_elements(kind) > 0; }
@@ -53,6 +54,7 @@ struct skinny_args {
     void *y; bool y_f32;          /* (rows, N) */
     const float *bias;
     const bf16 *xa; const float *b; int r; float scale; /* r 0: no adapter */
+    struct expert_group group; const int32_t *starts; int all_rows; /* or none: blockIdx.y is a tile of at most SKINNY_TILE rows of one expert */
 };
 /* 5 to 16 rows of x, on tensor cores. */
 int skinny_mma_run(struct pw_dev *dev, const struct skinny_args *g, enum decode_kind kind);

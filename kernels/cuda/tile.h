@@ -21,6 +21,7 @@
 #define PW_KERNELS_CUDA_TILE_H
 
 #include "kernels/cuda/decode.h"
+#include "kernels/cuda/experts.h"
 #include "kernels/cuda/philox.h"
 
 enum { TILE_K = 32, TILE_STAGES = 3 };
@@ -32,6 +33,8 @@ struct tile_args {
     int64_t count_base;
     const int32_t *span;       /* NULL, or on the device: of A's rows, and of those of C and low, only span[0] .. span[1] are meant, TA: of the rows of A and B;
                                   m, TA: k, says how many there are. Rows of masks are counted from span[0] */
+    struct expert_group group; /* or none. With one span is the list of starts, (n + 1), B, low_w, bias and the mask are those of the block's expert, and
+                                  TA: C is da or db of it, sums are not cut into pieces, alpha: times its scale for EXPERT_B */
     struct cuda_weight b;      /* b.n_in: elements from one row to the next */
     bool b_words;              /* cuda_weight_fast, or, for blocks of GGUF, an even address; F32 and BF16 alone may be false */
     int64_t b_row;             /* the first row of it */
@@ -162,7 +165,7 @@ template <enum decode_kind KIND> SIMT_INLINE uint4 tile_finish(const tile_raw<KI
 /* ---- the kernel ---- */
 
 template <int BM, int BN, int WM, int WN, bool TA, bool TB, enum decode_kind KIND, bool MASK>
-__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const tile_args g)
+__global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 64 ? 4 : 1) tile_kernel(const tile_args g)
 {
     enum {
         NT = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8, A_WIDE = TA ? BM / 8 : 4, B_WIDE = TB ? BN / 8 : 4, /* chunks a row */
@@ -172,7 +175,34 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
     SIMT_DYN_SHARED(uint16_t, tile);
     SIMT_SHARED(float[16], table);
     const int thread = (int)threadIdx.x, warp = thread / 32, lane = thread % 32, wm = warp / (BN / WN) * WM, wn = warp % (BN / WN) * WN;
-    const int64_t m0 = (int64_t)blockIdx.x * BM, n0 = (int64_t)blockIdx.y * BN, k0 = (int64_t)blockIdx.z * g.k_piece;
+    const int64_t n0 = (int64_t)blockIdx.y * BN;
+    int64_t m0 = (int64_t)blockIdx.x * BM, k0 = (int64_t)blockIdx.z * g.k_piece;
+    cuda_weight b_of = g.b;
+    cuda_drop drop = g.drop;
+    const float *low_w = g.low_w, *bias = g.bias;
+    float low_factor = g.low_factor, alpha = g.alpha;
+    void *c_of = g.c;
+    const int32_t *span = g.span;
+    if (g.group.entries) {
+        int e;
+        if (TA) e = (int)blockIdx.z, k0 = 0;
+        else {
+            const expert_tile mine = g.group.tiles[blockIdx.x];
+            e = mine.expert, m0 = mine.first;
+            if (e < 0) return; /* the whole block, here and below */
+        }
+        const expert_entry &entry = g.group.entries[e];
+        span += e;
+        drop.offset[1] += (uint32_t)(PW_EXPERT_STREAM >> 32) * (uint32_t)e;
+        if (TA) c_of = g.group.operand == EXPERT_A ? entry.da : entry.db;
+        else b_of = expert_weight(g.b, entry, g.group.operand);
+        if (TA && (!c_of || span[1] <= span[0])) return;
+        if (g.group.operand == EXPERT_B) alpha *= entry.scale;
+        if (g.group.operand == EXPERT_W) {
+            low_w = TB ? entry.a : entry.b;
+            if (!TB) low_factor = entry.scale, bias = entry.bias;
+        }
+    }
     int64_t m_end = g.m, k_end = min(g.k, k0 + g.k_piece);
     if (g.count) {
         const int64_t there = max((int64_t)0, *g.count - g.count_base);
@@ -180,16 +210,16 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
         else m_end = min(m_end, there);
     }
     int64_t row0 = 0;
-    if (g.span) {
+    if (span) {
         const int64_t all = TA ? g.k : g.m;
-        row0 = min(max((int64_t)g.span[0], (int64_t)0), all);
-        const int64_t there = min(max((int64_t)g.span[1], row0), all) - row0;
+        row0 = min(max((int64_t)span[0], (int64_t)0), all);
+        const int64_t there = min(max((int64_t)span[1], row0), all) - row0;
         if (TA) k_end = min(k_end, there);
         else m_end = min(m_end, there);
     }
-    if (m0 >= m_end) return; /* the whole block */
+    if (m0 >= m_end) return;
     const bf16 *const a_rows = g.a + row0 * g.lda;
-    if constexpr (decode_uses_table(KIND)) decode_table<KIND>(g.b, table); /* read after the first barrier */
+    if constexpr (decode_uses_table(KIND)) decode_table<KIND>(b_of, table); /* read after the first barrier */
     const int steps = k_end > k0 ? (int)((k_end - k0 + TILE_K - 1) / TILE_K) : 0;
 
     /* what each thread moves of A in step s: chunk j is at (row, column) of the stored matrix */
@@ -232,7 +262,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
         for (int j = 0; j < B_CHUNKS; j++) {
             const int c = thread + j * NT, r = c / B_WIDE, w = c % B_WIDE;
             const int64_t row = TB ? k0 + s * TILE_K + r : n0 + r, col = TB ? n0 + w * 8 : k0 + s * TILE_K + w * 8, row_end = TB ? k_end : g.n, col_end = TB ? g.n : k_end;
-            tile_load<KIND>(b_raw[j], g.b, table, g.b_words, row < row_end && col < col_end, g.b_row + row + (TA ? row0 : 0), col, col_end - col);
+            tile_load<KIND>(b_raw[j], b_of, table, g.b_words, row < row_end && col < col_end, g.b_row + row + (TA ? row0 : 0), col, col_end - col);
         }
     };
     auto put = [&](int s) { /* registers to shared */
@@ -244,8 +274,8 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
                 int64_t row, col;
                 int place;
                 (void)a_at(s, j, row, col, place);
-                if (MASK && g.drop.threshold) {
-                    const unsigned kept = philox_keep<8>(g.drop, (uint64_t)((g.drop_row + row) * g.lda + col));
+                if (MASK && drop.threshold) {
+                    const unsigned kept = philox_keep<8>(drop, (uint64_t)((g.drop_row + row) * g.lda + col));
                     uint32_t *word = &a_raw[j].x;
 #pragma unroll
                     for (int e = 0; e < 4; e++) word[e] &= (kept >> 2 * e & 1 ? 0xffffu : 0u) | (kept >> (2 * e + 1) & 1 ? 0xffff0000u : 0u);
@@ -295,7 +325,7 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
                 const int64_t at_row = TB ? r0 + row : n0 + row, at_col = TB ? n0 + w * 8 : r0 + w * 8, width = TB ? g.n : g.r;
                 float x[8];
 #pragma unroll
-                for (int e = 0; e < 8; e++) x[e] = at_row < (TB ? g.r : g.n) && at_col + e < width ? __ldg(g.low_w + at_row * width + at_col + e) : 0.0f;
+                for (int e = 0; e < 8; e++) x[e] = at_row < (TB ? g.r : g.n) && at_col + e < width ? __ldg(low_w + at_row * width + at_col + e) : 0.0f;
                 *(uint4 *)(tile + A_TILE + tile_place<B_WIDE>(row, w)) = make_uint4(bf16x2(x[0], x[1]), bf16x2(x[2], x[3]), bf16x2(x[4], x[5]), bf16x2(x[6], x[7]));
             }
             __syncthreads();
@@ -303,16 +333,16 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
             __syncthreads(); /* before the tiles are filled again */
         }
         uint64_t kept = ~(uint64_t)0;
-        if (TB && g.drop.threshold) {
+        if (TB && drop.threshold) {
             kept = 0;
 #pragma unroll 1
             for (int p = 0; p < MI * NI * 2; p++) { /* two elements each, in the order of sum */
                 const int64_t row = m0 + wm + p / (2 * NI) * 16 + lane / 4 + p % 2 * 8, col = n0 + wn + p / 2 % NI * 8 + lane % 4 * 2;
-                kept |= (uint64_t)philox_keep<2>(g.drop, (uint64_t)(row * g.n + col)) << 2 * p;
+                kept |= (uint64_t)philox_keep<2>(drop, (uint64_t)(row * g.n + col)) << 2 * p;
             }
         }
         static_assert(MI * NI * 4 <= 64, "one bit an element");
-        const float factor = g.low_factor * (TB ? g.drop.inverse : 1.0f);
+        const float factor = low_factor * (TB ? drop.inverse : 1.0f);
 #pragma unroll
         for (int e = 0; e < MI * NI * 4; e++) sum[e / (4 * NI)][e / 4 % NI][e % 4] *= kept >> (e / (4 * NI) * 4 * NI + e / 4 % NI * 4 + e % 4) & 1 ? factor : 0.0f;
     }
@@ -346,15 +376,15 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, 1) tile_kernel(const
                 const float beta = g.row_beta ? g.row_beta[row] : g.beta;
                 float x[2];
 #pragma unroll
-                for (int e = 0; e < 2; e++) x[e] = g.alpha * sum[i][j][2 * h + e] + (g.bias && col + e < g.n ? g.bias[col + e] : 0.0f);
-                const int64_t at = blockIdx.z * g.c_piece + (g.c_turned ? col * g.ldc + row : (row + (TA ? 0 : row0)) * g.ldc + col), next = g.c_turned ? g.ldc : 1;
+                for (int e = 0; e < 2; e++) x[e] = alpha * sum[i][j][2 * h + e] + (bias && col + e < g.n ? bias[col + e] : 0.0f);
+                const int64_t at = (TA && g.group.entries ? 0 : blockIdx.z * g.c_piece) + (g.c_turned ? col * g.ldc + row : (row + (TA ? 0 : row0)) * g.ldc + col), next = g.c_turned ? g.ldc : 1;
                 if (g.c_f32) {
-                    float *c = (float *)g.c + at;
+                    float *c = (float *)c_of + at;
 #pragma unroll
                     for (int e = 0; e < 2; e++)
                         if (col + e < g.n) c[e * next] = beta != 0 ? beta * c[e * next] + x[e] : x[e];
                 } else {
-                    bf16 *c = (bf16 *)g.c + at;
+                    bf16 *c = (bf16 *)c_of + at;
                     const bool word = !g.c_turned && col + 1 < g.n && (uintptr_t)c % 4 == 0;
                     if (word) {
                         if (beta != 0) {
@@ -389,7 +419,8 @@ int tile_low_tn(struct pw_dev *dev, const char *op, const struct tile_args *g); 
 
 #define TILE_LAUNCH(BM, BN, WM, WN, TA, TB, KIND, MASK)                                                                                             \
     CUDA_LAUNCH(dev, op, (tile_kernel<BM, BN, WM, WN, TA, TB, KIND, MASK>),                                                                         \
-                dim3(cuda_parts(g->m, BM), cuda_parts(g->n, BN), g->k > g->k_piece ? cuda_parts(g->k, g->k_piece) : 1u),                            \
+                dim3(!TA && g->group.entries ? (unsigned)g->group.n_tiles : cuda_parts(g->m, BM), cuda_parts(g->n, BN),                             \
+                     TA && g->group.entries ? (unsigned)g->group.n : g->k > g->k_piece ? cuda_parts(g->k, g->k_piece) : 1u),                        \
                 (unsigned)(BM / WM * (BN / WN) * 32), (size_t)(TILE_STAGES * (BM + BN) * TILE_K * 2), *g)
 #define TILE_BIG(TA, TB, KIND) TILE_LAUNCH(128, 128, 64, 32, TA, TB, KIND, false)
 #define TILE_SMALL(TA, TB, KIND, MASK) TILE_LAUNCH(64, 32, 16, 32, TA, TB, KIND, MASK)

@@ -14,6 +14,7 @@
 #define __constant__ static const
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define SIMT_FN [[maybe_unused]] static inline
 #define SIMT_INLINE static inline /* for templates */
 

@@ -223,7 +223,7 @@ mutant test_op_checks kernels/op_check.c 's/na > y - x : nb > x - y/na > y - x :
 # ---- linear layers and the loss head on cards, through simt ----
 mutant test_op kernels/cuda/tile.h 's/(k_end - k0 + TILE_K - 1) \/ TILE_K/(k_end - k0) \/ TILE_K/' linear/dense/f32/65
 mutant test_op kernels/cuda/tile.h 's/k + lane % 16, (wn + 16 \* j) \/ 8 + lane \/ 16/k + lane % 16, (wn + 16 * j) \/ 8 + lane \/ 8 % 2/' linear/dense/f32/20
-mutant test_op kernels/cuda/tile.h 's/g.low_factor \* (TB ? g.drop.inverse : 1.0f)/g.low_factor/' linear/nf4/bf16/2100
+mutant test_op kernels/cuda/tile.h 's/low_factor \* (TB ? drop.inverse : 1.0f)/low_factor/' linear/nf4/bf16/2100
 mutant test_op kernels/cuda/tile.h 's/__syncthreads(); \/\* step s has landed/\/* step s has landed/' linear/nf4/bf16/130
 mutant test_op kernels/cuda/linear.cu 's/p < pieces; p++/p + 1 < pieces; p++/' linear/nf4/bf16/2100
 mutant test_op kernels/cuda/head.cu 's/sum_before \* shrink + sum/sum_before + sum/' head
@@ -241,9 +241,7 @@ mutant test_op kernels/cuda/route.cu 's/best >= 0 \&\& best < other/best >= 0 \&
 mutant test_op kernels/cuda/route.cu 's/if (renormalise \&\& !mine) continue;/if (!mine) continue;/; s/(renormalise \&\& !mine)) continue/!mine) continue/' route/
 mutant test_op kernels/cuda/route.cu 's/w < warp ? found/w <= warp ? found/' mix/
 mutant test_op kernels/cuda/combine.cu 's/dweights\[pair\] += dot/dweights[pair] = dot/' mix/
-mutant test_op kernels/cuda/experts.cu 's/(uint64_t)e \* PW_EXPERT_STREAM/(uint64_t)e/' experts/
 mutant test_op kernels/cuda/experts.cu 's/g.low_w += n \* w->lora->r;//' experts/
-mutant test_op kernels/cuda/experts.cu 's/g.alpha = (float)k->experts->w\[e\].lora->scale/g.alpha = (float)k->experts->w[0].lora->scale/' experts/
 mutant test_op kernels/cuda/tile.h 's/(row + (TA ? 0 : row0)) \* g.ldc/row * g.ldc/' experts/
 mutant test_op kernels/cuda/tile.h 's/g.b_row + row + (TA ? row0 : 0)/g.b_row + row/' experts/
 race test_op kernels/cuda/route.cu 's/base += THREADS, stage ^= 1/base += THREADS/' mix/
@@ -357,11 +355,19 @@ mutant test_ranks train/resume.c 's/averages ? PARTS : 1/averages ? 1 : 1/'
 mutant test_ranks train/run_train.c 's/    then.accumulate \*= ranks;//'
 mutant test_budget train/trainer.c 's/"gradients", region/"gradients", region \/ 64/'
 
+# ---- experts in one launch ----
+mutant test_op_experts kernels/cuda/experts.cu 's/(t - before\[low\]) \* height/t * height/'
+mutant test_op_experts kernels/cuda/experts.cu 's/first < all; first += GROUP/first < GROUP; first += GROUP/'
+mutant test_op kernels/cuda/tile.h 's/(uint32_t)(PW_EXPERT_STREAM >> 32) \* (uint32_t)e/0/' experts/
+mutant test_op kernels/cuda/tile.h 's/if (g.group.operand == EXPERT_B) alpha \*= entry.scale;/alpha = alpha * 1;/' experts/
+mutant test_op kernels/cuda/skinny.cu 's/        scale_b = entry.scale;//' experts/
+mutant test_op_experts kernels/cuda/skinny.cu 's/rows = min(rows, to - (int)y_row);//'
+
 # ---- drawing tokens ----
 mutant test_sample kernels/cuda/sample.cu 's/(nth + 1) \* weight/nth * weight/'
 mutant test_sample kernels/cuda/sample.cu 's/sample_share(total, d.top_p) - 1/sample_share(total, d.top_p)/'
 mutant test_sample kernels/cuda/sample.cu 's/at + __popc(all \& ((1u << lane) - 1)) == nth/nth == at/'
-mutant test_sample kernels/sample.c 's/mine >> known != order) ||/false) ||/'
+mutant test_sample kernels/sample.c 's/mine >> known != order/mine >> known > order/'
 mutant test_sample kernels/sample.h 's/u == 0x80000000u ? 0x7fffffffu : //'
 mutant test_sample kernels/ref/ref_sample.c 's/weight < least/weight <= least/'
 mutant test_capture infer/session.c 's/(const struct pw_draw \*)draws->device + at/(const struct pw_draw *)draws->device/'
