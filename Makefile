@@ -132,6 +132,7 @@ $(B)/libpw.a: $(LIB_OBJ)
 # Files for one instruction set are named for it and are called only after the processor was asked.
 %_avx2.o: ISA := -mavx2 -mfma -mf16c
 %_avx512_bf16.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx2 -mfma -mf16c
+%_amx.o: ISA := -mamx-tile -mamx-bf16 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx2 -mfma -mf16c
 %_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
 $(B)/kernels/cpu/%.o: OPT_FILE := -O3
 ifneq ($(SAN)$(DEBUG),)

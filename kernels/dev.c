@@ -97,7 +97,8 @@ int pw_dev_open(struct pw_dev **out, const struct pw_dev_options *opt)
 {
     *out = NULL;
     const struct pw_dev_options o = { .kind = opt && opt->kind && opt->kind[0] ? opt->kind : "cpu", .threads = opt ? opt->threads : 0,
-                                      .level = opt && opt->level ? opt->level : "" };
+                                      .level = opt && opt->level ? opt->level : "", .products = opt ? opt->products : PW_F32,
+                                      .many_rows = opt && opt->many_rows };
     int index = -1, rc = 0;
     PW_CHECK(o.threads >= 0 && o.threads <= 1024, PW_E_USAGE, "threads: expected 0 to 1024, got %d", o.threads);
     struct pw_dev *d = pw_alloc_zero(1, sizeof *d);

@@ -24,15 +24,21 @@ struct pw_dev {
     const struct pw_ops *ops;
     const struct pw_backend *backend;
     const char *kind;        /* "cpu", "ref", "cuda", "simt" */
-    const char *level;       /* instruction set in use: "generic", "avx2", "avx512", "avx512_bf16"; the card's name; "" elsewhere */
+    const char *level;       /* instruction set in use: "generic", "avx2", "avx512", "amx", "avx512_bf16", "amx_bf16"; the card's name; "" elsewhere */
     bool host;               /* device memory is host memory: mapped weights are used where they are */
     enum pw_dtype act;       /* the type of activations: f32; bf16 on cuda and simt */
-    enum pw_dtype products;  /* what the factors of products of linear layers and head are rounded to: f32 (not at all); bf16 on cuda, simt and level avx512_bf16 */
+    enum pw_dtype products;  /* what the factors of products of linear layers and head are rounded to: f32 (not at all); bf16 on cuda, simt and the levels avx512_bf16 and amx_bf16 */
     int threads;
     void *scratch; size_t scratch_bytes;
     void *impl;
 };
-struct pw_dev_options { const char *kind; int threads; const char *level; }; /* "" or NULL = auto; threads 0 = all cores */
+struct pw_dev_options {
+    const char *kind;        /* "" or NULL = auto */
+    int threads;             /* 0 = all cores */
+    const char *level;       /* "" or NULL: the best there is */
+    enum pw_dtype products;  /* PW_BF16: on the cpu, a level that rounds to it; PW_E_UNSUPPORTED where there is none */
+    bool many_rows;          /* training and scoring: on the cpu, a level in f32 that multiplies few rows more slowly may be chosen (amx) */
+};
 int pw_dev_open(struct pw_dev **out, const struct pw_dev_options *opt);
 void pw_dev_close(struct pw_dev *d);
 int pw_dev_reserve(struct pw_dev *d, size_t scratch_bytes); /* grows the scratch; never inside a loop */

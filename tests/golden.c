@@ -104,7 +104,7 @@ void golden_run(const char *text, const struct pw_value *one, const char *device
     struct pw_run run;
     struct pw_run_result result;
     struct pw_dev *dev = NULL;
-    const struct pw_dev_options options = {.kind = device, .threads = 1, .level = strcmp(device, "cpu") == 0 ? getenv("PW_CPU") : NULL};
+    const struct pw_dev_options options = {.kind = device, .threads = 1, .level = strcmp(device, "cpu") == 0 ? getenv("PW_CPU") : NULL, .many_rows = true}; /* as pw train */
     ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "golden", NULL, 0));
     ck_ok(pw_dev_open(&dev, &options));
     const struct pw_run_options opt = {.recipe = &recipe, .dev = dev};

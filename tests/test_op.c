@@ -21,7 +21,9 @@ enum { TSAN = 0, SIMT_THREADS = 2, LIMIT_S = 240 };
 static const struct device { struct pw_dev_options opt; struct cuda_hooks hooks; const char *only; } devices[] = {
     { .opt = { .kind = "cpu", .threads = 2, .level = "generic" } }, { .opt = { .kind = "cpu", .threads = 2, .level = "avx2" } },
     { .opt = { .kind = "cpu", .threads = 2, .level = "avx512" } },
-    { .opt = { .kind = "cpu", .threads = 2, .level = "avx512_bf16" } }, { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "" } },
+    { .opt = { .kind = "cpu", .threads = 2, .level = "avx512_bf16" } }, { .opt = { .kind = "cpu", .threads = 2, .level = "amx" } },
+    { .opt = { .kind = "cpu", .threads = 2, .level = "amx_bf16" } },
+    { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "" } },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "reverse" }, .hooks = { .linear_path = CUDA_LINEAR_FUSED }, .only = "linear" },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "" }, .hooks = { .linear_path = CUDA_LINEAR_DECODED, .decoded_bytes = 20000 }, .only = "linear" },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "reverse" }, .hooks = { .decoded_bytes = 2000 }, .only = "experts" },

@@ -133,7 +133,7 @@ START_TEST(devices)
 {
     struct pw_dev *d;
     ck_fails(pw_dev_open(&d, &(struct pw_dev_options){ .kind = "gpu" }), PW_E_USAGE, "unknown device \"gpu\"");
-    ck_fails(pw_dev_open(&d, &(struct pw_dev_options){ .kind = "cpu", .level = "avx9" }), PW_E_USAGE, "unknown cpu level \"avx9\": expected generic, avx2, avx512 or avx512_bf16");
+    ck_fails(pw_dev_open(&d, &(struct pw_dev_options){ .kind = "cpu", .level = "avx9" }), PW_E_USAGE, "unknown cpu level \"avx9\": expected generic, avx2, avx512, amx, avx512_bf16 or amx_bf16");
     ck_fails(pw_dev_open(&d, &(struct pw_dev_options){ .kind = "cpu", .threads = -1 }), PW_E_USAGE, "threads");
     struct pw_pool pool;
     ck_ok(pw_pool_open(&pool, dev, 200, "activations"));

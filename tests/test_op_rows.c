@@ -1,4 +1,5 @@
 /* A row's result has the same bytes whatever else is in the call, wherever the row lies, and whatever the number of threads. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/error.h"
@@ -8,7 +9,7 @@
 #include "tests/support.h"
 
 enum { T = 130 };
-static const char *const levels[] = { "generic", "avx2", "avx512", "avx512_bf16" };
+static const char *const levels[] = { "generic", "avx2", "avx512", "amx", "avx512_bf16", "amx_bf16" };
 enum { LEVELS = sizeof levels / sizeof *levels };
 
 static float *noise(int64_t n, uint64_t seed)
@@ -189,6 +190,50 @@ START_TEST(threads)
 }
 END_TEST
 
+/* Levels whose products are of f32 numbers lose no more than the roundings of the sum: few terms, so that what is left out of a term would be seen.
+ * A term and an addition err by u each; those that put a term together of parts by 2 u more, which what they leave out is within. */
+static void short_sums(struct pw_dev *dev, int64_t k, enum pw_dtype type)
+{
+    enum { N = 37 };
+    const double u = 0x1p-24;
+    float *value = noise(N * k, 1), *x = noise(T * k, 2), *y = pw_alloc(T * N * 4), *dx = pw_alloc_zero((size_t)(T * N), 4);
+    uint16_t *half = pw_alloc((size_t)(N * k) * 2);
+    if (type == PW_BF16)
+        for (int64_t i = 0; i < N * k; i++) value[i] = pw_bf16_to_f32(half[i] = pw_f32_to_bf16(value[i]));
+    const struct pw_weight w = pw_weight_dense(pw_tensor2(type == PW_BF16 ? (void *)half : value, type, N, k)), turned = pw_weight_dense(pw_tensor2(type == PW_BF16 ? (void *)half : value, type, k, N));
+    const struct pw_linear_grads g = { .dx = pw_tensor2(dx, PW_F32, T, N) };
+    const struct pw_drop none = { 0 };
+    ck_ok(pw_dev_reserve(dev, pw_scratch_linear(dev, T, &w, false)));
+    ck_ok(pw_dev_reserve(dev, pw_scratch_linear(dev, T, &turned, true)));
+    ck_ok(pw_linear_fwd(dev, pw_tensor2(y, PW_F32, T, N), pw_none(), pw_tensor2(x, PW_F32, T, k), &w, none));
+    ck_ok(pw_linear_bwd(dev, &g, pw_tensor2(x, PW_F32, T, k), pw_none(), pw_none(), &turned, none));
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t i = 0; i < N; i++) {
+            double sum = 0, size = 0, back = 0, back_size = 0;
+            for (int64_t j = 0; j < k; j++) {
+                const double a = (double)x[t * k + j] * (double)value[i * k + j], b = (double)x[t * k + j] * (double)value[j * N + i];
+                sum += a, size += fabs(a), back += b, back_size += fabs(b);
+            }
+            ck_assert_msg(fabs((double)y[t * N + i] - sum) <= (double)(k + 3) * u * size, "y[%lld][%lld] of %lld terms: %.9g, expected %.9g", (long long)t, (long long)i, (long long)k, (double)y[t * N + i], sum);
+            ck_assert_msg(fabs((double)dx[t * N + i] - back) <= (double)(k + 3) * u * back_size, "dx[%lld][%lld] of %lld terms: %.9g, expected %.9g", (long long)t, (long long)i, (long long)k,
+                          (double)dx[t * N + i], back);
+        }
+    void *all[] = { value, x, y, dx, half };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) pw_free(all[i]);
+}
+
+START_TEST(few_terms)
+{
+    struct pw_dev *dev = open_level(levels[_i], 2);
+    if (!dev) { test_skip("level %s", levels[_i]); return; }
+    for (int64_t k = 1; dev->products == PW_F32 && k <= 5; k++) {
+        short_sums(dev, k, PW_F32);
+        short_sums(dev, k, PW_BF16);
+    }
+    pw_dev_close(dev);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("op_rows");
@@ -198,6 +243,7 @@ int main(void)
     tcase_add_loop_test(t, attention, 0, LEVELS);
     tcase_add_loop_test(t, head, 0, LEVELS);
     tcase_add_loop_test(t, threads, 0, LEVELS);
+    tcase_add_loop_test(t, few_terms, 0, LEVELS);
     suite_add_tcase(s, t);
     return test_run(s);
 }

@@ -153,21 +153,24 @@ out:
     return rc;
 }
 
+/* Each level that rounds to bf16 and is here. */
 START_TEST(compute_bf16)
 {
+    static const char *const levels[] = {"avx512_bf16", "amx_bf16"};
     static const char f32[] = "steps: 4, accumulate: 2", bf16[] = "steps: 4, accumulate: 2, compute: bf16", kept[] = "steps: 4, accumulate: 2, compute: bf16, checkpointing: false";
-    const char *a = test_path(test_tmpdir(), "a"), *b = test_path(test_tmpdir(), "b"), *plain = test_path(test_tmpdir(), "plain"), *other = test_path(test_tmpdir(), "other");
+    const char *level = levels[_i], *a = test_path(test_tmpdir(), "a"), *b = test_path(test_tmpdir(), "b"), *plain = test_path(test_tmpdir(), "plain"), *other = test_path(test_tmpdir(), "other");
     double of_a[4], of_b[4], of_f32[4];
     bool differs = false;
+    char refusal[128];
     ck_fails(train_at("generic", 1, bf16, other, of_a), PW_E_REFUSED, "train.compute bf16: device cpu generic does not multiply in bf16");
     ck_assert(!pw_file_exists(other));
-    const int rc = train_at("avx512_bf16", 1, bf16, a, of_a);
+    const int rc = train_at(level, 1, bf16, a, of_a);
     if (rc == PW_E_UNSUPPORTED) {
         test_skip("%s", pw_error_text());
         return;
     }
     ck_ok(rc);
-    ck_ok(train_at("avx512_bf16", 2, kept, b, of_b));
+    ck_ok(train_at(level, 2, kept, b, of_b));
     same_file(a, b, "adapter/adapter_model.safetensors");
     ck_ok(train_at("", 1, f32, plain, of_f32));
     for (int i = 0; i < 4; i++) {
@@ -175,7 +178,8 @@ START_TEST(compute_bf16)
         differs = differs || of_a[i] != of_f32[i];
     }
     ck_assert(differs);
-    ck_fails(train_at("avx512_bf16", 1, f32, other, of_b), PW_E_REFUSED, "train.compute f32: device cpu avx512_bf16 multiplies in bf16");
+    snprintf(refusal, sizeof refusal, "train.compute f32: device cpu %s multiplies in bf16", level);
+    ck_fails(train_at(level, 1, f32, other, of_b), PW_E_REFUSED, refusal);
 }
 END_TEST
 
@@ -425,7 +429,7 @@ int main(void)
     tcase_set_timeout(c, 300);
     tcase_add_test(c, killed_and_resumed);
     tcase_add_test(c, opening_without_memory);
-    tcase_add_test(c, compute_bf16);
+    tcase_add_loop_test(c, compute_bf16, 0, 2);
     tcase_add_test(c, refusals);
     tcase_add_test(c, patience);
     tcase_add_test(c, samples);

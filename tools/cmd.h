@@ -31,6 +31,7 @@ struct pw_cmd {                /* what run() gets */
     struct pw_args args;       /* what is not an option */
     struct pw_progress *progress;
     struct pw_buf *out;        /* the result */
+    bool many_rows;            /* of the command */
 };
 struct pw_command {
     const char *name;          /* "vote rank" */
@@ -42,6 +43,7 @@ struct pw_command {
     int min_args, max_args;    /* max -1 = any */
     bool streams;
     int (*run)(struct pw_cmd *c);
+    bool many_rows;            /* its calls have many rows at a time: see kernels/dev.h */
 };
 /* Each tools/cmd_<subject>.c defines a table that ends with a NULL name; tools/main.c lists the tables. */
 extern const struct pw_command pw_commands_vote[], pw_commands_tokenize[], pw_commands_model[], pw_commands_quant[], pw_commands_lora[], pw_commands_verify[], pw_commands_export[], pw_commands_merge[],

@@ -118,9 +118,9 @@ int pw_cmd_rank_device(const struct pw_cmd *c, const struct pw_ranks *ranks, boo
     int threads = (int)c->common->threads;
     if (threads == 0 && local > 1)
         threads = pw_cmd_share_of_cores(c, local);
-    struct pw_dev_options opt = {cpu ? NULL : card_of(asked, local_rank, local, name), threads, level};
+    struct pw_dev_options opt = {cpu ? NULL : card_of(asked, local_rank, local, name), threads, level, bf16 && cpu ? PW_BF16 : PW_F32, c->many_rows};
     if (automatic) {
-        struct pw_dev_options card = {card_of("cuda", local_rank, local, name), threads, NULL};
+        struct pw_dev_options card = {card_of("cuda", local_rank, local, name), threads, NULL, PW_F32, false};
         if (pw_dev_open(out, &card) == 0) {
             pw_progress_say(c->progress, "running on %s", (*out)->level);
             return 0;
@@ -128,13 +128,9 @@ int pw_cmd_rank_device(const struct pw_cmd *c, const struct pw_ranks *ranks, boo
         pw_progress_say(c->progress, "no GPU is used (%s): running on the CPU", pw_error_text());
         pw_error_clear();
     }
-    if (bf16 && cpu) {
-        PW_CHECK(!level || !level[0] || strcmp(level, "avx512_bf16") == 0, PW_E_USAGE, "train.compute bf16 wants the CPU level avx512_bf16, PW_CPU says %s", level);
-        opt.level = "avx512_bf16";
-    }
     int rc = pw_dev_open(out, &opt);
-    if (rc == PW_E_UNSUPPORTED && bf16 && cpu) {
-        rc = pw_error(PW_E_REFUSED, "train.compute bf16: this processor has no instructions that multiply bf16 (AVX-512 BF16)");
+    if (rc == PW_E_UNSUPPORTED && opt.products == PW_BF16) {
+        rc = pw_error(PW_E_REFUSED, "train.compute bf16: this processor has no instructions that multiply bf16 (AVX-512 BF16, AMX)");
         pw_error_hint("train.compute: f32 runs on every processor");
         return rc;
     }
@@ -147,7 +143,7 @@ int pw_cmd_host_device(const struct pw_cmd *c, struct pw_dev **out)
 {
     const char *asked = c->common->device;
     bool automatic = strcmp(asked, "auto") == 0, ref = strcmp(asked, "ref") == 0;
-    struct pw_dev_options opt = {automatic ? NULL : asked, (int)c->common->threads, ref ? NULL : getenv("PW_CPU")};
+    struct pw_dev_options opt = {automatic ? NULL : asked, (int)c->common->threads, ref ? NULL : getenv("PW_CPU"), PW_F32, false};
     if (!automatic && !ref && strcmp(asked, "cpu") != 0) {
         int rc = pw_error(PW_E_REFUSED, "this command computes on the processor, not on device %s", asked);
         pw_error_hint("leave --device away");
@@ -208,7 +204,7 @@ static int run_command(const struct pw_command *command, int argc, char **argv)
     }
     progress.on = !common.quiet;
     progress.stop = pw_interrupted;
-    struct pw_cmd c = {.common = &common, .options = options, .args = rest, .progress = &progress, .out = &out};
+    struct pw_cmd c = {.common = &common, .options = options, .args = rest, .progress = &progress, .out = &out, .many_rows = command->many_rows};
     PW_PASS_OUT(command->run(&c));
     PW_PASS_OUT(pw_buf_status(&out));
     PW_PASS_OUT(write_all(out.data, out.len));

@@ -82,7 +82,7 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"train.checkpointing", PW_ROW_BOOL, AT(checkpointing), "true", .free = true,
      .help = "keep only the inputs of the blocks and compute the rest twice: less memory, same bytes"},
     {"train.compute", PW_ROW_CHOICE, AT(compute), "f32", .choices = "f32 | bf16",
-     .help = "on the processor: f32, or the factors of products rounded to bf16 and added up in f32, where it has instructions for it (AVX-512 BF16); cards always round to bf16"},
+     .help = "on the processor: f32, or the factors of products rounded to bf16 and added up in f32, where it has instructions for it (AVX-512 BF16, AMX); cards always round to bf16"},
     {"train.optimizer_state", PW_ROW_CHOICE, AT(optimizer_state), "auto", .choices = "auto | device | host", .free = true,
      .help = "where the averages of the optimizer lie when the device has memory of its own; host: in host memory, brought and taken back piece by piece in every step; "
              "auto: as train.memory finds it; the bytes of the result are the same"},

@@ -15,8 +15,9 @@
 #undef T
 #undef W
 
-/* Picks the level ("" : the best this processor has), sets dev->level and dev->impl. A level that the processor lacks is an error. */
-int cpu_choose_level(struct pw_dev *dev, const char *level);
+/* Picks the level that is named, or the best this processor has for what is asked, and sets dev->level and dev->impl. A level that the processor
+ * lacks is an error. */
+int cpu_choose_level(struct pw_dev *dev, const struct pw_dev_options *opt);
 size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t cpu_scratch_head(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w, bool backward);
 size_t cpu_scratch_experts(const struct pw_dev *dev, int64_t rows, const struct pw_experts *experts, bool backward);
@@ -43,12 +44,12 @@ void cpu_matmul_back(struct pw_dev *dev, float *dx, const float *dy, int64_t tok
 /* dw (N, K) += dy^T x */
 void cpu_matmul_weight(struct pw_dev *dev, float *dw, const float *dy, const float *x, int64_t tokens, int64_t n_out, int64_t n_in);
 size_t cpu_matmul_scratch(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w); /* of each of the three */
-/* The first two where the level multiplies in bf16: cpu_linear16.c. The threads' parts of the scratch come first. */
+/* The first two where the level multiplies on bf16 multipliers: cpu_linear16.c. The threads' parts of the scratch come first. */
 void cpu_matmul16(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch);
 void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch);
 size_t cpu_scratch16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w);
 /* Linear layers there, adapter and bias included; of g, dx, da and db. Behind cpu_matmul_scratch they want cpu_scratch_adapter16. */
 void cpu_linear_fwd16(struct pw_dev *dev, float *y, float *xa, const float *x, int64_t tokens, const struct pw_weight *w, struct pw_drop drop);
 void cpu_linear_bwd16(struct pw_dev *dev, const struct pw_linear_grads *g, const float *dy, const float *x, const float *xa, int64_t tokens, const struct pw_weight *w, struct pw_drop drop);
-size_t cpu_scratch_adapter16(int64_t tokens, const struct pw_weight *w);
+size_t cpu_scratch_adapter16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w);
 #endif

@@ -116,7 +116,7 @@ size_t cpu_scratch_linear(const struct pw_dev *dev, int64_t tokens, const struct
 {
     if (pw_weight_is_dora(w)) return pw_dora_scratch(dev, tokens, w, backward);
     size_t bytes = cpu_round(cpu_matmul_scratch(dev, tokens, w));
-    if (w->lora && cpu_isa_of(dev)->products16) bytes += cpu_scratch_adapter16(tokens, w);
+    if (w->lora && cpu_isa_of(dev)->products16) bytes += cpu_scratch_adapter16(dev, tokens, w);
     else if (w->lora) bytes += 2 * cpu_round((size_t)tokens * (size_t)w->lora->r * sizeof(float));
     return bytes;
 }

@@ -17,7 +17,7 @@ static int open_cpu(struct pw_dev *d, const struct pw_dev_options *opt, int inde
 {
     (void)index;
     d->host = true;
-    return cpu_choose_level(d, opt->level);
+    return cpu_choose_level(d, opt);
 }
 static void close_cpu(struct pw_dev *d) { (void)d; }
 
@@ -33,13 +33,14 @@ enum { PIECE = 8192 }; /* elements a task */
 
 int cpu_fill(struct pw_dev *dev, struct pw_tensor x, double value)
 {
-    int64_t n = pw_count(x);
-    (void)dev;
-    if (x.dtype == PW_F64) for (int64_t i = 0; i < n; i++) ((double *)x.data)[i] = value;
-    else if (x.dtype == PW_F32) for (int64_t i = 0; i < n; i++) ((float *)x.data)[i] = (float)value;
-    else {
-        uint16_t bits = x.dtype == PW_F16 ? pw_f32_to_f16((float)value) : pw_f32_to_bf16((float)value);
-        for (int64_t i = 0; i < n; i++) ((uint16_t *)x.data)[i] = bits;
+    const int64_t n = pw_count(x);
+    const uint16_t bits = x.dtype == PW_F16 ? pw_f32_to_f16((float)value) : pw_f32_to_bf16((float)value);
+#pragma omp parallel for num_threads(dev->threads) if (n > CPU_SMALL_ELEMENTS)
+    for (int64_t first = 0; first < n; first += PIECE) {
+        const int64_t end = cpu_min(n, first + PIECE);
+        if (x.dtype == PW_F64) for (int64_t i = first; i < end; i++) ((double *)x.data)[i] = value;
+        else if (x.dtype == PW_F32) for (int64_t i = first; i < end; i++) ((float *)x.data)[i] = (float)value;
+        else for (int64_t i = first; i < end; i++) ((uint16_t *)x.data)[i] = bits;
     }
     return 0;
 }

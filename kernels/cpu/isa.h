@@ -14,19 +14,28 @@ enum {
     CPU_KC = 1024,  /* dot products are cut into pieces of this many terms: lanes are summed at the end of each piece */
     CPU_RC = 256,  /* outer products likewise */
     CPU_PANEL = 32, /* columns of a panel of products16 */
+    CPU_STEP = 32,  /* its terms are padded to a multiple of this */
 };
 
-/* Products of numbers in bf16 with sums in f32. A panel holds k terms of up to CPU_PANEL columns, in pairs: [pair][column][2], zeros where
- * there is no column and after an odd term. */
+/* Products on bf16 multipliers with sums in f32. A number stands there as `planes` bf16 numbers: one, to which it is rounded, or three whose sum it
+ * is (each the nearest to what the ones before leave; a number of bf16 has zeros in the last two, which need not be there).
+ *
+ *     rows:   [step of 32 terms][plane][32]                    zeros after the last term, up to a multiple of CPU_STEP
+ *     panel:  [step of 32 terms][plane][pair][column][2]       k terms of up to CPU_PANEL columns; zeros where there is no column, and likewise
+ *
+ * Offsets into either are `planes` times those into the numbers themselves, for multiples of CPU_STEP. */
 struct cpu_products16 {
+    int planes;             /* of rows, and of panels but those packed from bf16 */
     void (*round)(int64_t n, int64_t room, const float *x, uint16_t *out); /* n numbers, then zeros up to room */
     void (*pack_rows)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel);    /* column j of the panel is row j of w: n rows, k terms */
     void (*pack_columns)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel); /* column j of the panel is column j of w: k rows */
-    /* the same of a w in bf16 */
+    /* the same of a w in bf16: panels of one plane */
     void (*pack_rows16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
     void (*pack_columns16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
-    /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain; a is zero after an odd last term */
-    void (*product)(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add);
+    /* and of rows that `round` made; ldw counts all their planes, n columns begin at a multiple of CPU_STEP */
+    void (*pack_rounded)(int64_t n, int64_t k, const uint16_t *rows, int64_t ldw, uint16_t *panel);
+    /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain. lda counts the planes of a; the panel has one or all */
+    void (*product)(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, int panel_planes, float *c, int64_t ldc, bool add);
 };
 
 struct cpu_isa {
@@ -52,10 +61,10 @@ struct cpu_isa {
     void (*glu_bwd)(int64_t n, float *dgate, float *dup, const float *dout, const float *gate, const float *up, enum pw_act act);
     void (*adamw)(int64_t n, float *p, float *m, float *v, const float *g, const struct pw_adamw *h);
     void (*keep)(struct pw_drop drop, int64_t first, int64_t n, const float *x, float *out); /* out = dropout(x), elements first.. */
-    const struct cpu_products16 *products16;                /* NULL: products of linear layers are in f32 */
+    const struct cpu_products16 *products16;                /* NULL: products of linear layers are of f32 numbers */
 };
 extern const struct cpu_isa cpu_isa_generic;
 #if defined(__x86_64__)
-extern const struct cpu_isa cpu_isa_avx2, cpu_isa_avx512, cpu_isa_avx512_bf16;
+extern const struct cpu_isa cpu_isa_avx2, cpu_isa_avx512, cpu_isa_avx512_bf16, cpu_isa_amx, cpu_isa_amx_bf16;
 #endif
 #endif

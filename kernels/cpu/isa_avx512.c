@@ -8,7 +8,7 @@
 #define MR 6
 #define NR 4
 #define MO 12
-#ifndef ISA /* isa_avx512_bf16.c has its own */
+#ifndef ISA_NONE /* isa_avx512_bf16.c makes its own tables */
 #define ISA cpu_isa_avx512
 #define ISA_NAME "avx512"
 #endif

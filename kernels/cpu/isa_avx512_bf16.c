@@ -10,13 +10,11 @@
 #include <stddef.h>
 #include "kernels/cpu/isa.h"
 
-static const struct cpu_products16 products16;
-#define ISA cpu_isa_avx512_bf16
-#define ISA_NAME "avx512_bf16"
-#define PRODUCTS16 &products16
+#define ISA_NONE
 #include "kernels/cpu/isa_avx512.c"
 
 enum { ROWS = 12, WIDE = CPU_PANEL, HALF = WIDE / 2 };
+_Static_assert(CPU_STEP == 32, "what is packed at a time");
 
 static __mmask16 first_lanes(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 static __m512 load_part(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
@@ -75,7 +73,7 @@ INLINE void pack_rows_of(bool half, int64_t n, int64_t k, const void *w, int64_t
             __m512i v[16];
             for (int64_t i = 0; i < 16; i++) v[i] = j + i < n ? thirty_two(w, half, (j + i) * ldw + at, k - at) : _mm512_setzero_si512();
             transpose(v);
-            for (int64_t i = 0; i < 16 && at + 2 * i < k; i++) _mm512_storeu_si512(panel + (at / 2 + i) * 2 * WIDE + 2 * j, v[i]);
+            for (int64_t i = 0; i < 16; i++) _mm512_storeu_si512(panel + (at / 2 + i) * 2 * WIDE + 2 * j, v[i]);
         }
 }
 static void pack_rows(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel) { pack_rows_of(false, n, k, w, ldw, panel); }
@@ -90,10 +88,12 @@ INLINE void pack_columns_of(bool half, int64_t n, int64_t k, const void *w, int6
             const __m512i low = _mm512_cvtepu16_epi32(sixteen(w, half, t * ldw + j, n - j)), high = _mm512_cvtepu16_epi32(second);
             _mm512_storeu_si512(panel + t * WIDE + 2 * j, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         }
+    memset(panel + (k + 1) / 2 * 2 * WIDE, 0, (size_t)((k + CPU_STEP - 1) / CPU_STEP * CPU_STEP - (k + 1) / 2 * 2) * WIDE * sizeof *panel);
 }
 static void pack_columns(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel) { pack_columns_of(false, n, k, w, ldw, panel); }
 static void pack_columns16(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel) { pack_columns_of(true, n, k, w, ldw, panel); }
 
+#ifndef PACKING_ALONE /* isa_amx.c has its own product */
 INLINE void tile16(int rows, int64_t n, int64_t pairs, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool more)
 {
     __m512 lo[ROWS], hi[ROWS];
@@ -136,8 +136,9 @@ INLINE void tile16_slim(int rows, int64_t n, int64_t pairs, const uint16_t *a, i
     }
 }
 
-static void product16(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+static void product16(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, int panel_planes, float *c, int64_t ldc, bool add)
 {
+    (void)panel_planes;
     const int64_t pairs = (k + 1) / 2, whole = m - m % ROWS, tall = m % ROWS == 4 && whole ? whole - ROWS : whole; /* 16 rows: two tiles of 8 */
     int64_t i = 0;
 #define PRODUCT(rows, end) \
@@ -152,6 +153,8 @@ static void product16(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_
 #undef PRODUCT
 }
 
-static const struct cpu_products16 products16 = { .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16, .pack_columns16 = pack_columns16,
-                                                      .product = product16 };
+static const struct cpu_products16 products16 = { .planes = 1, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
+                                                  .pack_columns16 = pack_columns16, .pack_rounded = pack_columns16, .product = product16 };
+const struct cpu_isa cpu_isa_avx512_bf16 = ISA_TABLE("avx512_bf16", &products16);
+#endif
 #endif

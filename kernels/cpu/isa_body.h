@@ -1,5 +1,5 @@
 /* The kernels of isa.h, written once over vectors of LANES floats. Included by isa_generic.c, isa_avx2.c and isa_avx512.c, which define
- *   LANES, MR, NR (tile of dot), MO (rows of outer's tile; it is two vectors wide), ISA (the table's name), ISA_NAME,
+ *   LANES, MR, NR (tile of dot), MO (rows of outer's tile; it is two vectors wide), ISA (the table's name; none: who includes it makes his own), ISA_NAME,
  *   vfma(a, b, c), vsum(a) (all lanes, fixed order), it may define vsum4(v) (of four, the same bits, as four floats), vround(a), lookup16(table, codes), vmul32(a, b) (low halves of 64-bit lanes).
  * Everything is static but the table. */
 #include <math.h>
@@ -495,11 +495,10 @@ static void keep(struct pw_drop drop, int64_t first, int64_t n, const float *x, 
 
 #include "kernels/cpu/isa_encode.h"
 
-#ifndef PRODUCTS16
-#define PRODUCTS16 NULL
+/* The table of these kernels with products of linear layers by p, or NULL */
+#define ISA_TABLE(level, p) { \
+    .name = level, .dot = dot, .outer = outer, .dot4 = dot4, .decode = decode, .encode4 = encode4, .max = max_of, .exp_sub = exp_sub, .scale = scale_by, .axpy = axpy, \
+    .sumsq = sumsq, .norm_fwd = norm_fwd, .norm_bwd = norm_bwd, .glu_fwd = glu_fwd, .glu_bwd = glu_bwd, .adamw = adamw, .keep = keep, .products16 = p }
+#ifdef ISA
+const struct cpu_isa ISA = ISA_TABLE(ISA_NAME, NULL);
 #endif
-const struct cpu_isa ISA = {
-    .name = ISA_NAME, .dot = dot, .outer = outer, .dot4 = dot4, .decode = decode, .encode4 = encode4, .max = max_of, .exp_sub = exp_sub, .scale = scale_by, .axpy = axpy,
-    .sumsq = sumsq, .norm_fwd = norm_fwd, .norm_bwd = norm_bwd, .glu_fwd = glu_fwd, .glu_bwd = glu_bwd, .adamw = adamw, .keep = keep,
-    .products16 = PRODUCTS16,
-};

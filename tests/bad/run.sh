@@ -124,14 +124,22 @@ mutant test_op kernels/cpu/cpu_linear.c 's/isa->scale(rows \* r, dxa + t0 \* r, 
 mutant test_op kernels/cpu/cpu_linear.c 's/n = cpu_min(NC, n_out - n0)/n = cpu_min(NC, n_out - n0 - 1)/' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/memset(dxa + t0/if (t0 == 0) memset(dxa + t0/' linear/
 if grep -qw avx512_bf16 /proc/cpuinfo; then # elsewhere nothing runs on that level
-    mutant test_op kernels/cpu/cpu_linear16.c 's/panel, y + row, n_out, k > 0)/panel, y + row, n_out, false)/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/panels, planes, y + n0, w->n_out, k > 0)/panels, planes, y + n0, w->n_out, false)/' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/turned \* l.f32/l.f32/' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/isa->scale(rows \* r, xa + t \* r, factor_of(drop));//' linear/
-    mutant test_op kernels/cpu/cpu_linear16.c 's/first \* low.ld_turned + t, low/first * low.ld_turned, low/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/first \* low.ld_turned + t \* p->planes, low/first * low.ld_turned, low/' linear/
     mutant test_op kernels/cpu/isa_avx512_bf16.c 's/second = t + 1 < k ?/second = t + 2 < k ?/' linear/
     mutant test_op kernels/cpu/isa_avx512_bf16.c 's/_mm512_slli_epi32(high, 16)/_mm512_slli_epi32(high, 15)/' linear/
     mutant test_op_rows kernels/cpu/isa_avx512_bf16.c 's/^    PRODUCT(1, m)/    for (; i < m; i++) tile16(1, n, pairs \/ 2, a + i * lda, lda, panel, c + i * ldc, ldc, add), tile16(1, n, pairs - pairs \/ 2, a + i * lda + pairs \/ 2 * 2, lda, panel + pairs \/ 2 * 2 * WIDE, c + i * ldc, ldc, true);/'
     mutant test_run train/run.c 's/if (asked \&\& !rounds)/if (false)/'
+fi
+if grep -qw amx_bf16 /proc/cpuinfo; then
+    mutant test_op_rows kernels/cpu/isa_amx.c 's/int p = in - 1; p >= 0/int p = in > 1 ? in - 2 : 0; p >= 0/'
+    mutant test_op_rows kernels/cpu/isa_amx.c 's/LOAD_B(2);/LOAD_B(1);/'
+    mutant test_op kernels/cpu/isa_amx.c 's/(rows > TILE_ROWS ? rows - TILE_ROWS : 1)/TILE_ROWS/' linear/
+    mutant test_op kernels/cpu/isa_amx.c 's/from = rows + t \* ldw + p \* CPU_STEP + j/from = rows + t * ldw + j/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/dy + row \* p->planes, ld/dy + row, ld/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/l.turned + i \* l.ld_turned + t \* p->planes/l.turned + i * l.ld_turned + t/' linear/
 fi
 mutant test_op kernels/cpu/cpu_attn.c 's/g = h \/ (heads \/ c->k.shape\[1\])/g = h % c->k.shape[1]/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/(ds\[j\] - mean\[i\]) \* scale/(ds[j] - mean[i]) * (scale > 0)/' attn/
