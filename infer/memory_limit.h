@@ -12,4 +12,6 @@
 int pw_memory_check_weights(const struct pw_model *m, size_t weights);
 /* The same for a session of this size on a loaded model. */
 int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
+/* For plans: what a session of this size takes in all with its model, which was measured and not made. On a card with what driver and libraries hold. */
+size_t pw_memory_need(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 #endif

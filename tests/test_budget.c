@@ -1,13 +1,15 @@
 /* The memory plan against what is taken: the largest resident memory of whole runs, each in a process of its own, over shapes that spend it
  * on different things; and the limit, to the byte. */
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/value.h"
 #include "tests/support.h"
-#include "train/run.h"
+#include "train/fits.h"
 
 #define FIXTURES "tests/fixtures/train_golden"
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -135,12 +137,149 @@ START_TEST(limit)
 }
 END_TEST
 
+/* ---- a model of 7B, of which there is nothing but the shape ---------------------------------------------------------- */
+
+static void add_tensor(struct pw_buf *header, uint64_t *at, const char *name, int64_t rows, int64_t columns)
+{
+    const uint64_t bytes = (uint64_t)rows * (uint64_t)(columns ? columns : 1) * 2;
+    pw_buf_printf(header, "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[%lld", header->len > 1 ? "," : "", name, (long long)rows);
+    if (columns)
+        pw_buf_printf(header, ",%lld", (long long)columns);
+    pw_buf_printf(header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)*at, (unsigned long long)(*at + bytes));
+    *at += bytes;
+}
+
+/* Mistral 7B v0.3, a file of 14.5 GB without any content: it takes a few pages of the disk. */
+static const char *mistral_7b(void)
+{
+    static const char config[] = "{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\",\"vocab_size\":32768,\"num_hidden_layers\":32,\"hidden_size\":4096,\"num_attention_heads\":32,"
+        "\"num_key_value_heads\":8,\"intermediate_size\":14336,\"max_position_embeddings\":32768,\"rms_norm_eps\":1e-5,\"rope_theta\":1e6,\"sliding_window\":null,\"tie_word_embeddings\":false}";
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
+    const char *dir = test_path(test_tmpdir(), "mistral-7b");
+    struct pw_model_config c;
+    struct pw_value *json;
+    struct pw_arena a;
+    struct pw_buf header = {0}, bytes = {0};
+    uint64_t at = 0;
+    char name[128];
+    pw_arena_init(&a);
+    ck_ok(pw_dir_make(dir));
+    ck_ok(pw_file_write(test_path(dir, "config.json"), config, strlen(config), true));
+    ck_ok(pw_json_load(&a, test_path(dir, "config.json"), &json));
+    ck_ok(pw_model_config_parse(&c, json, "config.json"));
+    ck_assert_int_eq(c.parameters, 7248023552);
+    pw_buf_char(&header, '{');
+    add_tensor(&header, &at, "model.embed_tokens.weight", c.vocab, c.hidden);
+    add_tensor(&header, &at, "lm_head.weight", c.vocab, c.hidden);
+    add_tensor(&header, &at, "model.norm.weight", c.hidden, 0);
+    for (int i = 0; i < c.layers; i++) {
+        for (int n = 0; n < PW_NORM_COUNT; n++)
+            if (pw_norm_suffix(&c, n)) {
+                snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_norm_suffix(&c, n));
+                add_tensor(&header, &at, name, c.hidden, 0);
+            }
+        for (int l = 0; l < PW_LIN_COUNT; l++)
+            if (pw_linear_has(&c, l)) {
+                int64_t n_out, n_in;
+                pw_linear_shape(&c, l, &n_out, &n_in);
+                snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_linear_suffix(l));
+                add_tensor(&header, &at, name, n_out, n_in);
+            }
+    }
+    pw_buf_char(&header, '}');
+    while (header.len % 8)
+        pw_buf_char(&header, ' ');
+    const uint64_t size = header.len;
+    pw_buf_add(&bytes, (const char *)&size, sizeof size);
+    pw_buf_add(&bytes, header.data, header.len);
+    ck_ok(pw_buf_status(&bytes));
+    ck_ok(pw_file_write(test_path(dir, "model.safetensors"), bytes.data, bytes.len, true));
+    ck_assert_int_eq(truncate(test_path(dir, "model.safetensors"), (off_t)(bytes.len + at)), 0);
+    for (int i = 0; i < 2; i++) {
+        pw_buf_clear(&bytes);
+        ck_ok(pw_file_read(test_path(FIXTURES "/model", files[i]), 0, &bytes));
+        ck_ok(pw_file_write(test_path(dir, files[i]), bytes.data, bytes.len, true));
+    }
+    pw_buf_free(&header);
+    pw_buf_free(&bytes);
+    pw_arena_free(&a);
+    return dir;
+}
+
+/* What pw model info says of 8, 12, 16 and 24 GB is what pw plan says with that --memory of a run with rows of 2048 tokens: on the emulated card to the byte, and with the same things
+ * in host memory; on the processor, where the program's own pages count and come and go, within 16 MiB. */
+START_TEST(what_fits_is_the_plan)
+{
+    static const int cards[] = {8, 12, 16, 24};
+    static const char *const devices[] = {"simt", "cpu"};
+    const char *model = mistral_7b(), *rows = test_path(test_tmpdir(), "rows.jsonl");
+    struct pw_buf text = {0};
+    struct pw_arena arena;
+    uint64_t limits[4];
+    bool between[2] = {false, false};
+    pw_arena_init(&arena);
+    pw_buf_str(&text, "{\"text\":\"");
+    for (int i = 0; i < 4000; i++)
+        pw_buf_str(&text, "one two ");
+    pw_buf_str(&text, "\"}\n");
+    ck_ok(pw_file_write(rows, text.data, text.len, true));
+    for (int i = 0; i < 4; i++)
+        limits[i] = (uint64_t)cards[i] << 30;
+    for (int d = 0; d < 2; d++) {
+        const struct pw_dev_options options = {.kind = devices[d], .threads = 1, .level = d ? getenv("PW_CPU") : NULL};
+        struct pw_fits_use uses[PW_FITS_USES];
+        struct pw_dev *dev;
+        int n;
+        ck_ok(pw_dev_open(&dev, &options));
+        ck_ok(pw_fits(uses, &n, &arena, dev, model, NULL, 2048, limits, 4));
+        ck_assert_int_eq(n, PW_FITS_USES);
+        for (int u = 0; u < n; u++)
+            ck_assert_msg(!uses[u].why, "%s", uses[u].why);
+        for (int nf4 = 0; nf4 < 2; nf4++)
+            for (int i = 0; i < 4; i++) {
+                const struct pw_fits_size *told = &uses[2 + nf4].sizes[i];
+                struct pw_recipe r;
+                struct pw_run run;
+                pw_buf_clear(&text);
+                pw_buf_printf(&text, "model: \"%s\"\nquant: {type: %s, double_quant: %s}\nadapter: {r: 16}\ndata: {train: \"%s\", format: text, max_length: 2048}\n"
+                              "train: {compute: %s}\noutput: nowhere\n", model, nf4 ? "nf4" : "none", nf4 ? "true" : "false", rows, d && dev->products == PW_BF16 ? "bf16" : "f32");
+                ck_ok(pw_recipe_parse(&r, text.data, text.len, "test", NULL, 0));
+                const struct pw_run_options opt = {.recipe = &r, .dev = dev, .memory = limits[i]};
+                ck_ok(pw_run_open(&run, &opt));
+                ck_assert_int_eq(run.trainer.shape.tokens, 2048);
+                const double planned = (double)pw_budget_peak(&run.budget);
+                printf("%s, %s, %d GB: told %s of %.1f MiB, planned %s of %.1f MiB, %d layers on the host\n", devices[d], uses[2 + nf4].name, cards[i], told->fits ? "a fit" : "none",
+                       (double)told->bytes / (1 << 20), pw_run_fits(&run) ? "a fit" : "none", planned / (1 << 20), run.fit.stream);
+                ck_assert(told->fits == pw_run_fits(&run));
+                ck_close((double)told->bytes, planned, d ? 16 << 20 : 0, 0);
+                ck_assert(told->how.stream == run.fit.stream && told->how.embed_host == run.fit.embed_host && told->how.offload == run.fit.offload && told->how.optim_host == run.fit.optim_host);
+                ck_assert(d == 1 || told->how.kept == run.fit.kept);
+                between[d] |= !told->fits;
+                pw_run_close(&run);
+                pw_recipe_free(&r);
+            }
+        /* Running: the weights of the file, or in 4 bits and a bit, and what a session takes; more memory is never worse. */
+        const double weights = (double)(7248023552 - 65 * 4096) * 2;
+        if (d == 0) {
+            ck_assert(uses[0].bytes > weights && uses[0].bytes < weights + 1.5 * (1 << 30));
+            ck_assert(uses[1].bytes > 0.25 * weights && uses[1].bytes < 0.3 * weights + 1.5 * (1 << 30));
+            ck_assert(!uses[0].sizes[1].fits && uses[0].sizes[2].fits && uses[1].sizes[0].fits);
+        }
+        pw_dev_close(dev);
+    }
+    ck_assert(between[1]);                             /* on the processor nothing is streamed, and 8 GB are not enough for all of them */
+    pw_buf_free(&text);
+    pw_arena_free(&arena);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("budget");
     TCase *c = tcase_create("plan");
     tcase_set_timeout(c, 240);
     tcase_add_test(c, limit);
+    tcase_add_test(c, what_fits_is_the_plan);
     if (MEASURED)
         tcase_add_test(c, shapes);
     suite_add_tcase(s, c);

@@ -1,9 +1,10 @@
-/* pw model info: what a model is, and on which cards it can be trained. */
+/* pw model info: what a model is, and on which cards it can be trained (train/fits.h). */
 #include <inttypes.h>
 #include <string.h>
 
 #include "data/checkpoint.h"
 #include "tools/load.h"
+#include "train/fits.h"
 
 struct counted { const char *dtype; int64_t n; };
 
@@ -23,51 +24,106 @@ static size_t count_types(const struct pw_checkpoint *c, struct counted types[16
     return n;
 }
 
-/* A rough estimate, and only that (`pw plan` counts exactly): the weights, and for one sequence of 2048 tokens the key/value rows in
- * 16 bit (inference) or the block inputs in 16 bit plus one block's activations and an adapter of rank 16 with its optimiser (training). */
-struct estimate { const char *name; double bytes; };
+/* ---- what fits ------------------------------------------------------------------------------------------------------- */
 
-static size_t estimates(const struct pw_model_config *m, struct estimate out[4])
+enum { TOKENS = 2048 };
+
+/* Where it is planned for: a card if there is one, else the emulation of one if that is there, since its plans are those of a card but for what driver and libraries hold; else the
+ * processor. No reason to fail, and none to say that no card is used. */
+static int plan_device(const struct pw_cmd *c, struct pw_dev **dev)
 {
-    const double tokens = m->context < 2048 ? (double)m->context : 2048, d = m->hidden, kv = (double)m->kv_heads * m->head_dim, q = (double)m->heads * m->head_dim;
-    const double outside = (double)m->vocab * d * (m->tied ? 1 : 2), blocks = (double)m->parameters - outside;
-    const double four_bit = blocks * (0.5 + 1.0 / 64 + 4.0 / (64 * 256)) + 2 * outside, half = 2.0 * (double)m->parameters;
-    const double cache = tokens * m->layers * 2 * kv * 2, overhead = 0.6e9;
-    const double adapter = 16 * m->layers * (double)((d + q) * 2 + (d + kv) * 2 + (d + m->ffn) * 3) * 4 * 4;
-    const double saved = tokens * d * 2 * m->layers + tokens * (6 * d + 4 * q + 4.0 * m->ffn) * 4;
-    out[0] = (struct estimate){"run in 16 bit", half + cache + overhead};
-    out[1] = (struct estimate){"run in nf4", four_bit + cache + overhead};
-    out[2] = (struct estimate){"train an adapter on 16 bit", half + adapter + saved + overhead};
-    out[3] = (struct estimate){"train an adapter on nf4", four_bit + adapter + saved + overhead};
-    return 4;
+    static const char *const kinds[] = {"cuda", "simt"};
+    if (strcmp(c->common->device, "auto") != 0)
+        return pw_cmd_device(c, dev);
+    for (int i = 0; i < 2; i++) {
+        const struct pw_dev_options o = {.kind = kinds[i], .threads = (int)c->common->threads};
+        if (pw_dev_open(dev, &o) == 0)
+            return 0;
+        pw_error_clear();
+    }
+    return pw_cmd_host_device(c, dev);
 }
 
-static void write_fits(const struct pw_model_config *m, struct pw_json *w, struct pw_buf *text)
+static void put_how(const struct pw_run_fit *f, struct pw_json *w)
 {
-    static const int cards[] = {8, 12, 16, 24};
-    struct estimate e[4];
-    const size_t n = estimates(m, e);
-    pw_json_open(w, "fits", '[');
-    for (size_t i = 0; i < n; i++) {
-        char bytes[32];
-        pw_format_bytes(bytes, (uint64_t)e[i].bytes);
-        pw_buf_printf(text, "%-27s about %s:", e[i].name, bytes);
+    pw_json_i64(w, "blocks_kept", f->kept);
+    pw_json_i64(w, "layers_on_host", f->stream);
+    pw_json_bool(w, "embedding_on_host", f->embed_host);
+    pw_json_bool(w, "optimizer_on_host", f->optim_host);
+    pw_json_bool(w, "inputs_on_host", f->offload);
+}
+
+/* "8 (14 layers on the host), 12, 16": in GB, where it fits. */
+static void put_sizes(const struct pw_fits_use *u, const int *cards, int n, struct pw_json *w, struct pw_buf *text)
+{
+    bool any = false;
+    pw_json_open(w, "cards_gb", '[');
+    for (int k = 0; k < n; k++) {
+        const struct pw_run_fit *f = &u->sizes[k].how;
+        if (!u->sizes[k].fits)
+            continue;
+        pw_json_i64(w, NULL, cards[k]);
+        pw_buf_printf(text, "%s%d", any ? ", " : ": fits in ", cards[k]);
+        if (f->stream)
+            pw_buf_printf(text, " (%d layers on the host)", f->stream);
+        else if (f->embed_host || f->optim_host || f->offload)
+            pw_buf_printf(text, " (%s on the host)", f->offload ? "block inputs" : f->optim_host ? "optimizer" : "embedding");
+        any = true;
+    }
+    pw_json_close(w, ']');
+    pw_buf_printf(text, any ? " GB\n" : ": needs more than %d GB\n", cards[n - 1]);
+    pw_json_open(w, "sizes", '[');
+    for (int k = 0; k < n; k++) {
         pw_json_open(w, NULL, '{');
-        pw_json_str(w, "use", e[i].name);
-        pw_json_i64(w, "bytes", (int64_t)e[i].bytes);
-        pw_json_open(w, "cards_gb", '[');
-        bool any = false;
-        for (size_t k = 0; k < 4; k++)
-            if (e[i].bytes <= cards[k] * 1073741824.0 * 0.95) {
-                pw_json_i64(w, NULL, cards[k]);
-                pw_buf_printf(text, "%s%d", any ? ", " : " fits in ", cards[k]);
-                any = true;
-            }
-        pw_buf_str(text, any ? " GB\n" : " needs more than 24 GB\n");
-        pw_json_close(w, ']');
+        pw_json_i64(w, "gb", cards[k]);
+        pw_json_bool(w, "fits", u->sizes[k].fits);
+        pw_json_i64(w, "peak_bytes", (int64_t)u->sizes[k].bytes);
+        if (u->training)
+            put_how(&u->sizes[k].how, w);
         pw_json_close(w, '}');
     }
     pw_json_close(w, ']');
+}
+
+static int write_fits(struct pw_cmd *c, struct pw_json *w, struct pw_buf *text)
+{
+    static const int cards[] = {8, 12, 16, 24};
+    enum { N = sizeof cards / sizeof *cards };
+    struct pw_fits_use uses[PW_FITS_USES];
+    struct pw_dev *dev = NULL;
+    struct pw_arena arena;
+    uint64_t limits[N];
+    char bytes[32];
+    int n = 0, rc = 0;
+    pw_arena_init(&arena);
+    for (int i = 0; i < N; i++)
+        limits[i] = (uint64_t)cards[i] << 30;
+    PW_PASS_OUT(plan_device(c, &dev));
+    PW_PASS_OUT(pw_fits(uses, &n, &arena, dev, c->args.items[0], c->common->tokenizer, TOKENS, limits, N));
+    pw_json_str(w, "planned_for", dev->kind);
+    pw_json_open(w, "fits", '[');
+    for (int i = 0; i < n; i++) {
+        const struct pw_fits_use *u = &uses[i];
+        pw_json_open(w, NULL, '{');
+        pw_json_str(w, "use", u->name);
+        if (u->why) {
+            pw_json_str(w, "why", u->why);
+            pw_buf_printf(text, "%-27s no: %s\n", u->name, u->why);
+        } else {
+            pw_format_bytes(bytes, u->bytes);
+            pw_json_i64(w, "bytes", (int64_t)u->bytes);
+            pw_buf_printf(text, "%-27s %s", u->name, bytes);
+            put_sizes(u, cards, N, w, text);
+        }
+        pw_json_close(w, '}');
+    }
+    pw_json_close(w, ']');
+    pw_buf_printf(text, "planned for  %s\n", dev->host ? "the processor (--device cpu), where the model's file counts too" :
+                  strcmp(dev->kind, "simt") == 0 ? "a card, by its emulation; what driver and libraries take on yours comes on top" : dev->level);
+out:
+    pw_dev_close(dev);
+    pw_arena_free(&arena);
+    return rc;
 }
 
 static void id_or_null(struct pw_json *w, const char *key, int32_t id)
@@ -200,7 +256,7 @@ static int model_info(struct pw_cmd *c)
     const bool has_template = t && pw_tokenizer_template(t, NULL);
     pw_json_bool(&w, "has_template", has_template);
     pw_buf_printf(&text, "template     %s\n", has_template ? "yes" : "no");
-    write_fits(m, &w, &text);
+    PW_PASS_OUT(write_fits(c, &w, &text));
     if (c->common->json)
         rc = pw_json_finish(c, &w);
     else {
@@ -217,7 +273,9 @@ out:
 
 const struct pw_command pw_commands_model[] = {
     {"model info", "MODEL", "family, size, types, tokenizer, and which cards it fits",
-     "The list of cards is an estimate from the shape alone (16-bit activations, 2048 tokens, rank 16); pw plan counts exactly.\n",
+     "What fits in 8, 12, 16 and 24 GB is planned as pw plan and --memory do it: an adapter of rank 16 trained on passes of 2048 tokens, with the base as it is stored or in\n"
+     "nf4 with double quantisation, and one text of 2048 tokens. The bytes are those with nothing in host memory; where a card is too small for them, training moves there what\n"
+     "it must, and what is said in brackets. Planned for the card that is there, else as for a card, else (or with --device cpu) for the processor.\n",
      NULL, 0, 1, 1, false, model_info},
     {NULL},
 };

@@ -247,6 +247,28 @@ int pw_run_fill_budget(struct pw_run *run)
     return 0;
 }
 
+/* One row that is learnt from, of the longest that a pass may have; it is never read. */
+static int imagine_data(struct pw_run *run)
+{
+    struct pw_dataset *d = run->train = pw_alloc_zero(1, sizeof *d);
+    const int64_t n = run->opt.imagined < run->config.context ? run->opt.imagined : run->config.context;
+    PW_CHECK(d, PW_E_NOMEM, "out of memory");
+    pw_arena_init(&d->arena);
+    *d = (struct pw_dataset){.n_rows = 1, .n_tokens = n, .n_trained = n - 1, .longest = n, .arena = d->arena};
+    d->ids = pw_arena_array(&d->arena, (size_t)n, sizeof *d->ids);
+    d->trained = pw_arena_array(&d->arena, (size_t)n, sizeof *d->trained);
+    d->row_start = pw_arena_array(&d->arena, 2, sizeof *d->row_start);
+    d->row_line = pw_arena_array(&d->arena, 1, sizeof *d->row_line);
+    d->row_file = pw_arena_array(&d->arena, 1, sizeof *d->row_file);
+    d->row_hash = pw_arena_array(&d->arena, 1, sizeof *d->row_hash);
+    PW_CHECK(d->ids && d->trained && d->row_start && d->row_line && d->row_file && d->row_hash, PW_E_NOMEM, "out of memory for %lld tokens", (long long)n);
+    PW_CHECK(n > 1, PW_E_REFUSED, "the model's context is %lld tokens: there is nothing to learn in a row", (long long)n);
+    memset(d->trained + 1, 1, (size_t)n - 1);
+    d->row_start[1] = n;
+    run->n_rows = 1;
+    return 0;
+}
+
 /* Rank 0 reads the rows first: the others of its machine find them in the cache. */
 static int open_data_in_turn(struct pw_run *run)
 {
@@ -266,8 +288,9 @@ static int open_alone(struct pw_run *run, const struct pw_run_options *opt)
         run->config = run->model->config;
     if (pw_ranks_rank(opt->ranks) == 0)
         pw_checkpoint_tell(run->model->checkpoint, opt->progress);
-    PW_PASS(open_tokenizer(run));
-    PW_PASS(open_data_in_turn(run));
+    if (!opt->imagined)
+        PW_PASS(open_tokenizer(run));
+    PW_PASS(opt->imagined ? imagine_data(run) : open_data_in_turn(run));
     PW_PASS(plan_adapter(run));
     PW_PASS(pw_run_trainer(run));
     PW_PASS(pw_run_products(run));

@@ -311,6 +311,8 @@ mutant test_checkpoint data/model_config.c 's/PW_CHECK(tied == c->tied || /PW_CH
 mutant test_checkpoint data/checkpoint_hf.c 's/{"language_model.lm_head.", "lm_head."}/{"language_model.lm_head.", "model.lm_head."}/'
 mutant test_adapter_golden lora/peft_text.c 's/a->config.of_text = true;/a->config.of_text = false;/'
 mutant test_adapter_golden lora/peft_text.c 's/alike = alike \&\& a->n % of_first == 0;/alike = of_first > 0;/'
+mutant test_budget train/fits.c 's/r->memory = "auto";//'
+mutant test_budget infer/memory_limit.c 's/= m->pool.bytes + pw_session_bytes/= pw_session_bytes/'
 mutant test_families infer/rope.c 's/freq \/ c->rope_factor \* slow + freq/freq * slow + freq/'
 mutant test_families infer/session.c 's/factors > length ? factors : length, s->pos/factors < 0 ? factors : length, s->pos/'
 mutant test_families data/rope_config.c 's/c->rope_attention = yarn_scale(c->rope_factor, m)/c->rope_attention = yarn_scale(c->rope_factor, 1)/'

@@ -82,7 +82,7 @@ json pw lora merge "$BASE" --adapter dora/adapter -o dora.gguf --type f32 --json
 
 # ---- the same model in every form ----
 rc 0 pw quant "$BASE" -o nf4 --type nf4 --double-quant -q
-for form in "$BASE" base.gguf nf4; do json pw model info "$form" --json; has out '"family":"llama","architecture":"LlamaForCausalLM"'; has out '"rope_scaling":"none"'; has out '"special":[{"id":0,"text":"<|start|>"}'; has out '"stops":[1]'; has out '"fits":['; done
+for form in "$BASE" base.gguf nf4; do json pw model info "$form" --json; has out '"family":"llama","architecture":"LlamaForCausalLM"'; has out '"rope_scaling":"none"'; has out '"special":[{"id":0,"text":"<|start|>"}'; has out '"stops":[1]'; has out '"fits":[{"use":"run as stored","bytes":'; has out '"use":"train an adapter as stored"'; has out '"planned_for":"'; checks=$((checks + 1)); [ "$form" != nf4 ] || ! grep -q 'adapter on nf4' out || fail "a 4-bit base is quantised again"; done
 rc 0 pw model info nf4; has out 'special      <|start|> 0 <|end|> 1'; has out 'bitsandbytes nf4'
 
 echo "$checks checks, $failures failures"
