@@ -161,7 +161,7 @@ mutant test_adapter_golden infer/block.c 's/\.dbias = grads->dbias\[l\]/.dbias =
 mutant test_adapter_golden infer/model_adapter.c 's/        w->bias = s->value.data;/        w->bias = w->bias;/'
 mutant test_adapter_golden lora/peft_joined.c 's/((size_t)f->half \* rows + i)/((size_t)(f->half ^ (f->halves - 1)) * rows + i)/'
 mutant test_adapter_golden lora/peft_joined.c 's/both ? !within : down;/both ? within : down;/'
-mutant test_adapter_golden infer/model_adapter.c 's/a ? pw_adapter_dora_expert(a) : NULL/a && a->n == 0 ? pw_adapter_dora_expert(a) : NULL/'
+mutant test_adapter_golden infer/model_adapter.c 's/a ? pw_adapter_dora_expert(a) : NULL/a \&\& a->n == 0 ? pw_adapter_dora_expert(a) : NULL/'
 mutant test_adapter_golden quant/source.c 's/{"down_proj", PW_EXPERT_DOWN, PW_EXPERT_PARTS}/{"down_proj", PW_EXPERT_GATE, PW_EXPERT_DOWN}/'
 mutant test_lora lora/peft.c 's/(?:%s)\$"/(?:%s)"/'
 mutant test_adapter_golden lora/peft.c 's/fill_rows(a, &of, to, 1, t, path)/pw_peft_widen(to.data, t, path)/'
