@@ -119,7 +119,7 @@ struct tok_unigram {
     int32_t *piece;              /* id of the piece that ends at a node; -1: none */
     size_t n_nodes, cap;
     double *score;               /* by id */
-    double unk_score, max_score;
+    double unk_score;
 };
 
 struct pw_tokenizer {

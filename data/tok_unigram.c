@@ -10,6 +10,8 @@
 #include "data/tok_parts.h"
 
 static const double unknown_penalty = 10;
+/* What sentencepiece 0.2.3 adds for each byte of a user-defined piece but the first, whatever the other scores: found by its choices among ties. */
+static const float user_bonus = 0.1f;
 
 void tok_unigram_free(struct tok_unigram *u)
 {
@@ -34,7 +36,7 @@ static bool in_trie(const struct pw_tokenizer *t, int32_t id)
 int tok_unigram_ready(struct pw_tokenizer *t)
 {
     struct tok_unigram *u = &t->unigram;
-    double low = DBL_MAX, high = -DBL_MAX;
+    double low = DBL_MAX;
     int32_t node;
     PW_PASS(tok_pairs_open(&u->edges, 4 * (size_t)t->model_vocab));
     PW_PASS(new_node(u, &node));
@@ -43,10 +45,8 @@ int tok_unigram_ready(struct pw_tokenizer *t)
         const char *s = tok_vocab_piece(&t->vocab, id, &n);
         if (!s)
             continue;
-        if (!t->types || t->types[id] == PW_PIECE_NORMAL) {
+        if (!t->types || t->types[id] == PW_PIECE_NORMAL)
             low = u->score[id] < low ? u->score[id] : low;
-            high = u->score[id] > high ? u->score[id] : high;
-        }
         node = 0;
         for (size_t i = 0; in_trie(t, id) && i < n; i++) {
             size_t slot = tok_pairs_find(&u->edges, node, (unsigned char)s[i]);
@@ -63,7 +63,6 @@ int tok_unigram_ready(struct pw_tokenizer *t)
         if (node)
             u->piece[node] = id;
     }
-    u->max_score = high;
     u->unk_score = u->sentencepiece ? (float)low - (float)unknown_penalty : low - unknown_penalty;
     u->on = true;
     for (int b = 0; b < 256; b++) {
@@ -85,14 +84,6 @@ static void offer(const struct tok_unigram *u, struct tok_best *to, size_t to_pl
     to->start = (uint32_t)start;
 }
 
-static size_t characters(const char *s, size_t n)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++)
-        count += ((unsigned char)s[i] & 0xC0) != 0x80;
-    return count;
-}
-
 static void forward(const struct pw_tokenizer *t, const struct tok_view *v, struct tok_best *best)
 {
     const struct tok_unigram *u = &t->unigram;
@@ -112,8 +103,8 @@ static void forward(const struct pw_tokenizer *t, const struct tok_view *v, stru
             if (id < 0)
                 continue;
             size_t n = i + 1 - at;
-            bool user = t->types && t->types[id] == PW_PIECE_USER; /* a bonus, so that it wins */
-            double score = user ? (double)((float)characters(v->s + at, n) * (float)u->max_score) - 0.1 : u->score[id];
+            bool user = t->types && t->types[id] == PW_PIECE_USER;
+            double score = user ? (double)((float)n * user_bonus - user_bonus) : u->score[id];
             offer(u, &best[i + 1], i + 1, score, best[at].score, id, at);
             single = single || n == len;
         }

@@ -12,10 +12,14 @@ BAD = "tests/fixtures/refused/tokenizer"
 ROWS = 120
 
 
-def expected(kind, seed):
+# Cuts of "---" tie but for rounding, which the score of the user-defined piece before them decides.
+TIES = [" onbanbano<user>---", "tonbantobanxyz---", "nonaanon the wo---", "\n---", " onba theanban---", "<user>aba---", "п<user>fo---", "..[ thebaba---", "naxyz---", "東 banabxyz---"]
+
+
+def expected(kind, seed, more=()):
     name, path, encode, decode, _ = kind
     rows = []
-    for s in text.strings(seed, ROWS):
+    for s in text.strings(seed, ROWS) + list(more):
         ids = encode(s)
         rows.append({"text": s, "ids": ids, "decoded": decode(ids)})
     with open(os.path.splitext(path)[0] + ".expected.json", "w", encoding="utf-8") as f:
@@ -124,7 +128,7 @@ def corpus():
 def main():
     os.makedirs(OUT, exist_ok=True)
     for i, name in enumerate(["unigram-nfkc", "unigram-bytes", "bpe-bytes"]):
-        expected(models.sentencepiece(OUT, name), 100 + i)
+        expected(models.sentencepiece(OUT, name), 100 + i, TIES if name == "unigram-bytes" else ())
     for i, name in enumerate(["llama3", "qwen2", "deepseek-v3", "deepseek-llm", "phi3", "llama2-first", "gemma", "unigram-bytes", "punctuation"]):
         kind = models.huggingface_json(OUT, name)
         if name == "unigram-bytes":
