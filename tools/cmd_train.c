@@ -165,13 +165,15 @@ static int say_plan(struct pw_cmd *c, struct pw_run *run)
     return 0;
 }
 
-static int print_result(struct pw_cmd *c, const struct pw_run_result *r)
+static int print_result(struct pw_cmd *c, const struct pw_run_result *r, const struct pw_dev *dev)
 {
     char planned[32], peak[32], time[32];
     if (c->common->json) {
         struct pw_json w = {0};
         pw_json_begin(&w);
         pw_json_str(&w, "output", r->output);
+        pw_json_str(&w, "device", dev->kind);
+        pw_json_str(&w, "level", dev->level);
         pw_json_i64(&w, "steps", r->steps);
         if (r->has_loss)
             pw_json_f64(&w, "loss", r->loss);
@@ -253,7 +255,7 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
     else
         pw_progress_stop(c->progress);
     if (rc == 0 && first)
-        rc = print_result(c, &result);
+        rc = print_result(c, &result, dev);
 out:
     rc = pw_ranks_agree(ranks, rc);
     pw_ranks_release(ranks);

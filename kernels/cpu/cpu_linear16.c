@@ -3,7 +3,9 @@
  *
  * The rows of x (forward) or dy (backward) are made so once a call, into scratch. A task owns up to 128 columns of the result, four panels; 384 terms
  * at a time of the weight are decoded or taken where they are and packed, and multiplied by 96 rows at a time, which stay in the second cache for
- * the panels. So no weight exists in bf16 as a whole: packing costs no memory. A result's chain is its terms in their order, 384 a sum. */
+ * the panels. So no weight exists in bf16 as a whole: packing costs no memory. A result's chain is its terms in their order, 384 a sum.
+ *
+ * An adapter's second product is more terms of the same sum: [x | scale xa] [W | B]^T, and [dy | dxa] [W ; A] when there is no dropout. */
 #include <omp.h>
 #include <string.h>
 
@@ -26,8 +28,9 @@ enum {
 _Static_assert(CPU_PANEL * LDT <= STAGE && 2 * STEP * WIDE <= STAGE && LOW * WIDE <= STAGE && STAGE % 16 == 0, "what is kept in a thread's stage");
 _Static_assert(TERMS % CPU_STEP == 0 && STEP % CPU_STEP == 0 && LDA % CPU_STEP == 0, "offsets into planes");
 
-/* numbers from one rounded row to the next: whole lines, and not a power of two */
-static int64_t row16(int64_t n) { return (n + 31) / 32 * 32 + 32; }
+static int64_t steps16(int64_t n) { return (n + CPU_STEP - 1) / CPU_STEP * CPU_STEP; }
+/* numbers of a plane from one row to the next: n, then the adapter's; whole lines, and not a power of two */
+static int64_t row16(int64_t n, const struct pw_weight *w) { return steps16(n) + (w->lora ? steps16(w->lora->r) : 0) + CPU_STEP; }
 
 static int planes_of(const struct pw_dev *dev) { return cpu_isa_of(dev)->products16->planes; }
 static size_t thread_bytes(int planes) { return STAGE * 4 + (size_t)planes * PANELS * PANEL * 2; }
@@ -35,7 +38,7 @@ static size_t thread_bytes(int planes) { return STAGE * 4 + (size_t)planes * PAN
 size_t cpu_scratch16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w)
 {
     const int64_t wide = w->n_in > w->n_out ? w->n_in : w->n_out;
-    return (size_t)dev->threads * thread_bytes(planes_of(dev)) + cpu_round((size_t)(tokens * row16(wide)) * 2 * (size_t)planes_of(dev));
+    return (size_t)dev->threads * thread_bytes(planes_of(dev)) + cpu_round((size_t)(tokens * row16(wide, w)) * 2 * (size_t)planes_of(dev));
 }
 
 struct room { uint16_t *rows; char *threads; int planes; };
@@ -47,12 +50,11 @@ static struct room room_of(const struct pw_dev *dev, char *scratch)
 static float *stage_of(struct room r) { return (float *)(r.threads + (size_t)omp_get_thread_num() * thread_bytes(r.planes)); }
 static uint16_t *panels_of(float *stage) { return (uint16_t *)(stage + STAGE); }
 
-static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t tokens, int64_t n)
+static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t tokens, int64_t n, int64_t ld)
 {
     const struct cpu_products16 *p = cpu_isa_of(dev)->products16;
-    const int64_t ld = row16(n);
 #pragma omp parallel for num_threads(dev->threads) if (tokens * n > CPU_SMALL_ELEMENTS)
-    for (int64_t t = 0; t < tokens; t++) p->round(n, ld, x + t * n, to + t * ld * p->planes);
+    for (int64_t t = 0; t < tokens; t++) p->round(n, steps16(n), x + t * n, to + t * ld * p->planes);
 }
 
 /* Columns a task: fewer when there would be too few tasks. What is computed does not depend on it. */
@@ -63,80 +65,106 @@ static int64_t width_of(const struct pw_dev *dev, int64_t n)
     return wide;
 }
 
-/* The n columns of c that the panels of one piece of the terms bring */
-static void multiply(const struct cpu_products16 *p, int64_t tokens, int64_t n, int64_t terms, const uint16_t *a, int64_t lda, const uint16_t *panels, int planes, float *c, int64_t ldc, bool add)
+/* The n columns of c that the panels of one piece of the terms bring; panels lie PANEL numbers a plane apart */
+static void multiply(const struct cpu_products16 *p, int64_t tokens, int64_t n, int64_t single, int64_t terms, const uint16_t *a, int64_t lda, const uint16_t *panels, float *c, int64_t ldc, bool add)
 {
     for (int64_t t = 0; t < tokens; t += AT_ONCE)
         for (int64_t j = 0; j < n; j += CPU_PANEL)
-            p->product(cpu_min(AT_ONCE, tokens - t), cpu_min(CPU_PANEL, n - j), terms, a + t * lda, lda, panels + j * TERMS * planes, planes, c + t * ldc + j, ldc, add);
+            p->product(cpu_min(AT_ONCE, tokens - t), cpu_min(CPU_PANEL, n - j), single, terms, a + t * lda, lda, panels + j * TERMS * p->planes, c + t * ldc + j, ldc, add);
 }
 
 /* Weights that are packed from where they are; one of the two is NULL. */
 static const float *dense_f32(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_F32 ? w->data : NULL; }
 static const uint16_t *dense_bf16(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_BF16 ? w->data : NULL; }
 
-static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, int64_t tokens, const struct pw_weight *w, int64_t n0, int64_t n, float *stage)
+/* What the adapter adds to a piece's panels: r terms from panel[at] on, and to a sum whose own last piece has no room for them. by_rows: factor
+ * (columns, R), B; else (R, columns), A. */
+struct more { const float *factor; int64_t r, ld; bool by_rows; };
+static void pack_more(const struct cpu_products16 *p, struct more m, int64_t column, int64_t wide, int64_t first, int64_t terms, uint16_t *panel)
+{
+    if (m.by_rows) p->pack_rows(wide, terms, m.factor + column * m.ld + first, m.ld, panel);
+    else p->pack_columns(wide, terms, m.factor + first * m.ld + column, m.ld, panel);
+}
+static bool fits(struct more m, int64_t terms) { return m.r > 0 && steps16(terms) + m.r <= TERMS; }
+static void add_more(const struct cpu_products16 *p, struct more m, float *c, int64_t ldc, const uint16_t *rows, int64_t ld, int64_t tokens, int64_t column, int64_t n, uint16_t *panels)
+{
+    for (int64_t first = 0; first < m.r; first += TERMS) {
+        const int64_t terms = cpu_min(TERMS, m.r - first);
+        for (int64_t j = 0; j < n; j += CPU_PANEL) pack_more(p, m, column + j, cpu_min(CPU_PANEL, n - j), first, terms, panels + j * TERMS * p->planes);
+        multiply(p, tokens, n, 0, terms, rows + first * p->planes, ld, panels, c, ldc, true);
+    }
+}
+
+static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, int64_t tokens, const struct pw_weight *w, struct more more, int64_t n0, int64_t n, float *stage)
 {
     const struct cpu_products16 *p = isa->products16;
     const float *dense = dense_f32(w);
     const uint16_t *dense16 = dense_bf16(w);
-    const int64_t n_in = w->n_in, ld = row16(n_in) * p->planes;
-    const int planes = dense16 ? 1 : p->planes;
+    const int64_t n_in = w->n_in, ld = row16(n_in, w) * p->planes;
     uint16_t *panels = panels_of(stage);
+    bool joined = false;
     for (int64_t k = 0; k < n_in; k += TERMS) {
-        const int64_t terms = cpu_min(TERMS, n_in - k);
+        const int64_t terms = cpu_min(TERMS, n_in - k), own = steps16(terms);
+        joined = k + TERMS >= n_in && fits(more, terms);
         for (int64_t j = 0; j < n; j += CPU_PANEL) {
             const int64_t wide = cpu_min(CPU_PANEL, n - j), row = n0 + j;
-            uint16_t *panel = panels + j * TERMS * planes;
+            uint16_t *panel = panels + j * TERMS * p->planes;
             for (int64_t i = 0; !dense && !dense16 && i < wide; i++) isa->decode(w, row + i, k, terms, stage + i * LDT);
             if (dense16) p->pack_rows16(wide, terms, dense16 + row * n_in + k, n_in, panel);
             else p->pack_rows(wide, terms, dense ? dense + row * n_in + k : stage, dense ? n_in : LDT, panel);
+            if (joined) pack_more(p, more, row, wide, 0, more.r, panel + own * CPU_PANEL * (dense16 ? 1 : p->planes));
         }
-        multiply(p, tokens, n, terms, x + k * p->planes, ld, panels, planes, y + n0, w->n_out, k > 0);
+        multiply(p, tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, x + k * p->planes, ld, panels, y + n0, w->n_out, k > 0);
     }
+    if (!joined) add_more(p, more, y + n0, w->n_out, x + steps16(n_in) * p->planes, ld, tokens, n0, n, panels);
 }
 
 void cpu_matmul16(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
     const struct room room = room_of(dev, scratch);
     const int64_t wide = width_of(dev, w->n_out);
-    round_rows(dev, room.rows, x, tokens, w->n_in);
+    round_rows(dev, room.rows, x, tokens, w->n_in, row16(w->n_in, w));
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
-    for (int64_t n0 = 0; n0 < w->n_out; n0 += wide) columns(cpu_isa_of(dev), y, room.rows, tokens, w, n0, cpu_min(wide, w->n_out - n0), stage_of(room));
+    for (int64_t n0 = 0; n0 < w->n_out; n0 += wide) columns(cpu_isa_of(dev), y, room.rows, tokens, w, (struct more){ 0 }, n0, cpu_min(wide, w->n_out - n0), stage_of(room));
 }
 
-static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *dy, int64_t tokens, const struct pw_weight *w, int64_t k0, int64_t n, float *stage)
+static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *dy, int64_t tokens, const struct pw_weight *w, struct more more, int64_t k0, int64_t n, float *stage)
 {
     const struct cpu_products16 *p = isa->products16;
     const float *dense = dense_f32(w);
     const uint16_t *dense16 = dense_bf16(w);
-    const int64_t n_in = w->n_in, n_out = w->n_out, ld = row16(n_out) * p->planes;
+    const int64_t n_in = w->n_in, n_out = w->n_out, ld = row16(n_out, w) * p->planes;
     const int planes = dense16 ? 1 : p->planes;
     uint16_t *panels = panels_of(stage);
+    bool joined = false;
     for (int64_t row = 0; row < n_out; row += TERMS) {
-        const int64_t terms = cpu_min(TERMS, n_out - row);
+        const int64_t terms = cpu_min(TERMS, n_out - row), own = steps16(terms);
+        joined = row + TERMS >= n_out && fits(more, terms);
         for (int64_t at = 0; at < terms; at += STEP) {
             const int64_t rows = cpu_min(STEP, terms - at);
             const float *from = dense ? dense + (row + at) * n_in + k0 : stage;
             for (int64_t i = 0; !dense && !dense16 && i < rows; i++) isa->decode(w, row + at + i, k0, n, stage + i * WIDE);
             for (int64_t j = 0; j < n; j += CPU_PANEL) {
                 const int64_t wide = cpu_min(CPU_PANEL, n - j);
-                uint16_t *panel = panels + (j * TERMS + at * CPU_PANEL) * planes;
+                uint16_t *panel = panels + j * TERMS * p->planes + at * CPU_PANEL * planes;
                 if (dense16) p->pack_columns16(wide, rows, dense16 + (row + at) * n_in + k0 + j, n_in, panel);
                 else p->pack_columns(wide, rows, from + j, dense ? n_in : WIDE, panel);
             }
         }
-        multiply(p, tokens, n, terms, dy + row * p->planes, ld, panels, planes, dx + k0, n_in, true);
+        for (int64_t j = 0; joined && j < n; j += CPU_PANEL)
+            pack_more(p, more, k0 + j, cpu_min(CPU_PANEL, n - j), 0, more.r, panels + j * TERMS * p->planes + own * CPU_PANEL * planes);
+        multiply(p, tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, dy + row * p->planes, ld, panels, dx + k0, n_in, true);
     }
+    if (!joined) add_more(p, more, dx + k0, n_in, dy + steps16(n_out) * p->planes, ld, tokens, k0, n, panels);
 }
 
 void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
     const struct room room = room_of(dev, scratch);
     const int64_t wide = width_of(dev, w->n_in);
-    round_rows(dev, room.rows, dy, tokens, w->n_out);
+    round_rows(dev, room.rows, dy, tokens, w->n_out, row16(w->n_out, w));
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
-    for (int64_t k0 = 0; k0 < w->n_in; k0 += wide) back_columns(cpu_isa_of(dev), dx, room.rows, tokens, w, k0, cpu_min(wide, w->n_in - k0), stage_of(room));
+    for (int64_t k0 = 0; k0 < w->n_in; k0 += wide) back_columns(cpu_isa_of(dev), dx, room.rows, tokens, w, (struct more){ 0 }, k0, cpu_min(wide, w->n_in - k0), stage_of(room));
 }
 
 /* ---- with an adapter ----
@@ -148,21 +176,19 @@ void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t t
  *     y (T, N)  += (scale xa) B^T             dx (T, K) += k (dxa A)         by the tasks that own the columns
  *     db^T (R, N) += (scale xa)^T dy          da (R, K) += dxa^T x'          likewise; the terms are tokens, so dxa and xa are turned first
  */
-/* rows (T, R) and turned (R, T), ld.. counting their planes */
+/* rows (T, R), behind those of x or dy; turned (R, T); ld.. count their planes */
 struct low { float *f32; uint16_t *rows, *turned; int64_t ld, ld_turned; };
+static int64_t row_turned(int64_t tokens) { return steps16(tokens) + CPU_STEP; }
 size_t cpu_scratch_adapter16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w)
 {
-    const int64_t r = w->lora->r, planes = planes_of(dev);
-    return cpu_round((size_t)(tokens * r) * 4) + cpu_round((size_t)(tokens * row16(r) * planes) * 2) + cpu_round((size_t)(r * row16(tokens) * planes) * 2);
+    const int64_t r = w->lora->r;
+    return cpu_round((size_t)(tokens * r) * 4) + cpu_round((size_t)(r * row_turned(tokens) * planes_of(dev)) * 2);
 }
-static struct low low_of(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w)
+static struct low low_of(const struct pw_dev *dev, struct room room, int64_t n, int64_t tokens, const struct pw_weight *w)
 {
-    const int64_t r = w->lora->r, planes = planes_of(dev);
     char *at = (char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev, tokens, w));
-    struct low l = { .f32 = (float *)at, .ld = row16(r) * planes, .ld_turned = row16(tokens) * planes };
-    l.rows = (uint16_t *)(at += cpu_round((size_t)(tokens * r) * 4));
-    l.turned = (uint16_t *)(at + cpu_round((size_t)(tokens * l.ld) * 2));
-    return l;
+    return (struct low){ .f32 = (float *)at, .rows = room.rows + steps16(n) * room.planes, .ld = row16(n, w) * room.planes,
+                         .turned = (uint16_t *)(at + cpu_round((size_t)(tokens * w->lora->r) * 4)), .ld_turned = row_turned(tokens) * room.planes };
 }
 
 /* rows of scale * x (T, R), and, when turned is not 0, turned * scale * x: (R, T) */
@@ -173,14 +199,14 @@ static void round_low(struct pw_dev *dev, struct low l, const float *x, float sc
 #pragma omp parallel for num_threads(dev->threads) if (tokens * r > CPU_SMALL_ELEMENTS)
     for (int64_t t = 0; t < tokens; t++) {
         for (int64_t i = t * r; i < (t + 1) * r; i++) l.f32[i] = x[i] * scale;
-        p->round(r, row16(r), l.f32 + t * r, l.rows + t * l.ld);
+        p->round(r, steps16(r), l.f32 + t * r, l.rows + t * l.ld);
     }
     if (!(turned > 0)) return;
 #pragma omp parallel for num_threads(dev->threads) if (tokens * r > CPU_SMALL_ELEMENTS)
     for (int64_t i = 0; i < r; i++)
-        for (int64_t t = 0; t < row16(tokens); t += PIECE) {
+        for (int64_t t = 0; t < steps16(tokens); t += PIECE) {
             float column[PIECE];
-            const int64_t n = cpu_min(PIECE, row16(tokens) - t);
+            const int64_t n = cpu_min(PIECE, steps16(tokens) - t);
             for (int64_t j = 0; j < n; j++) column[j] = t + j < tokens ? turned * l.f32[(t + j) * r + i] : 0;
             p->round(n, n, column, l.turned + i * l.ld_turned + t * p->planes);
         }
@@ -209,7 +235,7 @@ static void down(struct pw_dev *dev, float *out, const uint16_t *a, int64_t lda,
                 const int64_t terms = cpu_min(TERMS, n - k), wide = cpu_min(CPU_PANEL, r - j);
                 if (by_columns) p->pack_columns(wide, terms, factor + k * r + j, r, panel);
                 else p->pack_rows(wide, terms, factor + j * n + k, n, panel);
-                p->product(rows, wide, terms, a + t * lda + k * p->planes, lda, panel, p->planes, out + t * r + j, r, k > 0);
+                p->product(rows, wide, 0, terms, a + t * lda + k * p->planes, lda, panel, out + t * r + j, r, k > 0);
             }
     }
 }
@@ -235,7 +261,7 @@ static void down_dropped(struct pw_dev *dev, float *xa, const float *x, int64_t 
             for (int64_t j = 0; j < r; j += CPU_PANEL) {
                 const int64_t wide = cpu_min(CPU_PANEL, r - j);
                 p->pack_rows(wide, terms, a + j * n + k, n, panel);
-                p->product(rows, wide, terms, dropped, LDA * p->planes, panel, p->planes, xa + t * r + j, r, k > 0);
+                p->product(rows, wide, 0, terms, dropped, LDA * p->planes, panel, xa + t * r + j, r, k > 0);
             }
         }
         isa->scale(rows * r, xa + t * r, factor_of(drop));
@@ -245,31 +271,22 @@ static void down_dropped(struct pw_dev *dev, float *xa, const float *x, int64_t 
 void cpu_linear_fwd16(struct pw_dev *dev, float *y, float *xa, const float *x, int64_t tokens, const struct pw_weight *w, struct pw_drop drop)
 {
     const struct cpu_isa *isa = cpu_isa_of(dev);
-    const struct cpu_products16 *p = isa->products16;
     const struct room room = room_of(dev, dev->scratch);
-    const int64_t n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0, broad = width_of(dev, n_out);
-    struct low low = { 0 };
-    round_rows(dev, room.rows, x, tokens, n_in);
+    const int64_t n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0, broad = width_of(dev, n_out), ld = row16(n_in, w);
+    struct more more = { 0 };
+    round_rows(dev, room.rows, x, tokens, n_in, ld);
     if (r) {
-        low = low_of(dev, tokens, w);
+        more = (struct more){ w->lora->b.data, r, r, true };
         if (drop.p > 0) down_dropped(dev, xa, x, tokens, w, drop);
-        else down(dev, xa, room.rows, row16(n_in) * p->planes, tokens, n_in, w->lora->a.data, r, false);
-        round_low(dev, low, xa, (float)w->lora->scale, tokens, r, 0);
+        else down(dev, xa, room.rows, ld * room.planes, tokens, n_in, w->lora->a.data, r, false);
+        round_low(dev, low_of(dev, room, n_in, tokens, w), xa, (float)w->lora->scale, tokens, r, 0);
     }
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, n_in))
     for (int64_t n0 = 0; n0 < n_out; n0 += broad) {
-        float *stage = stage_of(room);
-        columns(isa, y, room.rows, tokens, w, n0, cpu_min(broad, n_out - n0), stage);
-        for (int64_t j = n0; j < cpu_min(n0 + broad, n_out); j += CPU_PANEL) {
-            const int64_t wide = cpu_min(CPU_PANEL, n_out - j);
-            for (int64_t t = 0; w->bias && t < tokens; t++)
-                for (int64_t i = 0; i < wide; i++) y[t * n_out + j + i] += w->bias[j + i];
-            for (int64_t k = 0; k < r; k += TERMS) {
-                const int64_t terms = cpu_min(TERMS, r - k);
-                p->pack_rows(wide, terms, (const float *)w->lora->b.data + j * r + k, r, panels_of(stage));
-                p->product(tokens, wide, terms, low.rows + k * p->planes, low.ld, panels_of(stage), p->planes, y + j, n_out, true);
-            }
-        }
+        const int64_t n = cpu_min(broad, n_out - n0);
+        columns(isa, y, room.rows, tokens, w, more, n0, n, stage_of(room));
+        for (int64_t t = 0; w->bias && t < tokens; t++)
+            for (int64_t i = n0; i < n0 + n; i++) y[t * n_out + i] += w->bias[i];
     }
 }
 
@@ -277,21 +294,21 @@ void cpu_linear_fwd16(struct pw_dev *dev, float *y, float *xa, const float *x, i
 static void back_b(const struct cpu_isa *isa, float *db, const uint16_t *dy, struct low low, int64_t tokens, const struct pw_weight *w, int64_t n0, int64_t n, float *stage)
 {
     const struct cpu_products16 *p = isa->products16;
-    const int64_t r = w->lora->r, ld = row16(w->n_out) * p->planes;
+    const int64_t r = w->lora->r, ld = row16(w->n_out, w) * p->planes;
     for (int64_t j = n0; j < n0 + n; j += CPU_PANEL)
         for (int64_t first = 0; first < r; first += LOW) {
             const int64_t wide = cpu_min(CPU_PANEL, n0 + n - j), ranks = cpu_min(LOW, r - first);
             for (int64_t t = 0; t < tokens; t += TERMS) {
                 const int64_t terms = cpu_min(TERMS, tokens - t);
                 p->pack_rounded(wide, terms, dy + t * ld + j * p->planes, ld, panels_of(stage));
-                p->product(ranks, wide, terms, low.turned + first * low.ld_turned + t * p->planes, low.ld_turned, panels_of(stage), p->planes, stage, WIDE, t > 0);
+                p->product(ranks, wide, 0, terms, low.turned + first * low.ld_turned + t * p->planes, low.ld_turned, panels_of(stage), stage, WIDE, t > 0);
             }
             for (int64_t i = 0; i < wide; i++)
                 for (int64_t k = 0; k < ranks; k++) db[(j + i) * r + first + k] += stage[k * WIDE + i];
         }
 }
 
-/* dx[..][k0..] += keep (dxa A), da[..][k0..] += dxa^T dropout(x) */
+/* dx[..][k0..] += keep (dxa A) where there is dropout, da[..][k0..] += dxa^T dropout(x) */
 static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, const float *x, struct low low, int64_t tokens, const struct pw_weight *w, struct pw_drop drop, int64_t k0, int64_t n,
                    float *stage)
 {
@@ -300,15 +317,14 @@ static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, c
     uint16_t *panel = panels_of(stage);
     for (int64_t j = k0; j < k0 + n; j += CPU_PANEL) {
         const int64_t wide = cpu_min(CPU_PANEL, k0 + n - j);
-        for (int64_t k = 0; g->dx.data && k < r; k += TERMS) {
+        for (int64_t k = 0; drop.p > 0 && g->dx.data && k < r; k += TERMS) {
             const int64_t terms = cpu_min(TERMS, r - k);
             float *dx = (float *)g->dx.data + j;
             p->pack_columns(wide, terms, (const float *)w->lora->a.data + k * n_in + j, n_in, panel);
-            if (drop.p <= 0) p->product(tokens, wide, terms, low.rows + k * p->planes, low.ld, panel, p->planes, dx, n_in, true);
-            for (int64_t t = 0; drop.p > 0 && t < tokens; t += STEP) {
+            for (int64_t t = 0; t < tokens; t += STEP) {
                 const int64_t rows = cpu_min(STEP, tokens - t);
                 float *kept = stage + STEP * WIDE;
-                p->product(rows, wide, terms, low.rows + t * low.ld + k * p->planes, low.ld, panel, p->planes, stage, WIDE, false);
+                p->product(rows, wide, 0, terms, low.rows + t * low.ld + k * p->planes, low.ld, panel, stage, WIDE, false);
                 for (int64_t i = 0; i < rows; i++) {
                     isa->keep(drop, (t + i) * n_in + j, wide, stage + i * WIDE, kept);
                     isa->axpy(wide, dx + (t + i) * n_in, kept, 1);
@@ -323,7 +339,7 @@ static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, c
                 for (int64_t i = 0; i < rows; i++) mask(isa, drop, (t + at + i) * n_in + j, wide, x + (t + at + i) * n_in + j, stage + i * WIDE);
                 p->pack_columns(wide, rows, stage, WIDE, panel + at * CPU_PANEL * p->planes);
             }
-            p->product(r, wide, terms, low.turned + t * p->planes, low.ld_turned, panel, p->planes, (float *)g->da.data + j, n_in, true);
+            p->product(r, wide, 0, terms, low.turned + t * p->planes, low.ld_turned, panel, (float *)g->da.data + j, n_in, true);
         }
     }
 }
@@ -335,23 +351,25 @@ void cpu_linear_bwd16(struct pw_dev *dev, const struct pw_linear_grads *g, const
     const int64_t n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0, broad_out = width_of(dev, n_out), broad_in = width_of(dev, n_in);
     const bool low_wanted = r && (g->dx.data || g->da.data);
     struct low low = { 0 };
+    struct more more = { 0 };
     if (!g->dx.data && !r) return;
-    round_rows(dev, room.rows, dy, tokens, n_out);
-    if (r) low = low_of(dev, tokens, w);
+    round_rows(dev, room.rows, dy, tokens, n_out, row16(n_out, w));
+    if (r) low = low_of(dev, room, n_out, tokens, w);
+    if (r && drop.p <= 0) more = (struct more){ w->lora->a.data, r, n_in, false };
     if (r && g->db.data) {
         round_low(dev, low, xa, (float)w->lora->scale, tokens, r, 1);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r))
         for (int64_t n0 = 0; n0 < n_out; n0 += broad_out) back_b(isa, g->db.data, room.rows, low, tokens, w, n0, cpu_min(broad_out, n_out - n0), stage_of(room));
     }
     if (low_wanted) {
-        down(dev, low.f32, room.rows, row16(n_out) * room.planes, tokens, n_out, w->lora->b.data, r, true);
+        down(dev, low.f32, room.rows, row16(n_out, w) * room.planes, tokens, n_out, w->lora->b.data, r, true);
         round_low(dev, low, low.f32, (float)w->lora->scale, tokens, r, g->da.data ? factor_of(drop) : 0);
     }
     if (!g->dx.data && !low_wanted) return;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, g->dx.data ? n_out : r))
     for (int64_t k0 = 0; k0 < n_in; k0 += broad_in) {
         const int64_t n = cpu_min(broad_in, n_in - k0);
-        if (g->dx.data) back_columns(isa, g->dx.data, room.rows, tokens, w, k0, n, stage_of(room));
+        if (g->dx.data) back_columns(isa, g->dx.data, room.rows, tokens, w, more, k0, n, stage_of(room));
         if (low_wanted) back_a(isa, g, x, low, tokens, w, drop, k0, n, stage_of(room));
     }
 }

@@ -34,8 +34,9 @@ struct cpu_products16 {
     void (*pack_columns16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
     /* and of rows that `round` made; ldw counts all their planes, n columns begin at a multiple of CPU_STEP */
     void (*pack_rounded)(int64_t n, int64_t k, const uint16_t *rows, int64_t ldw, uint16_t *panel);
-    /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain. lda counts the planes of a; the panel has one or all */
-    void (*product)(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, int panel_planes, float *c, int64_t ldc, bool add);
+    /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain. lda counts the planes of a. The first `single` terms of the panel,
+     * 0, all, or whole steps, have one plane, those after them all planes: it makes a difference where there are several. */
+    void (*product)(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add);
 };
 
 struct cpu_isa {

@@ -119,8 +119,8 @@ static void shape_tiles(int64_t rows, int64_t n)
     _tile_loadconfig(&s);
 }
 
-/* c (rows, n) of up to two tiles by two; `in` planes of a, `of` planes of the panel */
-INLINE void tiles(int in, int of, bool tall, bool broad, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+/* c (rows, n) of up to two tiles by two; `in` planes of a, and of the panel after its first `single` terms, that have one */
+INLINE void tiles(int in, bool tall, bool broad, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
 {
     const int64_t to_next = ldc * 4;
     float *low = c + TILE_ROWS * ldc;
@@ -140,28 +140,27 @@ INLINE void tiles(int in, int of, bool tall, bool broad, int64_t k, const uint16
     FIRST(1, broad, c + HALF)
     FIRST(2, tall, low)
     FIRST(3, tall && broad, low + HALF)
-    for (int64_t s = 0; s < k; s += CPU_STEP, a += in * CPU_STEP, panel += of * PLANE) {
-        if (of == 1) {
-            LOAD_B(0);
-            for (int p = in - 1; p >= 0; p--) {
-                LOAD_A(p);
-                MULTIPLY();
-            }
-        } else { /* a tile is loaded again rather than kept: there are eight */
-            LOAD_A(0);
-            LOAD_B(2);
-            MULTIPLY();
-            LOAD_B(1);
-            MULTIPLY();
-            LOAD_A(1);
-            MULTIPLY();
-            LOAD_B(0);
-            MULTIPLY();
-            LOAD_A(2);
-            MULTIPLY();
-            LOAD_A(0);
+    for (int64_t s = 0; s < single; s += CPU_STEP, a += in * CPU_STEP, panel += PLANE) {
+        LOAD_B(0);
+        for (int p = in - 1; p >= 0; p--) {
+            LOAD_A(p);
             MULTIPLY();
         }
+    }
+    for (int64_t s = single; s < k; s += CPU_STEP, a += PLANES * CPU_STEP, panel += PLANES * PLANE) { /* a tile is loaded again rather than kept: there are eight */
+        LOAD_A(0);
+        LOAD_B(2);
+        MULTIPLY();
+        LOAD_B(1);
+        MULTIPLY();
+        LOAD_A(1);
+        MULTIPLY();
+        LOAD_B(0);
+        MULTIPLY();
+        LOAD_A(2);
+        MULTIPLY();
+        LOAD_A(0);
+        MULTIPLY();
     }
     _tile_stored(0, c, to_next);
     if (broad) _tile_stored(1, c + HALF, to_next);
@@ -173,29 +172,28 @@ INLINE void tiles(int in, int of, bool tall, bool broad, int64_t k, const uint16
 #undef FIRST
 }
 
-INLINE void product_of(int in, int of, int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+INLINE void product_of(int in, int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
 {
     const bool broad = n > HALF;
     int64_t rows = 0;
     for (int64_t i = 0; i < m; i += 2 * TILE_ROWS) {
         const int64_t here = m - i < 2 * TILE_ROWS ? m - i : 2 * TILE_ROWS;
         if (here != rows) shape_tiles(rows = here, n);
-        if (here > TILE_ROWS && broad) tiles(in, of, true, true, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
-        else tiles(in, of, here > TILE_ROWS, broad, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
+        if (here > TILE_ROWS && broad) tiles(in, true, true, single, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
+        else tiles(in, here > TILE_ROWS, broad, single, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
     }
     _tile_release();
 }
 
-static void product_rounded(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, int panel_planes, float *c, int64_t ldc, bool add)
+static void product_rounded(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
 {
-    (void)panel_planes;
-    product_of(1, 1, m, n, k, a, lda, panel, c, ldc, add);
+    (void)single;
+    product_of(1, m, n, k, k, a, lda, panel, c, ldc, add);
 }
 
-static void product_split(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, int panel_planes, float *c, int64_t ldc, bool add)
+static void product_split(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
 {
-    if (panel_planes == 1) product_of(PLANES, 1, m, n, k, a, lda, panel, c, ldc, add);
-    else product_of(PLANES, PLANES, m, n, k, a, lda, panel, c, ldc, add);
+    product_of(PLANES, m, n, single < k ? single : k, k, a, lda, panel, c, ldc, add);
 }
 
 static const struct cpu_products16 rounded = { .planes = 1, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,

@@ -136,9 +136,9 @@ INLINE void tile16_slim(int rows, int64_t n, int64_t pairs, const uint16_t *a, i
     }
 }
 
-static void product16(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, int panel_planes, float *c, int64_t ldc, bool add)
+static void product16(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
 {
-    (void)panel_planes;
+    (void)single;
     const int64_t pairs = (k + 1) / 2, whole = m - m % ROWS, tall = m % ROWS == 4 && whole ? whole - ROWS : whole; /* 16 rows: two tiles of 8 */
     int64_t i = 0;
 #define PRODUCT(rows, end) \

@@ -141,7 +141,8 @@ def run_pw(c):
         cpu = used
     if len(steps) != c["steps"]:
         sys.exit(f"bench_peers: pw logged {len(steps)} steps of {c['steps']}")
-    return dict(peak=json.loads(out.splitlines()[-1]).get("peak_bytes", peak), start=marks[0][0] - began - steps[0]["seconds"], steps=steps)
+    result = json.loads(out.splitlines()[-1])
+    return dict(peak=result.get("peak_bytes", peak), level=result["level"], start=marks[0][0] - began - steps[0]["seconds"], steps=steps)
 
 
 def run_peer(c, way):
@@ -296,7 +297,7 @@ def measure(o, pw, work):
     import peft
     import torch
     import transformers
-    lines = []
+    lines, levels = [], set()
 
     def say(line=""):
         print(line, flush=True)
@@ -305,7 +306,7 @@ def measure(o, pw, work):
     most = limits(pw, o.threads)
     version = subprocess.run([pw, "--version"], stdout=subprocess.PIPE, text=True).stdout.strip()
     model = next((l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
-    say(f"Machine: {model}, {o.threads} threads of {os.cpu_count()} cores, level {most['level']}, load average {os.getloadavg()[0]:.1f} at the start. {version}; torch "
+    say(f"Machine: {model}, {o.threads} threads of {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the start. {version}; torch "
         f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), transformers {transformers.__version__}, peft {peft.__version__}, bitsandbytes {bitsandbytes.__version__}, Python "
         f"{platform.python_version()}.")
     say(f"Limits: f32 matrix product 2048³ of pw {most['limits']['gemm_flops'] / 1e9:.0f} GFLOP/s, of torch {most['torch_float32'] / 1e9:.0f} (bf16 {most['torch_bfloat16'] / 1e9:.0f}); "
@@ -328,6 +329,7 @@ def measure(o, pw, work):
                 for way in ways:
                     theirs[way].append(run_peer(c, way))
                     same_work(ours[0], theirs[way][-1])
+            levels.add(f"{compute} {ours[0]['level']}")
             us = best(ours)
             them = {way: best(runs) for way, runs in theirs.items()}
             way = max(them, key=lambda w: them[w]["rate"])
@@ -337,7 +339,7 @@ def measure(o, pw, work):
             say(f"| {shape} | {name} | {us['rate']:.0f} | {share(us['rate'])} | {p['rate']:.0f} | {way} | {share(p['rate'])} | {us['rate'] / p['rate']:.2f} | {us['cpu_rate'] / p['cpu_rate']:.2f} | {goal} | "
                 f"{us['peak'] / 2**20:.0f} | {p['peak'] / 2**20:.0f} | {us['peak'] / p['peak']:.2f} | 0.5 | {us['start']:.2f} | {p['start']:.2f} |")
     say()
-    say(f"Load average at the end: {os.getloadavg()[0]:.1f}. Fastest of {o.rounds} runs of each step but the first; LoRA r = {RANK} on all linears, AdamW, no checkpointing; base weights in bf16 in the file. Product: "
+    say(f"Load average at the end: {os.getloadavg()[0]:.1f}. Fastest of {o.rounds} runs of each step but the first; LoRA r = {RANK} on all linears, AdamW, no checkpointing; base weights in bf16 in the file; pw trained at {', '.join(sorted(levels))}. Product: "
         f"of pw in f32, of torch in bf16.")
     if o.output:
         pathlib.Path(o.output).write_text("\n".join(lines) + "\n")
