@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -120,6 +121,21 @@ static int add_error(struct pw_dataset *d, int64_t row, const char *source, cons
 static int add_warning(struct pw_dataset *d, int64_t row, const char *source, const char *what)
 {
     return add_note(d, &d->warnings, &d->n_warnings, &d->cap_warnings, row, source, what);
+}
+
+/* The error at hand becomes a note on its row. A note holds its place, so a text that begins with one gives it up to the note. */
+static int add_row_error(struct pw_dataset *d, int64_t row, const char *source)
+{
+    const char *text = pw_error_text(), *at = text + strlen(source);
+    if (strncmp(text, source, strlen(source)) == 0 && *at == ':') {
+        char *end;
+        const long long line = strtoll(at + 1, &end, 10);
+        if (end > at + 1 && strncmp(end, ": ", 2) == 0) {
+            row = line;
+            text = end + 2;
+        }
+    }
+    return add_error(d, row, source, text);
 }
 
 int pw_dataset_note(struct pw_dataset *d, bool error, int64_t line, const char *source, const char *what)
@@ -285,13 +301,13 @@ static int make_rows(struct pw_dataset *d, struct pw_cache_rows *r, const struct
             }
             if (rc == 0)
                 rc = make_example(&m, r, &a, form, row);
-            if (rc < 0)
+            if (rc < 0 && !o->keep_going)
                 pw_error_while(rc, "reading %s:%" PRId64, f->path, m.line);
         }
         if (rc < 0 && (!o->keep_going || rc == PW_E_NOMEM || rc == PW_E_USAGE))
             goto out;
         if (rc < 0) {
-            PW_PASS_OUT(add_error(d, m.line, f->path, pw_error_text()));
+            PW_PASS_OUT(add_row_error(d, m.line, f->path));
             pw_error_clear();
             rc = 0;
         }

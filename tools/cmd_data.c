@@ -275,7 +275,8 @@ static int data_check(struct pw_cmd *c)
     PW_PASS_OUT(c->common->json ? write_json(c, d, &preflight, t, rows) : write_plain(c, d, &preflight, t, rows));
     if (d->n_errors > 0) {
         PW_PASS_OUT(pw_cmd_emit(c)); /* the list of errors is the result */
-        rc = pw_error(PW_E_FAIL, "%zu error%s in the data, first: %s", d->n_errors, d->n_errors == 1 ? "" : "s", d->errors[0].what);
+        rc = pw_error(PW_E_FAIL, "%zu error%s in the data, first: %s:%" PRId64 ": %s", d->n_errors, d->n_errors == 1 ? "" : "s", d->errors[0].source, d->errors[0].row,
+                      d->errors[0].what);
     }
 out:
     pw_dataset_free(d);
