@@ -237,7 +237,7 @@ mutant test_op kernels/cuda/linear.cu 's/p < pieces; p++/p + 1 < pieces; p++/' l
 mutant test_op kernels/cuda/head.cu 's/sum_before \* shrink + sum/sum_before + sum/' head
 mutant test_op kernels/cuda/head.cu 's/v == target ? 0 : e \* slope/e * slope/' head
 mutant test_op kernels/cuda/head.cu 's/before += all;//' head
-mutant test_cuda_linear kernels/cuda/head.cu 's/b.word < a.word/b.word > a.word/'
+mutant test_cuda_linear kernels/cuda/num.h 's/b.word < a.word/b.word > a.word/'
 mutant test_cuda_linear kernels/cuda/head.cu 's/target >= 0 \&\& target < words/target >= 0/'
 
 # ---- experts ----
