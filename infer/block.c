@@ -42,11 +42,19 @@ static void take_statistics(struct taker *k, struct pw_tensor *t, int64_t column
     take_as(k, t, k->type == PW_F64 ? PW_F64 : PW_F32, columns, vector);
 }
 
-/* Something of the feed-forward half, (T, F): in a model with experts as large as (N, expert_ffn) where that is more. */
-static void take_half(struct taker *k, struct pw_tensor *t, const struct pw_model_config *c)
+/* Rows of the feed-forward half that are computed at a time, at most. Experts take all of theirs: which rows an expert has stays on the device. */
+static int64_t half_rows(const struct pw_block_shape *shape)
+{
+    const int64_t most = shape->mlp_rows > 0 ? shape->mlp_rows : PW_MLP_ROWS;
+    return shape->config->experts || shape->tokens < most ? shape->tokens : most;
+}
+static bool half_again(const struct pw_block_shape *shape) { return shape->mlp_again && !shape->config->experts; }
+
+/* Something of the feed-forward half, (rows, F): in a model with experts as large as (N, expert_ffn) where that is more. */
+static void take_half(struct taker *k, struct pw_tensor *t, const struct pw_model_config *c, int64_t rows)
 {
     const int64_t own = c->experts ? (pw_expert_rows(c, k->tokens) * c->expert_ffn + k->tokens - 1) / (k->tokens ? k->tokens : 1) : 0;
-    take(k, t, own > c->ffn ? own : c->ffn);
+    pw_take_rows(k, t, k->type, rows, own > c->ffn ? own : c->ffn, false);
 }
 
 static void take_xa(struct taker *k, struct pw_tensor xa[PW_LIN_COUNT], const struct pw_block_shape *shape)
@@ -70,8 +78,11 @@ static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_bloc
     take_statistics(k, &s->lse, c->heads, false);
     take(k, &s->x_mid, D);
     take_statistics(k, &s->inv_mlp, 1, true);
-    take_half(k, &s->gate, c);
-    take_half(k, &s->up, c);
+    s->gate = s->up = pw_none();
+    if (!half_again(shape)) {
+        take_half(k, &s->gate, c, k->tokens);
+        take_half(k, &s->up, c, k->tokens);
+    }
     s->inv_q = s->inv_k = s->attn_out = s->inv_attn_out = s->mlp_out = s->inv_mlp_out = pw_none();
     if (c->qk_norm) {
         take_statistics(k, &s->inv_q, c->heads, false);
@@ -92,24 +103,31 @@ static void walk_saved(struct taker *k, struct pw_saved *s, const struct pw_bloc
 static void walk_work(struct taker *k, struct pw_work *w, const struct pw_block_shape *shape)
 {
     const struct pw_model_config *c = shape->config;
-    const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, F = c->ffn;
-    *w = (struct pw_work){0};
+    const int64_t D = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim, rows = half_rows(shape);
+    *w = (struct pw_work){.rows = rows};
     take(k, &w->h, D);
     take(k, &w->q, q);
     take(k, &w->k, kv);
     take(k, &w->v, kv);
     take(k, &w->attn, q);
     take_statistics(k, &w->lse, c->heads, false);
-    take_half(k, &w->gate, c);
-    take_half(k, &w->up, c);
-    if (c->fused)
-        take(k, &w->fused, q + 2 * kv > 2 * F ? q + 2 * kv : 2 * F);
+    take_half(k, &w->gate, c, rows);
+    take_half(k, &w->up, c, rows);
+    if (c->fused) {
+        const int64_t qkv = k->tokens * (q + 2 * kv), gate_up = rows * 2 * c->ffn;
+        pw_take_rows(k, &w->fused, k->type, qkv > gate_up ? qkv : gate_up, 1, true);
+    }
     take_xa(k, w->xa, shape);
     if (c->experts)
         pw_experts_walk_work(k, &w->experts, c, shape->backward);
     if (shape->backward) {
         take(k, &w->dh, D);
-        take_half(k, &w->glu, c);
+        take_half(k, &w->glu, c, rows);
+        w->gate_again = w->up_again = pw_none();
+        if (half_again(shape)) {
+            take_half(k, &w->gate_again, c, rows);
+            take_half(k, &w->up_again, c, rows);
+        }
         if (c->qk_norm) {
             take(k, &w->q_again, q);
             take(k, &w->k_again, kv);
@@ -176,7 +194,8 @@ size_t pw_block_scratch(const struct pw_model *m, int64_t tokens, int64_t keys, 
         for (int l = 0; l < PW_LIN_COUNT; l++) {
             if (!pw_layer_has(c, i, l))
                 continue;
-            const size_t bytes = pw_scratch_linear(m->dev, tokens, &m->layers[i].linear[l], backward);
+            const bool wide = l == PW_LIN_GATE || l == PW_LIN_UP || l == PW_LIN_GATE_UP || l == PW_LIN_DOWN;
+            const size_t bytes = pw_scratch_linear(m->dev, wide && !c->experts && tokens > PW_MLP_ROWS ? PW_MLP_ROWS : tokens, &m->layers[i].linear[l], backward);
             most = bytes > most ? bytes : most;
         }
     }
@@ -192,7 +211,8 @@ struct block {                 /* what both directions look at */
     const struct pw_model_config *c;
     const struct pw_block_batch *b;
     int index;
-    int64_t n;                 /* tokens of the pass */
+    int64_t at, n;             /* rows [at, at + n) of the pass: all of them, or a part of the feed-forward half */
+    int64_t part;              /* number of the part */
 };
 
 /* The first n rows of a buffer that was placed for more; the columns of xa narrowed to the rank of this layer. */
@@ -201,16 +221,43 @@ static struct pw_tensor first(const struct block *k, struct pw_tensor t)
     return t.data ? pw_rows(t, 0, k->n) : t;
 }
 
-/* The same for gate, up and their product: the buffer may be wider where other layers have experts. */
+/* The same rows of what belongs to the pass: x, gradients, what is saved. */
+static struct pw_tensor mine(const struct block *k, struct pw_tensor t)
+{
+    return t.data ? pw_rows(t, k->at, k->n) : t;
+}
+
+/* The first rows of gate, up and their product: the buffer may be wider where other layers have experts; of saved ones, those of the part. */
 static struct pw_tensor first_half(const struct block *k, struct pw_tensor t)
 {
     return pw_tensor2(t.data, t.dtype, k->n, k->c->ffn);
 }
+static struct pw_tensor mine_half(const struct block *k, struct pw_tensor t)
+{
+    return pw_rows(pw_tensor2(t.data, t.dtype, k->at + k->n, k->c->ffn), k->at, k->n);
+}
 
-static struct pw_tensor first_xa(const struct block *k, const struct pw_tensor xa[PW_LIN_COUNT], enum pw_linear l)
+static struct pw_tensor xa_of(const struct block *k, const struct pw_tensor xa[PW_LIN_COUNT], enum pw_linear l)
 {
     const struct pw_lora *lora = k->layer->linear[l].lora;
-    return lora ? pw_tensor2(xa[l].data, xa[l].dtype, k->n, lora->r) : pw_none();
+    return lora ? pw_rows(pw_tensor2(xa[l].data, xa[l].dtype, k->at + k->n, lora->r), k->at, k->n) : pw_none();
+}
+
+struct pw_tensor pw_block_xa_down(const struct pw_model *m, int layer, const struct pw_tensor xa[PW_LIN_COUNT], int64_t tokens)
+{
+    const struct pw_lora *lora = m->layers[layer].linear[PW_LIN_DOWN].lora;
+    return lora && !m->layers[layer].moe ? pw_tensor2(xa[PW_LIN_DOWN].data, xa[PW_LIN_DOWN].dtype, tokens, lora->r) : pw_none();
+}
+
+/* Part `i` of a half of all the rows of k; false: there are no more. Parts are of one size, in 64s, so that no part is a small rest. */
+static bool part_of(struct block *part, const struct block *k, const struct pw_work *w, int64_t i)
+{
+    const int64_t parts = (k->n + w->rows - 1) / w->rows, even = parts > 0 ? ((k->n + parts - 1) / parts + 63) / 64 * 64 : 0, size = even < w->rows ? even : w->rows;
+    *part = *k;
+    part->part = i;
+    part->at = i * size;
+    part->n = k->n - part->at < size ? k->n - part->at : size;
+    return part->n > 0;
 }
 
 struct pw_drop pw_block_drop(const struct pw_block_batch *b, int layer, enum pw_linear l)
@@ -221,6 +268,14 @@ struct pw_drop pw_block_drop(const struct pw_block_batch *b, int layer, enum pw_
         drop.seed = b->drop_seed;
         drop.offset = b->drop_offset + (uint64_t)layer * PW_LIN_COUNT + (uint64_t)l;
     }
+    return drop;
+}
+
+/* Masks count rows from the first one of a call: every part has a stream of its own, behind those of all layers. */
+static struct pw_drop drop_of(const struct block *k, enum pw_linear l)
+{
+    struct pw_drop drop = pw_block_drop(k->b, k->index, l);
+    drop.offset += drop.p > 0 ? (uint64_t)(k->part * k->c->layers) * PW_LIN_COUNT : 0;
     return drop;
 }
 
@@ -242,7 +297,7 @@ static int begin(struct block *k, struct pw_model *m, int layer, struct pw_tenso
 
 static int linear(const struct block *k, enum pw_linear l, struct pw_tensor y, struct pw_tensor x, const struct pw_tensor xa[PW_LIN_COUNT])
 {
-    PW_TRY(pw_linear_fwd(k->dev, y, first_xa(k, xa, l), x, &k->layer->linear[l], pw_block_drop(k->b, k->index, l)), "layer %d: %s", k->index, pw_linear_suffix(l));
+    PW_TRY(pw_linear_fwd(k->dev, y, xa_of(k, xa, l), x, &k->layer->linear[l], drop_of(k, l)), "layer %d: %s", k->index, pw_linear_suffix(l));
     return 0;
 }
 
@@ -373,37 +428,66 @@ static int attention_forward(const struct block *k, struct pw_tensor x, struct p
     return add_half(k, x, PW_NORM_ATTN_OUT, h, inv_out, out);
 }
 
-static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
+/* gate and up from x, by way of h. */
+static int gate_and_up(const struct block *k, struct pw_tensor gate, struct pw_tensor up, struct pw_tensor inv, struct pw_tensor x, const struct pw_tensor xa[PW_LIN_COUNT],
+                       const struct pw_work *w)
+{
+    const struct pw_tensor h = first(k, w->h);
+    PW_PASS(norm(k, PW_NORM_MLP, h, inv, x));
+    if (k->c->fused)
+        return linear_split(k, PW_LIN_GATE_UP, (struct pw_tensor[]){gate, up}, 2, h, xa, w);
+    PW_PASS(linear(k, PW_LIN_GATE, gate, h, xa));
+    return linear(k, PW_LIN_UP, up, h, xa);
+}
+
+static int mlp_part_forward(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
 {
     const struct pw_model_config *c = k->c;
     const struct pw_tensor *xa = saved ? saved->xa : w->xa;
-    const struct pw_tensor h = first(k, w->h), gate = first_half(k, saved ? saved->gate : w->gate), up = first_half(k, saved ? saved->up : w->up);
-    const struct pw_tensor product = first_half(k, w->gate);   /* gate itself when nothing is saved */
-    const struct pw_tensor inv = saved ? first(k, saved->inv_mlp) : pw_none();
-    const struct pw_tensor out = saved && c->post_norms ? first(k, saved->mlp_out) : h, inv_out = saved ? first(k, saved->inv_mlp_out) : pw_none();
+    const bool keeps = saved && saved->gate.data;
+    const struct pw_tensor h = first(k, w->h), gate = keeps ? mine_half(k, saved->gate) : first_half(k, w->gate), up = keeps ? mine_half(k, saved->up) : first_half(k, w->up);
+    const struct pw_tensor product = first_half(k, w->gate);   /* gate itself when it is not saved */
+    const struct pw_tensor inv = saved ? mine(k, saved->inv_mlp) : pw_none();
+    const struct pw_tensor out = saved && c->post_norms ? mine(k, saved->mlp_out) : h, inv_out = saved ? mine(k, saved->inv_mlp_out) : pw_none();
 
-    PW_PASS(norm(k, PW_NORM_MLP, h, inv, x));
-    if (c->fused)
-        PW_PASS(linear_split(k, PW_LIN_GATE_UP, (struct pw_tensor[]){gate, up}, 2, h, xa, w));
-    else {
-        PW_PASS(linear(k, PW_LIN_GATE, gate, h, xa));
-        PW_PASS(linear(k, PW_LIN_UP, up, h, xa));
-    }
+    PW_PASS(gate_and_up(k, gate, up, inv, x, xa, w));
     PW_TRY(pw_glu_fwd(k->dev, product, gate, up, pw_block_act(c)), "layer %d: gated product", k->index);
     PW_PASS(linear(k, PW_LIN_DOWN, out, product, xa));
     return add_half(k, x, PW_NORM_MLP_OUT, h, inv_out, out);
+}
+
+static int mlp_forward(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
+{
+    struct block part;
+    for (int64_t i = 0; part_of(&part, k, w, i); i++)
+        PW_PASS(mlp_part_forward(&part, mine(&part, x), w, saved));
+    return 0;
+}
+
+/* The attention half, and what is kept before and after it. */
+static int attention_kept(const struct block *k, struct pw_tensor x, struct pw_work *w, struct pw_saved *saved)
+{
+    if (saved)
+        PW_PASS(pw_copy(k->dev, first(k, saved->x_in), x));
+    PW_PASS(attention_forward(k, x, w, saved));
+    return saved ? pw_copy(k->dev, first(k, saved->x_mid), x) : 0;
 }
 
 int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved)
 {
     struct block k;
     PW_PASS(begin(&k, m, layer, x, b, w, saved ? saved->xa : w->xa));
-    if (saved)
-        PW_PASS(pw_copy(k.dev, first(&k, saved->x_in), x));
-    PW_PASS(attention_forward(&k, x, w, saved));
-    if (saved)
-        PW_PASS(pw_copy(k.dev, first(&k, saved->x_mid), x));
+    PW_PASS(attention_kept(&k, x, w, saved));
     return k.layer->moe ? pw_experts_forward(m, layer, x, b, w, saved) : mlp_forward(&k, x, w, saved);
+}
+
+int pw_block_again(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved)
+{
+    struct block k;
+    if (saved->gate.data)
+        return pw_block_forward(m, layer, x, b, w, saved);
+    PW_PASS(begin(&k, m, layer, x, b, w, saved->xa));
+    return attention_kept(&k, x, w, saved);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------- */
@@ -412,7 +496,7 @@ static int linear_back(const struct block *k, enum pw_linear l, struct pw_tensor
                        const struct pw_saved *saved, const struct pw_block_grads *grads)
 {
     const struct pw_linear_grads g = {.dx = dx, .dw = grads->dw[l], .dbias = grads->dbias[l], .da = grads->da[l], .db = grads->db[l], .dm = grads->dm[l]};
-    PW_TRY(pw_linear_bwd(k->dev, &g, dy, x, first_xa(k, saved->xa, l), &k->layer->linear[l], pw_block_drop(k->b, k->index, l)), "layer %d: backward of %s",
+    PW_TRY(pw_linear_bwd(k->dev, &g, dy, x, xa_of(k, saved->xa, l), &k->layer->linear[l], drop_of(k, l)), "layer %d: backward of %s",
            k->index, pw_linear_suffix(l));
     return 0;
 }
@@ -439,23 +523,32 @@ static int half_back(const struct block *k, enum pw_norm n, struct pw_tensor *do
 }
 
 /* x += f(x) passes dx on as it is and adds what comes back through f: dx holds the gradient of the block's output and, after each half, of that half's input. */
-static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
+static int mlp_part_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
 {
     const struct pw_model_config *c = k->c;
-    const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), gate = first_half(k, s->gate), up = first_half(k, s->up), x_mid = first(k, s->x_mid);
+    const bool keeps = s->gate.data != NULL;
+    const struct pw_tensor h = first(k, w->h), dh = first(k, w->dh), x_mid = mine(k, s->x_mid), inv = mine(k, s->inv_mlp), mlp_out = mine(k, s->mlp_out), inv_out = mine(k, s->inv_mlp_out);
+    const struct pw_tensor gate = keeps ? mine_half(k, s->gate) : first_half(k, w->gate_again), up = keeps ? mine_half(k, s->up) : first_half(k, w->up_again);
     const struct pw_tensor product = first_half(k, w->gate), dproduct = first_half(k, w->glu);  /* product's memory becomes dgate */
     const struct pw_tensor dgate = first_half(k, w->dgate), dup = first_half(k, w->dup);
     struct pw_tensor dout;
 
-    PW_PASS(half_back(k, PW_NORM_MLP_OUT, &dout, dh, dx, first(k, s->mlp_out), first(k, s->inv_mlp_out), grads));
+    if (!keeps)
+        PW_PASS(gate_and_up(k, gate, up, inv, x_mid, s->xa, w));
     PW_PASS(pw_glu_fwd(k->dev, product, gate, up, pw_block_act(c)));
+    if (!keeps && c->post_norms) {
+        PW_PASS(linear(k, PW_LIN_DOWN, mlp_out, product, s->xa));
+        PW_PASS(norm(k, PW_NORM_MLP_OUT, dh, inv_out, mlp_out));
+    }
+    PW_PASS(half_back(k, PW_NORM_MLP_OUT, &dout, dh, dx, mlp_out, inv_out, grads));
     PW_PASS(pw_fill(k->dev, dproduct, 0));
     PW_PASS(linear_back(k, PW_LIN_DOWN, dproduct, dout, product, s, grads));
     PW_PASS(pw_fill(k->dev, dgate, 0));
     PW_PASS(pw_fill(k->dev, dup, 0));
     PW_PASS(pw_glu_bwd(k->dev, dgate, dup, dproduct, gate, up, pw_block_act(c)));
 
-    PW_PASS(norm(k, PW_NORM_MLP, h, pw_none(), x_mid));
+    if (keeps)
+        PW_PASS(norm(k, PW_NORM_MLP, h, pw_none(), x_mid));
     PW_PASS(pw_fill(k->dev, dh, 0));
     if (c->fused)
         PW_PASS(linear_join_back(k, PW_LIN_GATE_UP, dh, (struct pw_tensor[]){dgate, dup}, 2, h, w, s, grads));
@@ -463,7 +556,15 @@ static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_wo
         PW_PASS(linear_back(k, PW_LIN_GATE, dh, dgate, h, s, grads));
         PW_PASS(linear_back(k, PW_LIN_UP, dh, dup, h, s, grads));
     }
-    return norm_back(k, PW_NORM_MLP, dx, grads, dh, x_mid, first(k, s->inv_mlp));
+    return norm_back(k, PW_NORM_MLP, dx, grads, dh, x_mid, inv);
+}
+
+static int mlp_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
+{
+    struct block part;
+    for (int64_t i = 0; part_of(&part, k, w, i); i++)
+        PW_PASS(mlp_part_backward(&part, mine(&part, dx), w, s, grads));
+    return 0;
 }
 
 static int attention_backward(const struct block *k, struct pw_tensor dx, struct pw_work *w, const struct pw_saved *s, const struct pw_block_grads *grads)
@@ -517,7 +618,7 @@ int pw_block_backward(struct pw_model *m, int layer, struct pw_tensor dx, const 
     struct block k;
     PW_PASS(begin(&k, m, layer, dx, b, w, saved->xa));
     PW_CHECK(!b->kv_rows.data, PW_E_FAIL, "block %d: backward through a cache", layer);
-    PW_CHECK(w->dh.data, PW_E_FAIL, "block %d: work was placed without backward", layer);
+    PW_CHECK(w->dh.data && (saved->gate.data || w->gate_again.data), PW_E_FAIL, "block %d: work was placed without backward", layer);
     PW_TRY(k.layer->moe ? pw_experts_backward(m, layer, dx, b, w, saved, grads) : mlp_backward(&k, dx, w, saved, grads), "layer %d: backward of the feed-forward half", layer);
     PW_TRY(attention_backward(&k, dx, w, saved, grads), "layer %d: backward of the attention half", layer);
     return 0;

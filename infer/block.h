@@ -6,7 +6,13 @@
  *     h = rmsnorm(x); f = act(gate(h)) * up(h); x += [rmsnorm] down(f)
  * In layers with experts the second half is experts.c's: h goes to some of many gates, ups and downs, and comes back weighted.
  * With `saved` the activations that backward needs are kept there; NULL in inference. Gradient checkpointing is: keep only the block's
- * input, and call pw_block_forward again with a saved slot before pw_block_backward. Sizes are pure functions of the config. */
+ * input, and call pw_block_again with a saved slot before pw_block_backward. Sizes are pure functions of the config.
+ *
+ * The dense feed-forward half goes through its rows in parts of at most PW_MLP_ROWS, forward and backward, whatever is kept: (T, F) is by far its
+ * widest matrix, and backward holds five of them. A slot may leave gate and up out (mlp_again): backward makes each part's again from x_mid. Then
+ * pw_block_again computes the attention half alone, and the product with down, a quarter of a block, is not repeated at all: nothing but its
+ * xa is needed, (T, R), which the caller kept. On paper, Mistral-7B's shape in bf16, MiB: x is T/128, gate T * 7/256; a slot and scratch were
+ * 5 gates and 10 x's; at T = 8192 the gates shrink from 1120 to 280, at 2048 they stay at 280. What it costs: weights are decoded once a part. */
 #ifndef PW_INFER_BLOCK_H
 #define PW_INFER_BLOCK_H
 
@@ -19,18 +25,22 @@ struct pw_experts_saved { struct pw_route route; struct pw_tensor y; };         
 struct pw_experts_work { struct pw_route route; struct pw_tensor x, dy, dweights, dlogits; }; /* x, dy (N, D); (T, C) f32, (T, E): backward only */
 int64_t pw_expert_rows(const struct pw_model_config *c, int64_t tokens);               /* N; of a model without experts: tokens */
 
-struct pw_saved {              /* what one block keeps for backward, (T, .) each: activations, but for inv and lse in f32 */
+enum { PW_MLP_ROWS = 2048 };
+
+struct pw_saved {              /* what one block keeps for backward, (T, .) each: activations, but for inv and lse in f32; gate, up: none with mlp_again */
     struct pw_tensor x_in, inv_attn, q, k, v, attn, lse, x_mid, inv_mlp, gate, up;  /* q, k: with norms of their own, before these */
     struct pw_tensor inv_q, inv_k;             /* (T * heads), with norms of q and k */
     struct pw_tensor attn_out, inv_attn_out, mlp_out, inv_mlp_out;   /* with norms of outputs: what goes into them */
     struct pw_tensor xa[PW_LIN_COUNT];   /* (T, R) of linears with an adapter; of gate, up and down (N, R) in a model with experts, gate and up (N, F) too if that is more */
     struct pw_experts_saved experts;
 };
-struct pw_work {               /* scratch of a block: reused by every block; (T, .) */
+struct pw_work {               /* scratch of a block: reused by every block; (T, .); of the dense feed-forward half (rows, F) */
+    int64_t rows;                          /* that the half takes at a time, at most */
     struct pw_tensor h, q, k, v, attn, lse, gate, up, xa[PW_LIN_COUNT];
-    struct pw_tensor fused;                /* (T, q + 2 kv or 2 F, whichever is more): what linears of several parts give, and the gradient of it */
+    struct pw_tensor fused;                /* T (q + 2 kv) or rows 2 F elements, whichever is more: what linears of several parts give, and the gradient of it */
     /* backward only; dq, dk, dv, dattn, dgate and dup are the memory of q, k, v, attn, gate and up, which are free by then */
     struct pw_tensor dh, dq, dk, dv, dattn, dgate, dup, glu;
+    struct pw_tensor gate_again, up_again; /* (rows, F), with mlp_again */
     struct pw_experts_work experts;
     struct pw_tensor q_again, k_again;     /* with norms of q and k: these after norm and rope, made again; then gradients of what goes into the norms */
 };
@@ -52,6 +62,8 @@ struct pw_block_shape {
     int64_t tokens;
     int ranks[PW_LIN_COUNT];
     bool backward;             /* of work: room for it */
+    bool mlp_again;            /* slots without gate and up, work with room to make them again; not in models with experts */
+    int64_t mlp_rows;          /* of the feed-forward half at a time, at most; 0: PW_MLP_ROWS. Another number is another order of sums over tokens */
     enum pw_dtype type;        /* of activations: the device's; f64 on ref, for gradient checks */
 };
 size_t pw_saved_bytes(const struct pw_block_shape *shape);
@@ -63,6 +75,12 @@ void pw_model_ranks(const struct pw_model *m, int ranks[PW_LIN_COUNT]);
 
 /* Batches may have fewer tokens than work and saved were placed for. */
 int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved);
+
+/* What backward needs of a block whose input was kept, into `saved`: with mlp_again the attention half alone, and x is left in the middle of the block. xa of down
+ * is then not made: the caller has kept it from the work of the first time, as pw_block_xa_down sees it there, and puts it into the slot. */
+int pw_block_again(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved);
+/* (tokens, rank of this layer) in xa, or none. */
+struct pw_tensor pw_block_xa_down(const struct pw_model *m, int layer, const struct pw_tensor xa[PW_LIN_COUNT], int64_t tokens);
 
 /* Gradients of one block's parameters; each tensor may be none. */
 struct pw_block_grads {

@@ -144,12 +144,17 @@ void whole_open(struct whole *w, const char *device, const struct pw_model_confi
         open_layer(w, i, type, rank, seed);
     open_rows(w, type, lens, seed);
     const int64_t T = w->tokens, D = c->hidden;
-    struct pw_block_shape shape = {.config = c, .tokens = T, .backward = true, .type = type};
+    struct pw_block_shape shape = {.config = c, .tokens = T, .backward = true, .type = type, .mlp_rows = WHOLE_MLP_ROWS};
     pw_model_ranks(w->m, shape.ranks);
     for (int i = 0; i < c->layers; i++) {
         MUST(pw_saved_place(&w->saved[i], &w->pool, &shape));
         w->inputs[i] = piece(w, type, T, D);
+        w->xa_down[i] = pw_block_xa_down(w->m, i, w->saved[i].xa, T);
+        if (w->xa_down[i].data)
+            w->xa_down[i] = piece(w, type, T, w->xa_down[i].shape[1]);
     }
+    shape.mlp_again = true;
+    MUST(pw_saved_place(&w->again, &w->pool, &shape));
     shape.tokens = T + 3;
     MUST(pw_work_place(&w->work, &w->pool, &shape)); /* larger than the pass on purpose */
     w->dembed = piece(w, type, c->vocab, D);
@@ -187,6 +192,8 @@ double whole_forward(struct whole *w, bool save)
     for (int i = 0; i < c->layers; i++) {
         MUST(pw_copy(w->dev, w->inputs[i], w->x));
         MUST(pw_block_forward(w->m, i, w->x, &w->batch, &w->work, save ? &w->saved[i] : NULL));
+        if (!save && w->xa_down[i].data)
+            MUST(pw_copy(w->dev, w->xa_down[i], pw_block_xa_down(w->m, i, w->work.xa, w->tokens)));
     }
     MUST(pw_rmsnorm_fwd(w->dev, w->h, w->inv, w->x, w->m->norm_final, c->norm_eps, c->norm_offset));
     MUST(pw_head_loss(w->dev, w->loss, pw_none(), pw_none(), pw_none(), w->h, &w->m->head, pw_tensor1(w->targets, PW_I32, w->tokens), pw_none(), c->logit_softcap));
@@ -228,9 +235,11 @@ void whole_backward(struct whole *w, bool recompute)
     for (int i = c->layers - 1; i >= 0; i--) {
         if (recompute) {
             MUST(pw_copy(w->dev, w->h, w->inputs[i]));       /* h is free: the block may write over its copy of the input */
-            MUST(pw_block_forward(w->m, i, w->h, &w->batch, &w->work, &w->saved[i]));
+            MUST(pw_block_again(w->m, i, w->h, &w->batch, &w->work, &w->again));
+            if (w->xa_down[i].data)
+                MUST(pw_copy(w->dev, pw_block_xa_down(w->m, i, w->again.xa, w->tokens), w->xa_down[i]));
         }
-        MUST(pw_block_backward(w->m, i, w->dx, &w->batch, &w->work, &w->saved[i], &w->grads[i]));
+        MUST(pw_block_backward(w->m, i, w->dx, &w->batch, &w->work, recompute ? &w->again : &w->saved[i], &w->grads[i]));
     }
     if (c->embed_scale != 1)
         MUST(pw_scale(w->dev, w->dx, pw_model_embed_scale(w->m)));

@@ -4,12 +4,13 @@
 
 #include "infer/block.h"
 
-enum { WHOLE_LAYERS = 2, WHOLE_TOKENS = 12, WHOLE_EXPERTS = 4 };
+enum { WHOLE_LAYERS = 2, WHOLE_TOKENS = 12, WHOLE_EXPERTS = 4, WHOLE_MLP_ROWS = 5 };   /* the feed-forward half goes in parts, the last one smaller */
 struct whole {
     struct pw_dev *dev;
     struct pw_model *m;
     struct pw_pool pool;
-    struct pw_saved saved[WHOLE_LAYERS];
+    struct pw_saved saved[WHOLE_LAYERS], again;              /* again: without gate and up, for a block that is computed again */
+    struct pw_tensor xa_down[WHOLE_LAYERS];                  /* kept for it */
     struct pw_work work;
     struct pw_lora lora[WHOLE_LAYERS][PW_LIN_COUNT];
     struct pw_block_grads grads[WHOLE_LAYERS];

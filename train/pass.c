@@ -37,30 +37,34 @@ static int64_t slots_of(const struct pw_model *m, const struct pw_pass_shape *s)
     return !s->train ? 0 : s->kept < m->config.layers ? s->kept : m->config.layers;
 }
 
-static struct pw_block_shape shape_of(const struct pw_model *m, const struct pw_pass_shape *s)
-{
-    struct pw_block_shape shape = {.config = &m->config, .tokens = s->tokens, .backward = s->train, .type = m->dev->act};
-    pw_model_ranks(m, shape.ranks);
-    return shape;
-}
-
 /* Blocks that are computed again. */
 static int64_t again_of(const struct pw_model *m, const struct pw_pass_shape *s)
 {
     return s->train ? m->config.layers - slots_of(m, s) : 0;
 }
 
+/* As work is shaped, and the first slot, in which blocks are computed again; the others keep all. */
+static struct pw_block_shape shape_of(const struct pw_model *m, const struct pw_pass_shape *s)
+{
+    struct pw_block_shape shape = {.config = &m->config, .tokens = s->tokens, .backward = s->train, .type = m->dev->act, .mlp_again = again_of(m, s) > 0, .mlp_rows = s->mlp_rows};
+    pw_model_ranks(m, shape.ranks);
+    return shape;
+}
+
 /* What is kept between forward and backward. */
 static void walk_saved(struct walk *k, struct pw_pass *p, const struct pw_model *m, const struct pw_pass_shape *s)
 {
-    const struct pw_block_shape block = shape_of(m, s);
+    struct pw_block_shape block = shape_of(m, s);
     const int64_t again = again_of(m, s);
+    if (again > 0 && !m->config.experts && block.ranks[PW_LIN_DOWN] > 0)
+        p->xa_down = matrix(k, m->dev->act, again * s->tokens, block.ranks[PW_LIN_DOWN]);
     if (again > 0)
         p->inputs = matrix(k, m->dev->act, (s->offload && again > PW_INPUT_LANES ? PW_INPUT_LANES : again) * s->tokens, m->config.hidden);
     for (int64_t i = 0; i < slots_of(m, s); i++) {
         k->bytes += pw_saved_bytes(&block);
         if (k->pool && k->rc == 0)
             k->rc = pw_saved_place(&p->saved[i], k->pool, &block);
+        block.mlp_again = false;
     }
 }
 
@@ -74,11 +78,9 @@ static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_mode
     p->targets = vector(k, PW_I32, T);
     p->loss = vector(k, PW_F32, T);
     p->x = matrix(k, act, T, D);
-    p->h = matrix(k, act, T, D);
     if (s->train) {
         p->dloss = vector(k, PW_F32, T);
         p->inv_final = vector(k, PW_F32, T);
-        p->dh = matrix(k, act, T, D);
         p->dx = matrix(k, act, T, D);
     }
     if (!m->dev->host)
@@ -90,6 +92,8 @@ static void walk_scratch(struct walk *k, struct pw_pass *p, const struct pw_mode
     k->bytes += pw_work_bytes(&block);
     if (k->pool && k->rc == 0)
         k->rc = pw_work_place(&p->work, k->pool, &block);
+    p->h = p->work.h;          /* blocks are done with them when the head begins, and begin again when it is done */
+    p->dh = p->work.dh;
 }
 
 void pw_pass_size(const struct pw_model *m, const struct pw_pass_shape *s, struct pw_pass_bytes *bytes)
@@ -107,7 +111,7 @@ int pw_pass_place(struct pw_pass *p, struct pw_model *m, const struct pw_pass_sh
     struct walk k = {.pool = pool};
     size_t L = (size_t)m->config.layers;
     *p = (struct pw_pass){.m = m, .shape = *s, .dembed = pw_none(), .dhead = pw_none(), .dnorm_final = pw_none(),
-                          .dloss = pw_none(), .dh = pw_none(), .inv_final = pw_none()};
+                          .dloss = pw_none(), .dh = pw_none(), .inv_final = pw_none(), .xa_down = pw_none()};
     p->host_loss = pw_arena_array(arena, (size_t)s->tokens, sizeof *p->host_loss);
     p->saved = pw_arena_array(arena, (size_t)(slots_of(m, s) > 0 ? slots_of(m, s) : 1), sizeof *p->saved);
     p->grads = pw_arena_array(arena, L, sizeof *p->grads);
@@ -254,6 +258,17 @@ static int take_input(struct pw_pass *p, int layer, struct pw_tensor x)
     return bring_input(p, layer - 1, x.shape[0]);
 }
 
+/* The product of down's adapter, of a block that is computed again without down: out of the work of the first time, and into the slot. */
+static int keep_xa(struct pw_pass *p, int layer, const struct pw_tensor xa[PW_LIN_COUNT], int64_t n, bool back)
+{
+    const struct pw_tensor there = pw_block_xa_down(p->m, layer, xa, n);
+    if (!there.data || !p->xa_down.data)
+        return 0;
+    char *from = (char *)p->xa_down.data + (size_t)layer * (size_t)p->shape.tokens * (size_t)p->xa_down.shape[1] * pw_dtype_bytes(p->xa_down.dtype);
+    const struct pw_tensor kept = pw_tensor2(from, there.dtype, n, there.shape[1]);
+    return back ? pw_copy(p->m->dev, there, kept) : pw_copy(p->m->dev, kept, there);
+}
+
 /* The buffer of losses is free until the end of the forward pass. */
 static int add_noise(struct pw_pass *p, const struct rows *r, const struct pw_packed *batch, const struct pw_pass_options *o)
 {
@@ -283,6 +298,8 @@ static int forward(struct pw_pass *p, const struct rows *r, const struct pw_bloc
             saved = &p->saved[i - again];
         PW_PASS(pw_stream_need(&m->stream, i, i + 1, 1));
         PW_PASS(pw_block_forward(m, i, r->x, b, &p->work, saved));
+        if (backward && i < again)
+            PW_PASS(keep_xa(p, i, p->work.xa, b->tokens, false));
     }
     struct pw_tensor inv = backward ? pw_rows(p->inv_final, 0, b->tokens) : pw_none();
     return pw_rmsnorm_fwd(dev, r->h, inv, r->x, m->norm_final, m->config.norm_eps, m->config.norm_offset);
@@ -302,7 +319,8 @@ static int backward(struct pw_pass *p, const struct rows *r, const struct pw_blo
         PW_PASS(pw_stream_need(&m->stream, i, i - 1, -1));
         if (i < again) {
             PW_PASS(take_input(p, i, r->x));
-            PW_TRY(pw_block_forward(m, i, r->x, b, &p->work, saved), "computing layer %d again", i);
+            PW_TRY(pw_block_again(m, i, r->x, b, &p->work, saved), "computing layer %d again", i);
+            PW_PASS(keep_xa(p, i, saved->xa, b->tokens, true));
         }
         PW_PASS(pw_block_backward(m, i, dx, b, &p->work, saved, &p->grads[i]));
     }

@@ -16,6 +16,7 @@ struct pw_pass_shape {
     int64_t longest;           /* tokens of the longest sequence; 0: as many as the pass */
     bool train;                /* backward too */
     int kept;                  /* last blocks whose activations are all kept: from 1 (checkpointing) to all */
+    int64_t mlp_rows;          /* infer/block.h; 0 but in tests */
     bool offload;              /* the inputs of the others wait in host memory, moved while blocks compute */
 };
 struct pw_pass {
@@ -23,9 +24,10 @@ struct pw_pass {
     struct pw_pass_shape shape;
     struct pw_tensor ids, pos, targets;          /* (T) i32 */
     struct pw_tensor loss, dloss, inv_final;     /* (T) f32 */
-    struct pw_tensor x, h, dh, dx;               /* (T, D) activations */
+    struct pw_tensor x, h, dh, dx;               /* (T, D) activations; h and dh are those of work */
     void *seqs;                                  /* pw_seqs_put; NULL on host devices */
     struct pw_tensor inputs;                     /* ((L - kept) * T, D): inputs of blocks; with offload two of them, block i at i % 2 */
+    struct pw_tensor xa_down;                    /* ((L - kept) * T, R): of the adapters of down, where blocks are computed again without it */
     char *host_inputs;                           /* ((L - kept), T, D) pinned, with offload: pw_pass_close */
     struct pw_saved *saved;                      /* (kept) */
     struct pw_work work;

@@ -409,7 +409,7 @@ int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
     *seconds = *rate = 0;
     if (b->driver && b->driver(run->opt.dev) == 0)
         return 0;
-    double blocks = 0, tokens = (double)run->trainer.epochs.tokens;
+    double blocks = 0, down = 0, tokens = (double)run->trainer.epochs.tokens;
     double trained = (double)run->train->n_trained / (double)run->train->n_tokens;
     for (int i = 0; i < c->layers; i++) {
         int64_t n_out, n_in;
@@ -418,14 +418,15 @@ int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
                 continue;
             pw_linear_shape(c, l, &n_out, &n_in);
             blocks += 2.0 * (double)n_out * (double)n_in;
+            down += l == PW_LIN_DOWN ? 2.0 * (double)n_out * (double)n_in : 0;
         }
         for (int p = 0; pw_model_config_sparse(c, i) && p < PW_EXPERT_PARTS; p++) {
             pw_expert_shape(c, p, &n_out, &n_in);
             blocks += 2.0 * c->experts_chosen * (double)n_out * (double)n_in;
         }
     }
-    /* Forward, gradient of the input, with full training the gradient of the weights, with checkpointing the forward pass again. */
-    double times = 2 + pw_run_is_full(run) + (r->checkpointing ? 1.0 - 1.0 / c->layers : 0);
+    /* Forward, gradient of the input, with full training the gradient of the weights, with checkpointing the forward pass again, but for the product with down. */
+    const double again = r->checkpointing && blocks > 0 ? (1.0 - 1.0 / c->layers) * (1 - (c->experts || c->post_norms ? 0 : down) / blocks) : 0, times = 2 + pw_run_is_full(run) + again;
     double head = 2.0 * (double)c->vocab * c->hidden * (2 + pw_run_is_full(run)) * trained;
     PW_PASS(gemm_rate(run->opt.dev, rate));
     *seconds = tokens * (blocks * times + head) / (*rate * PW_RUN_GEMM_SHARE * pw_ranks_size(run->opt.ranks));
