@@ -82,6 +82,9 @@ static void open_fixture(struct fixture *f, const char *yaml)
         if (strcmp(b.items[i].name, "operations") != 0 && strcmp(b.items[i].name, "batch") != 0 && strncmp(b.items[i].name, "reference", 9) != 0)
             pooled += b.items[i].bytes;
     ck_assert_uint_eq(pooled, f->t.pool.bytes);
+    for (int i = 0; i < b.n; i++)
+        if (strcmp(b.items[i].name, "operations") == 0)
+            ck_assert_uint_eq(b.items[i].bytes, f->dev->scratch_bytes);
     ck_ok(pw_trainer_reference(&f->t));
     if (!f->full)
         pw_adapter_init(&f->a, 5);
@@ -153,6 +156,36 @@ START_TEST(checkpointing)
     same(T(4, 2, ", checkpointing: true"), T(4, 2, ", checkpointing: false"), 10, 0);
     same("adapter: {r: 4, dropout: 0.2}\ntrain: {batch_size: 4, checkpointing: true}\n", "adapter: {r: 4, dropout: 0.2}\ntrain: {batch_size: 4, checkpointing: false}\n", 3, 0);
     same("adapter: {kind: full}\ntrain: {batch_size: 4, checkpointing: true}\n", "adapter: {kind: full}\ntrain: {batch_size: 4, checkpointing: false}\n", 3, 0);
+}
+END_TEST
+
+/* What training takes it takes before the first step: within an epoch no step and, after the first, no evaluation asks for memory. */
+START_TEST(steps_take_no_memory)
+{
+    static const char *const kinds[] = {
+        "adapter: {r: 4}\ntrain: {batch_size: 1, accumulate: 1}\n",
+        "adapter: {r: 4, dropout: 0.1}\ntrain: {batch_size: 1, accumulate: 1, checkpointing: false, optimizer: adamw8}\n",
+        "adapter: {r: 4}\ntrain: {batch_size: 1, accumulate: 1, optimizer: lion, neftune: 5}\n",
+        "adapter: {kind: full}\ntrain: {batch_size: 1, accumulate: 1, optimizer: sgd}\n",
+        "adapter: {r: 4}\ntrain: {objective: dpo, batch_size: 1, accumulate: 1}\n",
+        "adapter: {r: 4}\ntrain: {objective: kto, batch_size: 2, accumulate: 1}\n",
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        struct fixture f;
+        struct pw_step_report s;
+        double loss;
+        open_fixture(&f, kinds[i]);
+        ck_ok(pw_trainer_step(&f.t, &s));      /* plans the epoch */
+        ck_ok(pw_trainer_evaluate(&f.t, &loss));
+        pw_fault_set(0, false);
+        for (int k = 0; k < 3; k++) {
+            ck_assert_int_eq(f.t.epoch, 0);
+            ck_ok(pw_trainer_step(&f.t, &s));
+            ck_ok(pw_trainer_evaluate(&f.t, &loss));
+        }
+        ck_assert_msg(pw_fault_count() == 0, "%s: %lld allocations in three steps", kinds[i], (long long)pw_fault_count());
+        close_fixture(&f);
+    }
 }
 END_TEST
 
@@ -410,6 +443,7 @@ int main(void)
     tcase_add_test(c, schedule);
     tcase_add_test(c, accumulation);
     tcase_add_test(c, checkpointing);
+    tcase_add_test(c, steps_take_no_memory);
     tcase_add_test(c, same_seed_same_bytes);
     tcase_add_test(c, packed_equals_separate);
     tcase_add_test(c, preferences_however_cut);

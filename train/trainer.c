@@ -243,6 +243,10 @@ int pw_trainer_start(struct pw_trainer *t)
     PW_PASS(pw_packed_init(&t->packed, &t->arena, t->shape.tokens, most_rows(t)));
     t->losses = pw_arena_array(&t->arena, (size_t)t->epochs.accumulate + REWARDS, sizeof *t->losses);
     PW_CHECK(t->losses, PW_E_NOMEM, "out of memory for %lld losses", (long long)t->epochs.accumulate);
+    if (t->eval_plan) {
+        t->eval_losses = pw_arena_array(&t->arena, (size_t)t->eval_plan->n_passes, sizeof *t->eval_losses);
+        PW_CHECK(t->eval_losses, PW_E_NOMEM, "out of memory for the losses of %lld passes", (long long)t->eval_plan->n_passes);
+    }
     PW_PASS(pw_ranks_reserve(t->set.ranks, m->dev, t->optim.region / sizeof(float)));
     struct pw_preference *p = &t->preference;
     if (p->objective.kind == PW_OBJECTIVE_TOKENS)
@@ -527,24 +531,19 @@ static int evaluate_passes(struct pw_trainer *t, double z, double *losses)
 int pw_trainer_evaluate(struct pw_trainer *t, double *loss)
 {
     const struct pw_packing *plan = t->eval_plan;
-    double sum = 0, z = 0;
+    double sum = 0, z = 0, *losses = t->eval_losses;
     int64_t n = 0;
-    int rc = 0;
     PW_CHECK(plan, PW_E_FAIL, "there are no held-out rows");
-    double *losses = pw_alloc_zero((size_t)plan->n_passes, sizeof *losses);
-    PW_CHECK(losses, PW_E_NOMEM, "out of memory for the losses of %lld passes", (long long)plan->n_passes);
-    PW_TRY_OUT(moved(t, &t->preference.eval, plan, 0, plan->n_passes, &z), "evaluating after step %lld", (long long)t->step);
-    rc = evaluate_passes(t, z, losses);
-    PW_PASS_OUT(pw_ranks_sum_f64(t->set.ranks, rc, losses, (size_t)plan->n_passes));
+    memset(losses, 0, (size_t)plan->n_passes * sizeof *losses);
+    PW_TRY(moved(t, &t->preference.eval, plan, 0, plan->n_passes, &z), "evaluating after step %lld", (long long)t->step);
+    PW_PASS(pw_ranks_sum_f64(t->set.ranks, evaluate_passes(t, z, losses), losses, (size_t)plan->n_passes));
     for (int64_t i = 0; i < plan->n_passes; i++) {
         sum += losses[i];
         n += plan->pass_trained[i];
     }
     *loss = sum / (double)(over_tokens(t) ? n : examples_of(plan, t->set.eval, 0, plan->n_passes));
-    PW_CHECK_OUT(isfinite(*loss), PW_E_NUMERIC, "the held-out loss after step %lld is not finite", (long long)t->step);
-out:
-    pw_free(losses);
-    return rc;
+    PW_CHECK(isfinite(*loss), PW_E_NUMERIC, "the held-out loss after step %lld is not finite", (long long)t->step);
+    return 0;
 }
 
 int pw_trainer_square(struct pw_trainer *t, double *sum)

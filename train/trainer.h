@@ -45,7 +45,7 @@ struct pw_trainer {
     struct pw_packed packed;
     struct pw_preference preference;
     struct pw_packing *plan; int64_t plan_epoch;
-    double *losses;                     /* (passes of a step and REWARDS): what ranks add up */
+    double *losses, *eval_losses;       /* (passes of a step and REWARDS), (passes of an evaluation; NULL: none): what ranks add up */
     /* position */
     int64_t step, epoch, at;            /* optimiser steps done; epoch and pass where the next one begins */
     int64_t tokens, trained_tokens;
