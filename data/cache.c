@@ -33,16 +33,31 @@ static int reserve(struct pw_cache_rows *r, int64_t rows, int64_t tokens)
         int64_t cap = tokens + tokens / 2 + 1024;
         PW_PASS(grow((void **)&r->ids, r->n_tokens, cap, sizeof *r->ids));
         PW_PASS(grow((void **)&r->trained, r->n_tokens, cap, sizeof *r->trained));
+        if (r->weight)
+            PW_PASS(grow((void **)&r->weight, r->n_tokens, cap, sizeof *r->weight));
         r->cap_tokens = cap;
     }
     return 0;
 }
 
-int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, int64_t n, int64_t line, uint8_t label)
+/* The rows before had none to say: they count 1. */
+static int begin_weights(struct pw_cache_rows *r)
+{
+    PW_PASS(grow((void **)&r->weight, 0, r->cap_tokens, sizeof *r->weight));
+    for (int64_t i = 0; i < r->n_tokens; i++)
+        r->weight[i] = 1;
+    return 0;
+}
+
+int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, const float *weight, int64_t n, int64_t line, uint8_t label)
 {
     PW_PASS(reserve(r, r->n_rows + 1, r->n_tokens + n));
     memcpy(r->ids + r->n_tokens, ids, (size_t)n * sizeof *ids);
     memcpy(r->trained + r->n_tokens, trained, (size_t)n);
+    if (weight && !r->weight)
+        PW_PASS(begin_weights(r));
+    for (int64_t i = 0; r->weight && i < n; i++)
+        r->weight[r->n_tokens + i] = weight ? weight[i] : 1;
     r->n_tokens += n;
     r->row_label[r->n_rows] = label;
     r->row_line[r->n_rows++] = line;
@@ -59,6 +74,7 @@ void pw_cache_rows_free(struct pw_cache_rows *r)
 {
     pw_free(r->ids);
     pw_free(r->trained);
+    pw_free(r->weight);
     pw_free(r->row_start);
     pw_free(r->row_line);
     pw_free(r->row_label);
@@ -79,6 +95,8 @@ static int check_rows(const struct pw_cache_rows *r, const char *path)
     for (int64_t i = 0; i < r->n_rows; i++) {
         PW_CHECK(r->row_start[i] < r->row_start[i + 1], PW_E_FORMAT, "%s: row %" PRId64 " is empty", path, i);
         PW_CHECK(r->trained[r->row_start[i]] == 0, PW_E_FORMAT, "%s: row %" PRId64 " trains its first token", path, i);
+        for (int64_t k = r->row_start[i]; r->weight && k < r->row_start[i + 1]; k++)
+            PW_CHECK(r->weight[k] > 0 && r->weight[k] <= 1e6f, PW_E_FORMAT, "%s: row %" PRId64 " has a token of weight %g", path, i, (double)r->weight[k]);
         PW_CHECK(r->row_label[i] <= 1, PW_E_FORMAT, "%s: row %" PRId64 " has label %d", path, i, r->row_label[i]);
     }
     PW_CHECK((r->per == 1 || r->per == 2) && r->n_rows % r->per == 0, PW_E_FORMAT, "%s: %" PRId64 " rows in examples of %" PRId64, path, r->n_rows, r->per);
@@ -104,7 +122,12 @@ static int read_rows(struct pw_cache_rows *r, struct pw_h5_in *in, const char *p
     PW_PASS_OUT(pw_h5_get_1d(in, "trained", PW_H5_U8, r->trained, tokens));
     PW_PASS_OUT(pw_h5_get_1d(in, "row_start", PW_H5_I64, r->row_start, rows + 1));
     PW_PASS_OUT(pw_h5_get_1d(in, "row_line", PW_H5_I64, r->row_line, rows));
-    int64_t labelled = 0;
+    int64_t labelled = 0, weighted = 0;
+    PW_PASS_OUT(pw_h5_get_i64(in, "weighted", &weighted));
+    if (weighted) {
+        PW_PASS_OUT(grow((void **)&r->weight, 0, r->cap_tokens, sizeof *r->weight));
+        PW_PASS_OUT(pw_h5_get_1d(in, "weight", PW_H5_F32, r->weight, tokens));
+    }
     PW_PASS_OUT(pw_h5_get_1d(in, "row_label", PW_H5_U8, r->row_label, rows));
     PW_PASS_OUT(pw_h5_get_i64(in, "per", &r->per));
     PW_PASS_OUT(pw_h5_get_i64(in, "labelled", &labelled));
@@ -160,6 +183,9 @@ int pw_cache_store(const struct pw_cache_rows *r, const char *dir, const char *k
     PW_PASS_OUT(pw_h5_put_1d(h, "row_start", PW_H5_I64, r->row_start, r->n_rows + 1));
     PW_PASS_OUT(pw_h5_put_1d(h, "row_line", PW_H5_I64, r->row_line, r->n_rows));
     PW_PASS_OUT(pw_h5_put_1d(h, "row_label", PW_H5_U8, r->row_label, r->n_rows));
+    PW_PASS_OUT(pw_h5_put_i64(h, "weighted", r->weight != NULL));
+    if (r->weight)
+        PW_PASS_OUT(pw_h5_put_1d(h, "weight", PW_H5_F32, r->weight, r->n_tokens));
     PW_PASS_OUT(pw_h5_put_i64(h, "per", r->per));
     PW_PASS_OUT(pw_h5_put_i64(h, "labelled", r->labelled));
     PW_PASS_OUT(pw_h5_put_i64(h, "truncated", r->truncated));

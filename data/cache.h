@@ -11,6 +11,7 @@
 struct pw_cache_rows {     /* growing arrays of one file's rows */
     int32_t *ids;
     uint8_t *trained;
+    float *weight;         /* what each token counts where it is trained; NULL: 1 */
     int64_t *row_start, *row_line;
     uint8_t *row_label;
     int64_t per;           /* rows of an example: 1, or 2 for pairs; 0 while nothing is known */
@@ -19,7 +20,8 @@ struct pw_cache_rows {     /* growing arrays of one file's rows */
     int64_t truncated, dropped;
     struct pw_buf warnings; /* "line\tcount\ttext\n" each */
 };
-int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, int64_t n, int64_t line, uint8_t label);
+/* weight NULL: every token counts 1. */
+int pw_cache_rows_add(struct pw_cache_rows *r, const int32_t *ids, const uint8_t *trained, const float *weight, int64_t n, int64_t line, uint8_t label);
 void pw_cache_rows_drop_last(struct pw_cache_rows *r);
 void pw_cache_rows_free(struct pw_cache_rows *r);
 

@@ -62,6 +62,12 @@ int pw_messages_check(const struct pw_value *messages, const char *where)
         PW_CHECK(content || pw_get(m, "tool_calls"), PW_E_FORMAT, "%s: message %zu has neither content nor tool_calls", where, i);
         PW_CHECK(!content || content->kind == PW_STRING || content->kind == PW_LIST || content->kind == PW_MAP || content->kind == PW_NULL,
                  PW_E_FORMAT, "%s: message %zu: content: expected string, got %s", where, i, pw_kind_name(content->kind));
+        const struct pw_value *weight = pw_get(m, "weight");
+        if (!weight || weight->kind == PW_NULL)
+            continue;
+        double amount = -1;
+        PW_PASS(pw_get_f64(m, "weight", where, &amount));
+        PW_CHECK(amount >= 0 && amount <= 1000, PW_E_FORMAT, "%s: message %zu: weight: expected 0 to 1000, got %g", where, i, amount);
     }
     return 0;
 }
@@ -222,6 +228,53 @@ static size_t end_by_looks(const struct pw_chat_spans *s, const char *eos, size_
     return 0;
 }
 
+static double turn_weight(const struct pw_value *message)
+{
+    const struct pw_value *w = pw_get(message, "weight");
+    return !w || w->kind == PW_NULL ? 1 : w->kind == PW_INT ? (double)w->i : w->d;
+}
+
+/* What span n counts; the list begins with the first that counts another amount than 1. */
+static int weigh_span(struct pw_chat_spans *s, size_t n, double weight)
+{
+    if (n >= s->cap_weight) {
+        const size_t cap = n + n / 2 + 16;
+        double *grown = pw_realloc(s->weight, s->cap_weight * sizeof *grown, cap * sizeof *grown);
+        PW_CHECK(grown, PW_E_NOMEM, "no memory for the weights of %zu turns", n);
+        s->weight = grown;
+        s->cap_weight = cap;
+    }
+    s->weight[n] = weight;
+    return 0;
+}
+
+static bool is_weighted(const struct pw_value *messages)
+{
+    for (size_t i = 0; i < messages->len; i++)
+        if (turn_weight(&messages->items[i]) != 1)
+            return true;
+    return false;
+}
+
+/* Spans that the template marked itself belong to the assistant's turns in their order; those that count nothing are taken out. */
+static int weigh_marked(struct pw_chat_spans *s, const struct pw_value *messages)
+{
+    size_t turns = 0, kept = 0;
+    for (size_t i = 0; i < messages->len; i++)
+        turns += is_assistant(&messages->items[i]);
+    PW_CHECK(turns == s->spans.n, PW_E_FORMAT, "turns have weights, but the template marks %zu parts of %zu turns of the assistant", s->spans.n, turns);
+    for (size_t i = 0, k = 0; i < messages->len; i++) {
+        if (!is_assistant(&messages->items[i]))
+            continue;
+        s->spans.start[kept] = s->spans.start[k];
+        s->spans.end[kept] = s->spans.end[k++];
+        PW_PASS(weigh_span(s, kept, turn_weight(&messages->items[i])));
+        kept += s->weight[kept] != 0;
+    }
+    s->spans.n = kept;
+    return 0;
+}
+
 static int one_turn(const struct pw_chat *c, const struct pw_chat_request *r, size_t i, const struct pw_tokenizer *t, struct pw_chat_spans *s)
 {
     struct pw_value before = {.kind = PW_LIST, .len = i, .items = r->messages->items}, with = before;
@@ -259,7 +312,11 @@ static int one_turn(const struct pw_chat *c, const struct pw_chat_request *r, si
         end = limit_known ? limit : content_end;
         s->warning = warn_no_end;
     }
-    return end > from ? pw_spans_add(&s->spans, from, end) : 0;
+    const double weight = turn_weight(&r->messages->items[i]);
+    if (end <= from || weight == 0)
+        return 0;
+    PW_PASS(weigh_span(s, s->spans.n, weight));
+    return pw_spans_add(&s->spans, from, end);
 }
 
 /* The rendering and its tokens; marked: spans of the template's generation blocks are taken. */
@@ -291,6 +348,8 @@ int pw_chat_spans(const struct pw_chat *c, const struct pw_chat_request *r, cons
     PW_PASS(render_all(c, r, t, marked, s));
     if (on == PW_TRAIN_ALL) {
         s->spans.n = 0;
+        PW_CHECK(!is_weighted(r->messages), PW_E_FORMAT, "a turn has a weight, which says nothing with train_on: all");
+        PW_PASS(weigh_span(s, 0, 1));
         return s->text.len ? pw_spans_add(&s->spans, 0, s->text.len) : 0;
     }
     if (!marked) {
@@ -300,7 +359,13 @@ int pw_chat_spans(const struct pw_chat *c, const struct pw_chat_request *r, cons
                 first = is_assistant(&r->messages->items[i]) ? i : first;
         return turns_from(c, r, t, first, s);
     }
+    if (is_weighted(r->messages))
+        PW_PASS(weigh_marked(s, r->messages));
+    else
+        for (size_t i = 0; i < s->spans.n; i++)
+            PW_PASS(weigh_span(s, i, 1));
     if (on == PW_TRAIN_LAST && s->spans.n > 1) {
+        s->weight[0] = s->weight[s->spans.n - 1];
         s->spans.start[0] = s->spans.start[s->spans.n - 1];
         s->spans.end[0] = s->spans.end[s->spans.n - 1];
         s->spans.n = 1;
@@ -321,5 +386,8 @@ void pw_chat_spans_free(struct pw_chat_spans *s)
     pw_buf_free(&s->part);
     pw_tokens_free(&s->tokens);
     pw_spans_free(&s->spans);
+    pw_free(s->weight);
+    s->weight = NULL;
+    s->cap_weight = 0;
     s->warning = NULL;
 }

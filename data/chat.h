@@ -31,6 +31,8 @@ struct pw_chat_spans {
     struct pw_buf text, part;
     struct pw_tokens tokens;  /* of text, when a tokenizer was given */
     struct pw_spans spans;    /* byte offsets into text */
+    double *weight;           /* (spans.n) what a turn counts: its key "weight", 1 without; 0 is no span; NULL: every one 1 */
+    size_t cap_weight;
     const char *warning;      /* something to know about this template, or NULL; a constant */
 };
 /* tokenizer NULL: the end-of-turn token is found by its looks (<|im_end|>, </s>, ...). */

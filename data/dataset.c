@@ -14,7 +14,7 @@
 #include "data/row_reader.h"
 
 /* Part of the cache's key: changes whenever the same inputs would give other rows. */
-#define ROWS_VERSION "pennyweight rows 2"
+#define ROWS_VERSION "pennyweight rows 3"
 
 int pw_train_on_parse(const char *s, enum pw_train_on *out)
 {
@@ -156,6 +156,7 @@ static void maker_close(struct pw_row_maker *m)
     pw_buf_free(&m->text);
     pw_free(m->ids);
     pw_free(m->trained);
+    pw_free(m->weight);
 }
 
 static int parse_mapping(struct pw_jinja **t, const char *source, const char *name)
@@ -243,7 +244,21 @@ static int keep_row(struct pw_row_maker *m, struct pw_cache_rows *r, enum pw_kep
         if (any && !left)
             pw_row_warn(m, nothing_left);
     }
-    return pw_cache_rows_add(r, m->ids, m->trained, m->n, m->line, m->label);
+    return pw_cache_rows_add(r, m->ids, m->trained, m->weighted ? m->weight : NULL, m->n, m->line, m->label);
+}
+
+/* The row's own key "weight". Keys of a file that is mapped by templates mean nothing of themselves. */
+static int row_weight(const struct pw_row_maker *m, const struct pw_row_form *form, const struct pw_value *row, double *weight)
+{
+    const struct pw_value *v = m->prompt || m->whole ? NULL : pw_get(row, "weight");
+    *weight = 1;
+    if (!v || v->kind == PW_NULL)
+        return 0;
+    PW_CHECK(v->kind == PW_INT || v->kind == PW_REAL, PW_E_FORMAT, "\"weight\": expected a number, got %s", pw_kind_name(v->kind));
+    PW_PASS(pw_get_f64(row, "weight", "the row", weight));
+    PW_CHECK(*weight > 0 && *weight <= 1000, PW_E_FORMAT, "\"weight\": expected more than 0 and at most 1000, got %g", *weight);
+    PW_CHECK(form->shape == PW_ROW_ALONE || *weight == 1, PW_E_FORMAT, "\"weight\": only rows of sft have one, not preferences and labelled answers");
+    return 0;
 }
 
 /* The rows that one row of the file makes: all of them or, when one fails or is dropped, none. */
@@ -252,11 +267,15 @@ static int make_example(struct pw_row_maker *m, struct pw_cache_rows *r, struct 
     const int per = form->shape == PW_ROW_PAIRED ? 2 : 1;
     bool cut = false;
     int rc = 0;
+    double weight;
+    PW_PASS(row_weight(m, form, row, &weight));
     r->per = per;
     r->labelled = form->shape == PW_ROW_LABELLED;
     for (m->side = 0; m->side < per; m->side++) {
         enum pw_kept kept = PW_ROW_KEPT;
         rc = form->make(m, a, row);
+        if (rc == 0)
+            pw_row_weigh(m, 0, m->n, weight);
         if (rc == 0)
             rc = keep_row(m, r, &kept);
         if (m->side == 1 && (rc < 0 || kept == PW_ROW_DROPPED))
@@ -415,6 +434,11 @@ static uint64_t hash_row(const struct pw_dataset *d, int64_t row)
         for (int b = 0; b < 4; b++)
             h = (h ^ (id >> (8 * b) & 255)) * 1099511628211u;
         h = (h ^ d->trained[i]) * 1099511628211u;
+        uint32_t weight = 0;
+        if (d->token_weight)
+            memcpy(&weight, &d->token_weight[i], sizeof weight);
+        for (int b = 0; d->token_weight && b < 4; b++)
+            h = (h ^ (weight >> (8 * b) & 255)) * 1099511628211u;
     }
     if (d->row_label)
         h = (h ^ d->row_label[row]) * 1099511628211u;
@@ -460,7 +484,7 @@ static int count_duplicates(struct pw_dataset *d)
 static int join_files(struct pw_dataset *d, const struct pw_cache_rows *r, const struct pw_data_file *files, size_t n_files)
 {
     const struct pw_cache_rows *like = NULL;     /* the first file with rows: all others must have its shape */
-    bool weighted = false;
+    bool weighted = false, tokens_weighted = false;
     for (size_t f = 0; f < n_files; f++) {
         like = !like && r[f].n_rows > 0 ? &r[f] : like;
         PW_CHECK(r[f].n_rows == 0 || (r[f].per == like->per && r[f].labelled == like->labelled), PW_E_REFUSED,
@@ -469,12 +493,15 @@ static int join_files(struct pw_dataset *d, const struct pw_cache_rows *r, const
         d->n_tokens += r[f].n_tokens;
         d->truncated += r[f].truncated;
         d->dropped += r[f].dropped;
+        tokens_weighted |= r[f].weight != NULL;
         weighted |= files[f].weight != 0 && files[f].weight != 1;
     }
     PW_CHECK(d->n_rows < INT32_MAX, PW_E_UNSUPPORTED, "%" PRId64 " rows, at most %d are possible", d->n_rows, INT32_MAX - 1);
     size_t rows = (size_t)d->n_rows + 1, tokens = (size_t)d->n_tokens + 1;
     d->ids = pw_arena_array(&d->arena, tokens, sizeof *d->ids);
     d->trained = pw_arena_array(&d->arena, tokens, sizeof *d->trained);
+    d->token_weight = tokens_weighted ? pw_arena_array(&d->arena, tokens, sizeof *d->token_weight) : NULL;
+    PW_CHECK(d->token_weight || !tokens_weighted, PW_E_NOMEM, "no memory for the weights of %" PRId64 " tokens", d->n_tokens);
     d->row_start = pw_arena_array(&d->arena, rows, sizeof *d->row_start);
     d->row_line = pw_arena_array(&d->arena, rows, sizeof *d->row_line);
     d->row_file = pw_arena_array(&d->arena, rows, sizeof *d->row_file);
@@ -491,6 +518,8 @@ static int join_files(struct pw_dataset *d, const struct pw_cache_rows *r, const
             memcpy(d->ids + token, r[f].ids, (size_t)r[f].n_tokens * sizeof *d->ids);
             memcpy(d->trained + token, r[f].trained, (size_t)r[f].n_tokens);
         }
+        for (int64_t i = 0; d->token_weight && i < r[f].n_tokens; i++)
+            d->token_weight[token + i] = r[f].weight ? r[f].weight[i] : 1;
         for (int64_t i = 0; i < r[f].n_rows; i++, row++) {
             d->row_start[row] = token + r[f].row_start[i];
             d->row_line[row] = r[f].row_line[i];
@@ -518,6 +547,8 @@ static void digest(struct pw_dataset *d)
     pw_sha256_add(&h, d->ids, (size_t)d->n_tokens * sizeof *d->ids);
     pw_sha256_add(&h, d->trained, (size_t)d->n_tokens);
     pw_sha256_add(&h, d->row_start, ((size_t)d->n_rows + 1) * sizeof *d->row_start);
+    if (d->token_weight)
+        pw_sha256_add(&h, d->token_weight, (size_t)d->n_tokens * sizeof *d->token_weight);
     if (d->row_label)
         pw_sha256_add(&h, d->row_label, (size_t)d->n_rows);
     if (d->pairs)

@@ -51,6 +51,7 @@ struct pw_dataset {
     int64_t n_rows, n_tokens, n_trained;
     int32_t *ids;          /* (n_tokens) */
     uint8_t *trained;      /* (n_tokens) 1: this token is a target; never the first of a row */
+    float *token_weight;   /* (n_tokens) what a token counts where it is trained: weight of its row times that of its turn; NULL: every one 1 */
     int64_t *row_start;    /* (n_rows + 1) */
     int64_t *row_line;     /* (n_rows) */
     int32_t *row_file;     /* (n_rows) index into files */

@@ -60,6 +60,9 @@ int pw_row_reserve(struct pw_row_maker *m, int64_t n)
     void *trained = pw_realloc(m->trained, (size_t)m->cap, (size_t)cap);
     PW_CHECK(trained, PW_E_NOMEM, "no memory for a row of %" PRId64 " tokens", n);
     m->trained = trained;
+    void *weight = pw_realloc(m->weight, (size_t)m->cap * sizeof *m->weight, (size_t)cap * sizeof *m->weight);
+    PW_CHECK(weight, PW_E_NOMEM, "no memory for a row of %" PRId64 " tokens", n);
+    m->weight = weight;
     m->cap = cap;
     return 0;
 }
@@ -77,7 +80,19 @@ int pw_row_set(struct pw_row_maker *m, const struct pw_tokens *t, bool bos, bool
         m->ids[m->n++] = pw_tokenizer_eos(m->o->tokenizer);
     if (m->n > 0)
         memset(m->trained, 0, (size_t)m->n);
+    m->weighted = false;
     return 0;
+}
+
+void pw_row_weigh(struct pw_row_maker *m, int64_t from, int64_t to, double weight)
+{
+    if (weight == 1)
+        return;
+    for (int64_t i = 0; !m->weighted && i < m->n; i++)
+        m->weight[i] = 1;
+    m->weighted = true;
+    for (int64_t i = from; i < to; i++)
+        m->weight[i] = (float)((double)m->weight[i] * weight);
 }
 
 int pw_row_string(const struct pw_value *row, const char *key, bool required, const char **s, size_t *n)

@@ -21,6 +21,8 @@ struct pw_row_maker {
     uint8_t label;     /* kto: of the row made last */
     int32_t *ids;      /* the row made last */
     uint8_t *trained;
+    float *weight;     /* what each token counts where it is trained; read when `weighted` */
+    bool weighted;     /* some token of the row counts another amount than 1 */
     int64_t n, cap;
     struct { const char *what; int64_t line, count; } warnings[16]; /* constants, each once */
     int n_warnings;
@@ -39,6 +41,8 @@ void pw_row_warn(struct pw_row_maker *m, const char *what); /* what: a constant 
 int pw_row_reserve(struct pw_row_maker *m, int64_t n);
 /* Sets the row from m->tokens: BOS if `bos`, the tokens, EOS if `eos`. The mask is all zero. */
 int pw_row_set(struct pw_row_maker *m, const struct pw_tokens *t, bool bos, bool eos);
+/* Tokens [from, to) count `weight` times as much. */
+void pw_row_weigh(struct pw_row_maker *m, int64_t from, int64_t to, double weight);
 int pw_row_string(const struct pw_value *row, const char *key, bool required, const char **s, size_t *n);
 
 int pw_form_text(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row);

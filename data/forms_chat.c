@@ -22,7 +22,10 @@ static int set_row(struct pw_row_maker *m)
             at++;
         m->trained[bos + i] = at < s->n && k->start[i] >= 0 && (size_t)k->start[i] >= s->start[at];
         any |= m->trained[bos + i];
+        if (m->trained[bos + i])
+            pw_row_weigh(m, bos + (int64_t)i, bos + (int64_t)i + 1, m->spans.weight[at]);
     }
+    PW_CHECK(!(m->weighted && m->answers), PW_E_FORMAT, "a turn has a weight: only rows of sft have them, not preferences and labelled answers");
     if (m->spans.warning)
         pw_row_warn(m, m->spans.warning);
     if (!any)
@@ -113,6 +116,20 @@ int pw_message_add(struct pw_arena *a, struct pw_value *list, const char *role, 
     return 0;
 }
 
+/* A turn's weight goes with its message. */
+static int copy_weight(struct pw_arena *a, struct pw_value *message, const struct pw_value *turn)
+{
+    const struct pw_value *weight = pw_get(turn, "weight");
+    if (!weight)
+        return 0;
+    struct pw_member *m = pw_arena_array(a, message->len + 1, sizeof *m);
+    PW_CHECK(m, PW_E_NOMEM, "no memory for a message");
+    memcpy(m, message->members, message->len * sizeof *m);
+    m[message->len++] = (struct pw_member){"weight", 6, *weight};
+    message->members = m;
+    return 0;
+}
+
 int pw_form_sharegpt(struct pw_row_maker *m, struct pw_arena *a, const struct pw_value *row)
 {
     const struct pw_value *turns = pw_get(row, "conversations"), *tools;
@@ -136,8 +153,10 @@ int pw_form_sharegpt(struct pw_row_maker *m, struct pw_arena *a, const struct pw
         PW_CHECK(role, PW_E_FORMAT, "turn %zu: unknown speaker \"%s\" (expected human, gpt, system or tool)", i, from);
         PW_TRY(pw_row_string(turn, plain ? "content" : "value", true, &s, &n), "reading turn %zu", i);
         PW_PASS(pw_message_add(a, &list, role, s, n));
+        PW_PASS(copy_weight(a, &list.items[list.len - 1], turn));
     }
     PW_CHECK(list.len > 0, PW_E_FORMAT, "\"conversations\" is empty");
+    PW_PASS(pw_messages_check(&list, "\"conversations\""));
     PW_PASS(pw_row_tools(a, row, &tools));
     return make_row(m, &list, tools);
 }

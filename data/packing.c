@@ -34,6 +34,16 @@ static int64_t row_trained(const struct pw_dataset *d, uint32_t row)
     return n;
 }
 
+static double row_weight(const struct pw_dataset *d, uint32_t row)
+{
+    double sum = 0;
+    if (!d->token_weight)
+        return (double)row_trained(d, row);
+    for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++)
+        sum += d->trained[i] ? (double)d->token_weight[i] : 0;
+    return sum;
+}
+
 static int64_t longest_example(const struct pw_dataset *d, const uint32_t *rows, int64_t n_rows)
 {
     int64_t longest = 0;
@@ -118,7 +128,8 @@ static int fill_passes(struct pw_packing *p, const struct pw_dataset *d, const u
     p->pass_tokens = pw_arena_array(&p->arena, (size_t)p->n_passes + 1, sizeof *p->pass_tokens);
     p->pass_trained = pw_arena_array(&p->arena, (size_t)p->n_passes + 1, sizeof *p->pass_trained);
     int64_t *at = pw_arena_array(&p->arena, (size_t)bins + 1, sizeof *at);
-    PW_CHECK(p->rows && p->pass_start && p->pass_tokens && p->pass_trained && at, PW_E_NOMEM, "no memory for the plan of an epoch");
+    p->pass_weight = pw_arena_array(&p->arena, (size_t)p->n_passes + 1, sizeof *p->pass_weight);
+    PW_CHECK(p->rows && p->pass_start && p->pass_tokens && p->pass_trained && p->pass_weight && at, PW_E_NOMEM, "no memory for the plan of an epoch");
     for (int64_t i = 0; i < n_order; i++)
         at[bin_of[i] + 1] += per;
     for (int64_t b = 0; b < bins; b++)
@@ -132,6 +143,7 @@ static int fill_passes(struct pw_packing *p, const struct pw_dataset *d, const u
         for (int64_t i = p->pass_start[k]; i < p->pass_start[k + 1]; i++) {
             p->pass_tokens[k] += row_length(d, p->rows[i]);
             p->pass_trained[k] += row_trained(d, p->rows[i]);
+            p->pass_weight[k] += row_weight(d, p->rows[i]);
         }
         int64_t n = p->pass_start[k + 1] - p->pass_start[k];
         p->max_rows = n > p->max_rows ? n : p->max_rows;
@@ -214,9 +226,10 @@ int pw_packed_init(struct pw_packed *b, struct pw_arena *a, int64_t max_tokens, 
     b->ids = pw_arena_array(a, (size_t)max_tokens + 1, sizeof *b->ids);
     b->positions = pw_arena_array(a, (size_t)max_tokens + 1, sizeof *b->positions);
     b->targets = pw_arena_array(a, (size_t)max_tokens + 1, sizeof *b->targets);
+    b->weight = pw_arena_array(a, (size_t)max_tokens + 1, sizeof *b->weight);
     b->seq_start = pw_arena_array(a, (size_t)max_seqs + 1, sizeof *b->seq_start);
     b->seq_len = pw_arena_array(a, (size_t)max_seqs + 1, sizeof *b->seq_len);
-    PW_CHECK(b->ids && b->positions && b->targets && b->seq_start && b->seq_len, PW_E_NOMEM, "no memory for a pass of %" PRId64 " tokens",
+    PW_CHECK(b->ids && b->positions && b->targets && b->weight && b->seq_start && b->seq_len, PW_E_NOMEM, "no memory for a pass of %" PRId64 " tokens",
              max_tokens);
     return 0;
 }
@@ -230,6 +243,7 @@ int pw_packed_fill(struct pw_packed *b, const struct pw_packing *p, const struct
              p->pass_tokens[pass], rows, b->cap_tokens, b->cap_seqs);
     b->n_tokens = b->n_trained = 0;
     b->n_seqs = (int)rows;
+    b->weighted = d->token_weight != NULL;
     b->seq_start[0] = 0;
     for (int s = 0; s < b->n_seqs; s++) {
         uint32_t row = p->rows[p->pass_start[pass] + s];
@@ -240,6 +254,8 @@ int pw_packed_fill(struct pw_packed *b, const struct pw_packing *p, const struct
             b->positions[b->n_tokens + i] = (int32_t)i;
             b->targets[b->n_tokens + i] = learnt ? d->ids[first + i + 1] : -1;
             b->n_trained += learnt;
+            if (b->weighted)
+                b->weight[b->n_tokens + i] = learnt ? d->token_weight[first + i + 1] : 0;
         }
         b->n_tokens += n;
         b->seq_len[s] = (int32_t)n;

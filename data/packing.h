@@ -22,6 +22,7 @@ struct pw_packing {
     uint32_t *rows;         /* row numbers of the data set, pass by pass; both of a pair */
     int64_t n_rows;
     int64_t *pass_tokens, *pass_trained; /* (n_passes) */
+    double *pass_weight;    /* (n_passes) the sum of the weights of its trained tokens: their number where every one counts 1 */
     int64_t max_tokens, max_rows;        /* of the largest pass */
     double fill;            /* tokens / (bins * max_length) */
     struct pw_arena arena;
@@ -40,6 +41,8 @@ struct pw_packed {
     int n_seqs;
     int32_t *ids, *positions; /* (n_tokens) */
     int32_t *targets;         /* (n_tokens) the next token where it is trained, else -1 */
+    float *weight;            /* (n_tokens) what the target counts, read when weighted */
+    bool weighted;
     int32_t *seq_start;       /* (n_seqs + 1): what pw_seqs calls q_start */
     int32_t *seq_len;         /* (n_seqs) */
     int64_t cap_tokens, cap_seqs;

@@ -350,6 +350,46 @@ START_TEST(line_of_a_broken_row)
 }
 END_TEST
 
+/* What rows and turns count: tokens of a row of weight 2 and a turn of 0.25 count a half; a turn of 0 is not trained; the cache keeps it. */
+START_TEST(weights)
+{
+    static const char rows[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"hello\",\"weight\":0},"
+        "{\"role\":\"user\",\"content\":\"and\"},{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0.25}],\"weight\":2}\n"
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":\"a\"}]}\n";
+    static const char shared[] = "{\"conversations\":[{\"from\":\"human\",\"value\":\"hi\"},{\"from\":\"gpt\",\"value\":\"a\",\"weight\":3}]}\n";
+    static const struct { const char *row, *says; } bad[] = {
+        {"{\"text\":\"a\",\"weight\":0}\n", "expected more than 0"}, {"{\"text\":\"a\",\"weight\":\"2\"}\n", "expected a number"},
+        {"{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\",\"weight\":2}\n", "only rows of sft"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\",\"weight\":-1}]}\n", "expected 0 to 1000"},
+        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"hi\"}],\"chosen\":[{\"role\":\"assistant\",\"content\":\"a\",\"weight\":2}],"
+         "\"rejected\":[{\"role\":\"assistant\",\"content\":\"b\"}]}\n", "only rows of sft"}};
+    struct pw_dataset_options o = plain();
+    struct pw_data_file f[2] = {{.path = written("w.jsonl", rows)}, {.path = written("s.jsonl", shared)}};
+    o.cache_dir = test_path(test_tmpdir(), "weights");
+    for (int again = 0; again < 2; again++) {
+        struct pw_dataset *d;
+        ck_ok(pw_dataset_load(&d, f, 2, &o));
+        ck_assert_int_eq(d->n_rows, 3);
+        ck_assert_uint_eq(d->n_cached, again ? 2 : 0);
+        expect(d, 0, "<s><|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nhello<|im_end|>\n<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n[a][<|im_end|>]\n");
+        ck_assert_ptr_nonnull(d->token_weight);
+        static const float counts[] = {0.5f, 1, 3};
+        for (int64_t row = 0; row < 3; row++)
+            for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++)
+                ck_assert_msg(!d->trained[i] || d->token_weight[i] == counts[row], "row %ld: %g", (long)row, (double)d->token_weight[i]);
+        pw_dataset_free(d);
+    }
+    struct pw_dataset *d;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct pw_data_file g = {.path = written("bad.jsonl", bad[i].row)};
+        ck_fails(pw_dataset_load(&d, &g, 1, &o), PW_E_FORMAT, bad[i].says);
+    }
+    o.train_on = PW_TRAIN_ALL;
+    ck_fails(pw_dataset_load(&d, f, 1, &o), PW_E_FORMAT, "train_on: all");
+}
+END_TEST
+
 START_TEST(cache)
 {
     const char *dir = test_path(test_tmpdir(), "cache"), *path = written("a.jsonl", "{\"text\":\"hello<s>\"}\n{\"text\":\"<s>ab\"}\n");
@@ -489,6 +529,7 @@ int main(void)
     tcase_add_test(c, nothing_to_train_on);
     tcase_add_test(c, refused);
     tcase_add_test(c, line_of_a_broken_row);
+    tcase_add_test(c, weights);
     tcase_add_test(c, cache);
     tcase_add_test(c, recipe_entries);
     tcase_add_test(c, out_of_memory);

@@ -11,7 +11,8 @@
 
 /* Rows made here: short counting sequences modulo a vocabulary, so that there is something to learn. */
 enum { VOCAB = 40, ROWS = 24, LONGEST = 14 };
-struct rows { struct pw_dataset d; int32_t ids[ROWS * LONGEST]; uint8_t trained[ROWS * LONGEST], label[ROWS]; int64_t start[ROWS + 1], line[ROWS]; };
+static float all_weigh;     /* what every token of the rows counts; 0: nothing is said, so 1 */
+struct rows { struct pw_dataset d; int32_t ids[ROWS * LONGEST]; uint8_t trained[ROWS * LONGEST], label[ROWS]; int64_t start[ROWS + 1], line[ROWS]; float weight[ROWS * LONGEST]; };
 
 static void make_rows(struct rows *r)
 {
@@ -32,6 +33,9 @@ static void make_rows(struct rows *r)
     }
     r->d.n_rows = ROWS, r->d.n_tokens = at;
     r->d.ids = r->ids, r->d.trained = r->trained, r->d.row_start = r->start, r->d.row_line = r->line;
+    for (int64_t i = 0; i < at; i++)
+        r->weight[i] = all_weigh;
+    r->d.token_weight = all_weigh > 0 ? r->weight : NULL;
 }
 
 struct fixture {
@@ -148,6 +152,23 @@ START_TEST(accumulation)
 {
     same(T(8, 1, ", eps: 1e-4"), T(4, 2, ", eps: 1e-4"), 10, 2e-5);
     same(T(8, 1, ", eps: 1e-4"), T(1, 8, ", eps: 1e-4"), 10, 2e-5);
+}
+END_TEST
+
+/* A loss is a mean by weights: where every token counts four times, nothing is another bit than where none says so. */
+START_TEST(equal_weights)
+{
+    double plain[6] = {0}, weighted[6] = {0};
+    size_t n = 0, m = 0;
+    float *x = train(T(4, 2, ""), 6, plain, &n);
+    all_weigh = 4;
+    float *y = train(T(4, 2, ""), 6, weighted, &m);
+    all_weigh = 0;
+    ck_assert_uint_eq(n, m);
+    ck_assert_mem_eq(plain, weighted, sizeof plain);
+    ck_assert_mem_eq(x, y, n * sizeof *x);
+    pw_free(x);
+    pw_free(y);
 }
 END_TEST
 
@@ -442,6 +463,7 @@ int main(void)
     tcase_set_timeout(c, 120);
     tcase_add_test(c, schedule);
     tcase_add_test(c, accumulation);
+    tcase_add_test(c, equal_weights);
     tcase_add_test(c, checkpointing);
     tcase_add_test(c, steps_take_no_memory);
     tcase_add_test(c, same_seed_same_bytes);

@@ -123,8 +123,11 @@ static int show_row(struct pw_buf *out, const struct pw_dataset *d, const struct
     for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++) {
         struct pw_json quoted = {0};
         token_text(&quoted, t, d->ids[i], &piece);
-        pw_buf_printf(out, "  %c %7d  %s%s\n", d->trained[i] ? '+' : '-', d->ids[i], quoted.out.len ? quoted.out.data : "\"\"",
+        pw_buf_printf(out, "  %c %7d  %s%s", d->trained[i] ? '+' : '-', d->ids[i], quoted.out.len ? quoted.out.data : "\"\"",
                       pw_tokenizer_is_special(t, d->ids[i]) ? "  special" : "");
+        if (d->trained[i] && d->token_weight && d->token_weight[i] != 1)
+            pw_buf_printf(out, "  weight %g", (double)d->token_weight[i]);
+        pw_buf_char(out, '\n');
         pw_json_free(&quoted);
     }
     pw_buf_free(&piece);
@@ -195,6 +198,12 @@ static int write_json(struct pw_cmd *c, const struct pw_dataset *d, const struct
             for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++)
                 pw_json_i64(&w, NULL, d->trained[i]);
             pw_json_close(&w, ']');
+            if (d->token_weight) {
+                pw_json_open(&w, "weights", '[');
+                for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++)
+                    pw_json_f64(&w, NULL, d->trained[i] ? (double)d->token_weight[i] : 0);
+                pw_json_close(&w, ']');
+            }
             pw_json_open(&w, "texts", '[');
             for (int64_t i = d->row_start[row]; i < d->row_start[row + 1]; i++)
                 token_text(&w, t, d->ids[i], &piece);
@@ -397,6 +406,8 @@ const struct pw_command pw_commands_data[] = {
      "exit status 1: rows that cannot be used, with their lines; nothing trained; an end-of-turn token that is never trained; BOS twice; a template\n"
      "whose control tokens the tokenizer does not know. Warnings: near-duplicates, rows that --eval holds too (the same words, or 13 in a row),\n"
      "answers longer than --max-length. Training looks in the same way before step 1.\n"
+     "A row of sft, and a turn of a conversation, may have a key weight: what its tokens count in the loss, which is the mean over the trained\n"
+     "tokens by their weights; a turn of weight 0 is not trained.\n"
      "Files of other keys are mapped by Jinja templates over the row: --prompt '{{ question }}' --completion '{{ answer }}'. In a JSON\n"
      "object of objects each value is a row, and its key is _key.",
      check_options, sizeof(struct data_options), 1, -1, false, data_check},

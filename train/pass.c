@@ -367,14 +367,19 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
         dloss = pw_rows(p->dloss, 0, n);
         dhead = p->dhead;
         PW_PASS(pw_fill(dev, dh, 0));
-        PW_PASS(pw_fill(dev, dloss, o->dloss));
+        if (batch->weighted) {
+            for (int64_t t = 0; t < n; t++)
+                p->host_loss[t] = (float)((double)batch->weight[t] * o->dloss);
+            PW_PASS(pw_dev_put(dev, dloss.data, p->host_loss, (size_t)n * sizeof(float)));
+        } else
+            PW_PASS(pw_fill(dev, dloss, o->dloss));
     }
     PW_TRY(pw_head_loss(dev, r.loss, pw_none(), dh, dhead, r.h, &m->head, r.targets, dloss, m->config.logit_softcap), "the loss");
     PW_PASS(pw_dev_get(dev, p->host_loss, r.loss.data, (size_t)n * sizeof(float)));
     double sum = 0;
     for (int64_t t = 0; t < n; t++)
         if (batch->targets[t] >= 0)
-            sum += (double)p->host_loss[t];
+            sum += (batch->weighted ? (double)batch->weight[t] : 1) * (double)p->host_loss[t];
     *loss = sum;
     if (o->weigh)
         PW_PASS(o->weigh(o->weigh_ctx, batch, p->host_loss, loss));

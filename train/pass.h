@@ -58,6 +58,6 @@ struct pw_pass_options {
      * what each counts in the gradient, instead of dloss. The head is then computed twice. NULL: none. */
     int (*weigh)(void *ctx, const struct pw_packed *batch, float *rows, double *loss); void *weigh_ctx;
 };
-/* loss: the sum over the trained tokens of the batch, in double, in token order; with weigh, what it says. */
+/* loss: the sum over the trained tokens of the batch, each times its weight, in double, in token order; with weigh, what it says. */
 int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct pw_pass_options *o, double *loss);
 #endif

@@ -217,7 +217,7 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     if (t->set.model->dev->host)
         pw_budget_add(b, PW_BUDGET_SCRATCH, "sums over ranks", pw_ranks_bytes(t->set.ranks, region / sizeof(float)));
     if (t->set.model->dev->host)
-        pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (4 * sizeof(int32_t) + sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
+        pw_budget_add(b, PW_BUDGET_SCRATCH, "batch", (size_t)t->shape.tokens * (4 * sizeof(int32_t) + 2 * sizeof(float)) + (size_t)most_rows(t) * 2 * sizeof(int32_t));
 }
 
 int pw_trainer_start(struct pw_trainer *t)
@@ -396,6 +396,14 @@ static int64_t examples_of(const struct pw_packing *plan, const struct pw_datase
     return (plan->pass_start[last] - plan->pass_start[first]) / pw_dataset_per(d);
 }
 
+static double weight_of(const struct pw_packing *plan, int64_t first, int64_t last)
+{
+    double sum = 0;
+    for (int64_t i = first; i < last; i++)
+        sum += plan->pass_weight[i];
+    return sum;
+}
+
 /* kto's z over the rows of passes [first, last), of which this rank reads its share. */
 static int moved(struct pw_trainer *t, struct pw_reference *r, const struct pw_packing *plan, int64_t first, int64_t last, double *z)
 {
@@ -449,7 +457,7 @@ static int run_passes(struct pw_trainer *t, int64_t last, double number, double 
 static int accumulate(struct pw_trainer *t, int64_t last, struct pw_step_report *report)
 {
     const int64_t n = last - t->at;
-    const double number = (double)(over_tokens(t) ? report->trained_tokens : examples_of(t->plan, t->set.train, t->at, last));
+    const double number = over_tokens(t) ? weight_of(t->plan, t->at, last) : (double)examples_of(t->plan, t->set.train, t->at, last);
     struct pw_preference_sums sums = {0};
     double sum = 0, z = 0;
     memset(t->losses, 0, ((size_t)n + REWARDS) * sizeof *t->losses);
@@ -532,16 +540,13 @@ int pw_trainer_evaluate(struct pw_trainer *t, double *loss)
 {
     const struct pw_packing *plan = t->eval_plan;
     double sum = 0, z = 0, *losses = t->eval_losses;
-    int64_t n = 0;
     PW_CHECK(plan, PW_E_FAIL, "there are no held-out rows");
     memset(losses, 0, (size_t)plan->n_passes * sizeof *losses);
     PW_TRY(moved(t, &t->preference.eval, plan, 0, plan->n_passes, &z), "evaluating after step %lld", (long long)t->step);
     PW_PASS(pw_ranks_sum_f64(t->set.ranks, evaluate_passes(t, z, losses), losses, (size_t)plan->n_passes));
-    for (int64_t i = 0; i < plan->n_passes; i++) {
+    for (int64_t i = 0; i < plan->n_passes; i++)
         sum += losses[i];
-        n += plan->pass_trained[i];
-    }
-    *loss = sum / (double)(over_tokens(t) ? n : examples_of(plan, t->set.eval, 0, plan->n_passes));
+    *loss = sum / (over_tokens(t) ? weight_of(plan, 0, plan->n_passes) : (double)examples_of(plan, t->set.eval, 0, plan->n_passes));
     PW_CHECK(isfinite(*loss), PW_E_NUMERIC, "the held-out loss after step %lld is not finite", (long long)t->step);
     return 0;
 }

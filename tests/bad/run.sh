@@ -440,6 +440,8 @@ mutant test_stream infer/stream.c 's/    PW_PASS(pw_dev_wait(s->dev, lane_of(s, 
 mutant test_stream infer/stream.c 's/if (s->held\[k\] == layer)/if (s->held[k] >= 0)/'
 mutant test_stream train/pass.c 's/        PW_PASS(pw_dev_wait(p->m->dev, layer % PW_INPUT_LANES));/        PW_PASS(0);/'
 mutant test_dataset data/dataset.c 's/            row = line;/            (void)line;/; s/            text = end + 2;/            (void)end;/'
+mutant test_train train/pass.c 's/(float)((double)batch->weight\[t\] \* o->dloss)/(float)o->dloss/'
+mutant test_dataset data/forms_chat.c 's/m->spans.weight\[at\]/1/'
 
 echo "$ran planted mistakes, $survived not found"
 [ "$ran" -gt 0 ] && [ "$survived" -eq 0 ]
