@@ -302,7 +302,8 @@ const struct pw_command pw_commands_bench[] = {
              "share: prefill and train of gemm_flops (2 and 4 FLOP a weight and token, and attention; what checkpointing computes again is not\n"
              "counted), decode of read_bytes_per_s (weights once a step, and the cache), encode of the same (f32 read, codes and scales written).\n"
              "On a card in_use_bytes is what it says is taken at the end of a measurement, driver and libraries included; planned_bytes is what\n"
-             "driver and libraries held when the device was opened (driver_bytes; other programs of the card count there), and what we planned.",
+             "driver and libraries held when the device was opened (driver_bytes; other programs of the card count there), and what we planned.\n"
+             "On a processor with AMX all is measured at the level that generation has; pw train and scoring take another (docs/bench.md).",
      .options = table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .run = run},
     {0},
 };
