@@ -330,13 +330,10 @@ static int collect(struct pw_model *m)
 {
     struct pw_checkpoint *c = m->checkpoint;
     const struct pw_model_config *k = &m->config;
-    struct pw_weight table;
-    PW_PASS(pw_checkpoint_weight(c, pw_checkpoint_embed_name(c), k->vocab, k->hidden, &table));
-    /* Rows of a table in blocks are looked up, not multiplied: they are widened (place_embed). Until then it has no data. */
-    m->embed = table.type == PW_Q_DENSE ? pw_tensor2((void *)(uintptr_t)table.data, table.dtype, k->vocab, k->hidden) : pw_tensor2(NULL, PW_F32, k->vocab, k->hidden);
+    PW_PASS(pw_checkpoint_weight(c, pw_checkpoint_embed_name(c), k->vocab, k->hidden, &m->embed));
     PW_PASS(pw_checkpoint_tensor(c, "model.norm.weight", k->hidden, 0, &m->norm_final));
     if (k->tied)
-        m->head = table;
+        m->head = m->embed;
     else
         PW_PASS(pw_checkpoint_weight(c, pw_checkpoint_head_name(c), k->vocab, k->hidden, &m->head));
     for (int i = 0; i < k->layers; i++)
@@ -344,24 +341,10 @@ static int collect(struct pw_model *m)
     return pw_checkpoint_all_used(c);
 }
 
-/* Bytes of the embedding in the pool. One in blocks of GGUF is widened: to f32, on a device to its type of activations (what is read is rounded to it
- * anyway). */
-static enum pw_dtype embed_type(const struct pw_model *m, const struct plan *p)
-{
-    return p->convert ? p->type : m->embed.data ? m->embed.dtype : p->device ? m->dev->act : PW_F32;
-}
-
-static size_t embed_bytes(const struct pw_model *m, const struct plan *p)
-{
-    if (m->embed.data)
-        return dense_bytes(p, m->embed.data, m->embed.dtype, pw_count(m->embed));
-    return pw_pool_round((size_t)pw_count(m->embed) * pw_dtype_bytes(embed_type(m, p)));
-}
-
-/* Is the head a weight of its own? A tied one is not, unless it is quantised, or the table is widened and the head stays in its blocks. */
+/* Is the head a weight of its own? A tied one is not, unless it is quantised. */
 static bool own_head(const struct pw_model *m, const struct plan *p)
 {
-    return !m->config.tied || p->head || (!m->embed.data && !p->convert);
+    return !m->config.tied || p->head;
 }
 
 static size_t block_need(const struct pw_model *m, const struct plan *p, int layer)
@@ -379,7 +362,7 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     const struct pw_model_config *k = &m->config;
     const size_t norm = pw_pool_round((size_t)k->hidden * sizeof(float));
     size_t bytes = norm;
-    bytes += p->embed_host ? 0 : embed_bytes(m, p);
+    bytes += p->embed_host ? 0 : weight_need(p, &m->embed, PW_PLACE_EMBED);
     if (own_head(m, p))
         bytes += weight_need(p, &m->head, PW_PLACE_HEAD);
     for (int i = 0; i < k->layers; i++) {
@@ -398,7 +381,7 @@ static size_t stage_need(const struct pw_model *m, const struct plan *p, const s
 /* The most that is in the stage at once: one tensor, or one weight with its bias. */
 static size_t largest(const struct pw_model *m, const struct plan *p)
 {
-    size_t most = embed_bytes(m, p), n;
+    size_t most = weight_need(p, &m->embed, PW_PLACE_EMBED), n;
     if (own_head(m, p) && (n = stage_need(m, p, &m->head, PW_PLACE_HEAD)) > most)
         most = n;
     for (int i = 0; i < m->config.layers; i++) {
@@ -434,33 +417,14 @@ static int open_there(struct pw_model *m, struct plan *p)
     return size.most ? pw_quant_stage_open(&p->there, m->dev, &size) : 0;
 }
 
-static int place_embed(struct pw_model *m, struct plan *p)
+/* On the host of a device: rows are read over the bus. */
+static int pin_embed(struct pw_model *m, struct plan *p)
 {
-    const struct pw_model_config *k = &m->config;
-    const enum pw_dtype type = embed_type(m, p);
-    struct pw_tensor t = m->embed;
-    if (!t.data) {
-        struct pw_weight table;
-        PW_PASS(pw_checkpoint_weight(m->checkpoint, pw_checkpoint_embed_name(m->checkpoint), k->vocab, k->hidden, &table));
-        PW_PASS(widen(m, p, &table, type));
-        t = pw_tensor2((void *)(uintptr_t)table.data, table.dtype, k->vocab, k->hidden);
-        if (!p->device) {
-            m->embed = t;
-            return 0;
-        }
-    }
-    if (!p->embed_host) {
-        if (embed_bytes(m, p) > 0)
-            PW_PASS(place_tensor(m, p, &t, type));
-        m->embed = t;
-        return 0;
-    }
-    if (t.dtype != type || !aligned(t.data, type))
-        PW_PASS(convert(m, p, &t, type));
-    PW_TRY(pw_dev_pinned(m->dev, &m->embed_pinned, pw_bytes(t)), "taking host memory for the embedding");
-    memcpy(m->embed_pinned, t.data, pw_bytes(t));
-    t.data = m->embed_pinned;
-    m->embed = t;
+    PW_PASS(make_weight(m, p, &m->embed, PW_PLACE_EMBED));
+    PW_CHECK(!m->embed.absmax && !m->embed.absmax_q, PW_E_UNSUPPORTED, "an embedding in %s cannot stay on the host", pw_qtype_name(m->embed.type));
+    PW_TRY(pw_dev_pinned(m->dev, &m->embed_pinned, pw_weight_data_bytes(&m->embed)), "taking host memory for the embedding");
+    memcpy(m->embed_pinned, m->embed.data, pw_weight_data_bytes(&m->embed));
+    m->embed.data = m->embed_pinned;
     p->stage.used = 0;
     return 0;
 }
@@ -485,9 +449,9 @@ static int place(struct pw_model *m, struct plan *p)
     p->into = &m->pool;
     if (own)                   /* before the embedding: a tied one is made from what is stored */
         PW_TRY(place_weight(m, p, &m->head, PW_PLACE_HEAD), "head");
-    PW_TRY(place_embed(m, p), "embedding");
+    PW_TRY(p->embed_host ? pin_embed(m, p) : place_weight(m, p, &m->embed, PW_PLACE_EMBED), "embedding");
     if (!own)
-        m->head = pw_weight_dense(m->embed);
+        m->head = m->embed;
     PW_PASS(place_tensor(m, p, &m->norm_final, PW_F32));
     for (int i = 0; i < k->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
@@ -515,7 +479,7 @@ static int place(struct pw_model *m, struct plan *p)
 void pw_model_count_bytes(struct pw_model *m)
 {
     const struct pw_model_config *k = &m->config;
-    m->weight_bytes = pw_bytes(m->embed) + pw_bytes(m->norm_final) + (m->head.data == m->embed.data ? 0 : pw_weight_bytes(&m->head));
+    m->weight_bytes = pw_weight_bytes(&m->embed) + pw_bytes(m->norm_final) + (m->head.data == m->embed.data ? 0 : pw_weight_bytes(&m->head));
     for (int i = 0; i < k->layers; i++) {
         const struct pw_layer *layer = &m->layers[i];
         for (int n = 0; n < PW_NORM_COUNT; n++)
@@ -581,7 +545,7 @@ static void shape_weight(const struct plan *p, struct pw_weight *w, enum pw_plac
 
 static void shape(struct pw_model *m, const struct plan *p)
 {
-    m->embed.dtype = embed_type(m, p);
+    shape_weight(p, &m->embed, PW_PLACE_EMBED);
     shape_weight(p, &m->head, PW_PLACE_HEAD);
     m->norm_final.dtype = PW_F32;
     for (int i = 0; i < m->config.layers; i++) {
@@ -679,5 +643,5 @@ void pw_model_free(struct pw_model *m)
 double pw_model_embed_scale(const struct pw_model *m)
 {
     const double x = m->config.embed_scale;
-    return m->embed.dtype == PW_F64 ? x : m->dev->act == PW_BF16 ? (double)pw_bf16_to_f32(pw_f32_to_bf16((float)x)) : (double)(float)x;
+    return m->embed.type == PW_Q_DENSE && m->embed.dtype == PW_F64 ? x : m->dev->act == PW_BF16 ? (double)pw_bf16_to_f32(pw_f32_to_bf16((float)x)) : (double)(float)x;
 }

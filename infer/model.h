@@ -26,8 +26,8 @@ struct pw_model {
     struct pw_dev *dev;
     struct pw_layer *layers;
     struct pw_tensor norm_final;                       /* (D) f32 */
-    struct pw_tensor embed;                            /* (V, D) f32, f16 or bf16; a GGUF block type is widened */
-    struct pw_weight head;                             /* (V, D); tied: the embedding's bytes, in the type it is stored in, or its own when quantised */
+    struct pw_weight embed;                            /* (V, D) as it is stored: f32, f16, bf16, or the blocks of a GGUF file */
+    struct pw_weight head;                             /* (V, D); tied: the embedding, or its own when quantised */
     struct pw_checkpoint *checkpoint;                  /* owned; NULL when the model was created, not loaded */
     bool trainable;                                    /* weights are dense and may be written */
     struct pw_pool pool;                               /* widened norms, quantised weights */

@@ -35,7 +35,7 @@ struct pw_weight *pw_model_linear(struct pw_model *m, const char *module)
     return strcmp(end + 1, name) == 0 ? &m->layers[layer].moe->part[p][expert] : NULL;
 }
 
-struct pw_model_own { struct pw_tensor embed, norm_final; struct pw_weight head; struct pw_layer *layers; };
+struct pw_model_own { struct pw_weight embed, head; struct pw_tensor norm_final; struct pw_layer *layers; };
 
 static void detach(struct pw_model *m)
 {
@@ -128,7 +128,7 @@ static int stand_in(struct pw_model *m, const struct pw_adapter_saved *s)
     if (norm)
         *norm = s->value;
     else if (embed)
-        m->embed = s->value;
+        m->embed = pw_weight_dense(s->value);
     else
         m->head = pw_weight_dense(s->value);
     return 0;
@@ -149,9 +149,9 @@ int pw_model_base_value(struct pw_model *m, const char *module, struct pw_tensor
         PW_CHECK(bias, PW_E_FORMAT, "%s: the model has no such bias", module);
         return pw_copy(m->dev, out, pw_tensor1((void *)(uintptr_t)bias, PW_F32, w->n_out));
     }
-    if (strcmp(module, "lm_head") == 0)
-        return pw_decode(m->dev, out, &m->own->head, 0);
-    const struct pw_tensor *from = strcmp(module, "model.embed_tokens") == 0 ? &m->own->embed : norm_of(m, m->own->layers, &m->own->norm_final, module);
+    if (strcmp(module, "lm_head") == 0 || strcmp(module, "model.embed_tokens") == 0)
+        return pw_decode(m->dev, out, module[0] == 'l' ? &m->own->head : &m->own->embed, 0);
+    const struct pw_tensor *from = norm_of(m, m->own->layers, &m->own->norm_final, module);
     PW_CHECK(from, PW_E_FORMAT, "%s: the model has no such norm, embedding or head", module);
     return pw_copy(m->dev, out, *from);
 }

@@ -37,7 +37,7 @@ static int list_params(struct pw_model *m, struct pw_arena *arena, struct pw_par
     struct pw_param *p = pw_arena_array(arena, total, sizeof *p);
     size_t n = 0;
     PW_CHECK(p, PW_E_NOMEM, "out of memory for the list of parameters");
-    p[n++] = (struct pw_param){"model.embed_tokens.weight", m->embed};
+    p[n++] = (struct pw_param){"model.embed_tokens.weight", weight_view(&m->embed)};
     for (int i = 0; i < m->config.layers; i++) {
         const struct pw_layer *layer = &m->layers[i];
         for (int k = 0; k < PARTS; k++) {
@@ -128,9 +128,9 @@ int pw_model_create_measure(struct pw_model **out, struct pw_dev *dev, const str
     PW_PASS(pw_model_new(&m, dev, config));
     m->trainable = true;
     PW_PASS_OUT(pw_model_make_layers(m));
-    m->embed = pw_tensor2(NULL, PW_F32, V, D);
+    m->embed = pw_weight_dense(pw_tensor2(NULL, PW_F32, V, D));
     m->norm_final = pw_tensor1(NULL, PW_F32, D);
-    m->head = pw_weight_dense(m->embed);
+    m->head = m->embed;
     for (int i = 0; i < config->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
         for (int n = 0; n < PW_NORM_COUNT; n++)
@@ -172,7 +172,7 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
     const struct pw_rng still = {0};
 #define STREAM pw_rng_make(seed, PW_STREAM_INIT | (++tensor << 8))
     PW_PASS_OUT(fresh(m, &data, V * D, type, 0, deviation, STREAM));
-    m->embed = pw_tensor2(data, type, V, D);
+    m->embed = pw_weight_dense(pw_tensor2(data, type, V, D));
     for (int i = 0; i < config->layers; i++) {
         struct pw_layer *layer = &m->layers[i];
         for (int n = 0; n < PW_NORM_COUNT; n++) {
@@ -204,7 +204,7 @@ int pw_model_create_as(struct pw_model **out, struct pw_dev *dev, const struct p
     }
     PW_PASS_OUT(fresh(m, &data, D, type, ones, 0, still));
     m->norm_final = pw_tensor1(data, type, D);
-    m->head = pw_weight_dense(m->embed);
+    m->head = m->embed;
     if (!config->tied) {
         PW_PASS_OUT(fresh(m, &data, V * D, type, 0, deviation, STREAM));
         m->head = pw_weight_dense(pw_tensor2(data, type, V, D));

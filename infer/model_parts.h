@@ -10,6 +10,6 @@ void pw_model_count_bytes(struct pw_model *m);                     /* weight_byt
 
 /* The weights of a layer one after the other: *at counts from 0, NULL past the last. Linears have their own number; then the router, then gate, up and
  * down of each expert. */
-enum pw_place { PW_PLACE_BLOCK, PW_PLACE_HEAD, PW_PLACE_ROUTER };
+enum pw_place { PW_PLACE_BLOCK, PW_PLACE_HEAD, PW_PLACE_ROUTER, PW_PLACE_EMBED };
 struct pw_weight *pw_model_next_weight(const struct pw_model *m, int layer, int *at, enum pw_place *where);
 #endif

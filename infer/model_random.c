@@ -107,7 +107,7 @@ static int make(struct made *k)
     const struct pw_quant_options plain = {.type = PW_Q_DENSE};
     struct pw_weight table;
     PW_PASS(make_matrix(k, &table, c->vocab, c->hidden, &plain));
-    m->embed = pw_tensor2((void *)(uintptr_t)table.data, k->type, c->vocab, c->hidden);
+    m->embed = table;
     m->head = table;
     if (!c->tied || k->head.type != PW_Q_DENSE)
         PW_TRY(make_matrix(k, &m->head, c->vocab, c->hidden, &k->head), "head");

@@ -550,7 +550,7 @@ static int compute(struct pw_session *s, struct pw_block_batch *b, struct pw_ten
     struct pw_model *m = s->m;
     const struct pw_model_config *c = &m->config;
     const struct pw_tensor x = pw_rows(s->x, 0, b->tokens), h = pw_rows(s->h, 0, b->tokens);
-    PW_PASS(pw_embed_fwd(m->dev, x, m->embed, ids));
+    PW_PASS(pw_embed_fwd(m->dev, x, &m->embed, ids));
     if (c->embed_scale != 1.0)
         PW_PASS(pw_scale(m->dev, x, pw_model_embed_scale(m)));
     for (int i = 0; i < c->layers; i++) {

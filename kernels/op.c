@@ -52,15 +52,14 @@ int pw_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, str
     return dev->ops->noise(dev, x, scale, draw);
 }
 
-int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor table, struct pw_tensor ids)
+int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *table, struct pw_tensor ids)
 {
     PW_PASS(op_lead(dev, "embed_fwd", "out", out, 2));
-    PW_CHECK(table.data && table.ndim == 2 && op_is_float(table.dtype) && (table.dtype != PW_F64 || out.dtype == PW_F64), PW_E_FAIL,
-             "embed_fwd: table: expected (V, D) f32, f16 or bf16, got %s", table.data ? pw_dtype_name(table.dtype) : "none");
-    PW_PASS(op_want2("embed_fwd", "table", table, table.dtype, table.shape[0], out.shape[1]));
+    PW_PASS(op_good_weight(dev, "embed_fwd", table, out.dtype));
+    PW_CHECK(table->n_in == out.shape[1], PW_E_FAIL, "embed_fwd: table: expected rows of %" PRId64 ", got %" PRId64, out.shape[1], table->n_in);
     PW_PASS(op_want1("embed_fwd", "ids", ids, PW_I32, out.shape[0]));
-    PW_PASS(op_ids_in(dev, "embed_fwd", "ids", ids, 0, table.shape[0]));
-    struct named outs[] = { NAMED(out) }, ins[] = { NAMED(table), NAMED(ids) };
+    PW_PASS(op_ids_in(dev, "embed_fwd", "ids", ids, 0, table->n_out));
+    struct named outs[] = { NAMED(out) }, ins[] = { { "table", op_weight_view(table) }, NAMED(ids) };
     APART("embed_fwd", outs, ins);
     return op_over(dev->ops->embed_fwd(dev, out, table, ids), out);
 }

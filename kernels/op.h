@@ -94,7 +94,7 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  * axpy        y += alpha x.            scale  x *= alpha.
  * noise       x (T, D) += scale[t] * u, scale (T) f32, u uniform in [-1, 1): word w of draw's counters (as the mask of dropout takes them,
  *             base/rng.h: element i of x has word i) gives w * 2^-31 - 1. p of draw does not matter. x in f32 or the type of activations.
- * embed_fwd   out (T, D) = table[ids]; table (V, D) f32, bf16 or f16; ids (T) i32 in [0, V): others are an error, never a wrong read.
+ * embed_fwd   out (T, D) = rows ids of table (V, D), of any weight type, decoded; ids (T) i32 in [0, V): others are an error, never a wrong read.
  * embed_bwd   dtable (V, D) f32 += dout rows; rows added in token order (fixed sums).
  * rmsnorm_fwd out (T, D) = x * inv_rms * (w + w_offset), inv_rms (T) = 1/sqrt(mean(x^2) + eps). inv_rms may be none. out may be x.
  * rmsnorm_bwd dx (T, D) +=, dw (D) += (may be none).

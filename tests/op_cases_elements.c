@@ -47,7 +47,11 @@ static void embed_setup(struct problem *p)
     p->a[M_TABLE].gradient = add2(p, "dtable", ADD, s[1], s[2]);
     ids(p, s[0], 0, s[1], &r);
 }
-static int embed_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t) { return pw_embed_fwd(dev, t[M_OUT], t[M_TABLE], p->ids); }
+static int embed_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
+{
+    const struct pw_weight table = pw_weight_dense(t[M_TABLE]);
+    return pw_embed_fwd(dev, t[M_OUT], &table, p->ids);
+}
 static int embed_backward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t) { return pw_embed_bwd(dev, t[M_DTABLE], t[M_DOUT], p->ids); }
 static double embed_bound(const struct op_case *c) { return sum_bound((double)c->p[0]); }
 static const struct family embed = { "embed", embed_setup, embed_forward, embed_backward, embed_bound, NULL };

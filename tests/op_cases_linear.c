@@ -416,6 +416,18 @@ static int decode_forward(struct problem *p, struct pw_dev *dev, struct pw_tenso
 static double decode_bound(const struct op_case *c) { (void)c; return 0; }
 static const struct family decode = { "decode", decode_setup, decode_forward, NULL, decode_bound, NULL };
 
+/* ---- lookup: rows of a weight by id, as an embedding in blocks; p: K, N, T. Exact ---- */
+static void lookup_setup(struct problem *p)
+{
+    const int64_t *s = p->c->p;
+    struct pw_rng r = pw_rng_make(11, PW_STREAM_TEST);
+    quantised_weight(p, p->c->q, p->c->type, s[1], s[0], p->c->flags & CASE_NESTED);
+    act2(p, "out", OUT, s[2], s[0]);
+    ids(p, s[2], 0, s[1], &r);
+}
+static int lookup_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t) { return pw_embed_fwd(dev, t[0], &p->w, p->ids); }
+static const struct family lookup = { "lookup", lookup_setup, lookup_forward, NULL, decode_bound, NULL };
+
 const struct op_case op_cases_linear[] = {
     /* T, K, N, R; dropout */
     { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_BIAS, { 0 } }, { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_LORA | CASE_BIAS, { 0 } },
@@ -469,5 +481,9 @@ const struct op_case op_cases_linear[] = {
     { &decode, { 96, 9 }, G(Q8_0), 0, { 0 } }, { &decode, { 96, 9 }, G(Q4_0), 0, { 0 } }, { &decode, { 32, 9 }, G(Q4_1), 0, { 0 } }, { &decode, { 96, 9 }, G(Q5_0), 0, { 0 } },
     { &decode, { 64, 9 }, G(Q5_1), 0, { 0 } }, { &decode, { 512, 9 }, G(Q4_K), 0, { 0 } }, { &decode, { 256, 9 }, G(Q5_K), 0, { 0 } }, { &decode, { 512, 9 }, G(Q6_K), 0, { 0 } },
     { &decode, { 96, 9 }, G(IQ4_NL), 0, { 0 } },
+    { &lookup, { 65, 9, 7 }, NF4, 0, { 0 } }, { &lookup, { 2048, 9, 3 }, NF4, CASE_NESTED, { 0 } }, { &lookup, { 65, 9, 20 }, I8, 0, { 0 } }, { &lookup, { 65, 9, 5 }, BF, 0, { 0 } },
+    { &lookup, { 65, 9, 5 }, HF, 0, { 0 } }, { &lookup, { 96, 9, 33 }, G(Q8_0), 0, { 0 } }, { &lookup, { 96, 9, 33 }, G(Q4_0), 0, { 0 } },
+    { &lookup, { 32, 9, 1 }, G(Q4_1), 0, { 0 } }, { &lookup, { 96, 9, 4 }, G(Q5_0), 0, { 0 } }, { &lookup, { 64, 9, 4 }, G(Q5_1), 0, { 0 } }, { &lookup, { 512, 9, 11 }, G(Q4_K), 0, { 0 } },
+    { &lookup, { 256, 9, 3 }, G(Q5_K), 0, { 0 } }, { &lookup, { 4352, 5, 8 }, G(Q6_K), 0, { 0 } }, { &lookup, { 96, 9, 13 }, G(IQ4_NL), 0, { 0 } },
 };
 const int op_cases_linear_n = (int)(sizeof op_cases_linear / sizeof *op_cases_linear);

@@ -132,6 +132,29 @@ static void add_size(void *ctx, const struct pw_quant_report *r)
         *worst = r->rmse;
 }
 
+/* Rows of the embedding are read from the file's blocks, and a tied head is the same bytes: what is made while loading is norms and biases. */
+START_TEST(embedding_in_blocks)
+{
+    static const char *const files[] = {FIXTURES "llama.gguf", FIXTURES "qwen2.gguf"}; /* the second's head is tied */
+    const char *hf = test_path(test_tmpdir(), "hf"), *path = test_path(test_tmpdir(), "q8_0.gguf");
+    struct pw_dev *dev;
+    struct pw_model *m;
+    ck_ok(pw_dev_open(&dev, NULL));
+    to_folder(dev, files[_i], hf);
+    to_gguf(dev, hf, NULL, path, "q8_0");
+    ck_ok(pw_model_load(&m, dev, path, NULL));
+    const struct pw_model_config *c = &m->config;
+    const size_t norms = (size_t)(2 * c->layers + 1) * pw_pool_round((size_t)c->hidden * 4), biases = c->qkv_bias ? (size_t)c->layers * 3 * pw_pool_round((size_t)(c->heads * c->head_dim) * 4) : 0;
+    ck_assert_msg(m->embed.type != PW_Q_DENSE, "the embedding is dense");
+    ck_assert_uint_le(m->pool.bytes, norms + biases);
+    ck_assert_int_eq(c->tied, _i);
+    ck_assert(!c->tied || m->head.data == m->embed.data);
+    ck_assert_uint_lt(pw_weight_bytes(&m->embed), (size_t)(c->vocab * c->hidden) * 2);
+    pw_model_free(m);
+    pw_dev_close(dev);
+}
+END_TEST
+
 /* A folder from a GGUF file, files of every type from the folder, and a folder from each of these: logits stay what the blocks say. Sums of the
  * folder's q and k rows run in another order (the pairs): 1e-4 as above. */
 START_TEST(written_in_every_type)
@@ -657,6 +680,7 @@ int main(void)
     tcase_add_loop_test(t, logits_as_llama_cpp, 0, 2 * NAMES);
     tcase_add_loop_test(t, several_files, 0, 2);
     tcase_add_test(t, what_it_is);
+    tcase_add_loop_test(t, embedding_in_blocks, 0, 2);
     tcase_add_test(t, tensor_names);
     tcase_add_loop_test(t, written_in_every_type, 0, 2);
     tcase_add_test(t, not_written);

@@ -68,7 +68,9 @@ START_TEST(ids)
 {
     int32_t id[3] = { 0, 2, 5 };
     struct pw_tensor table = pw_tensor2(buffer, PW_F32, 5, 8), out = pw_tensor2(other, PW_F32, 3, 8), list = pw_tensor1(id, PW_I32, 3);
-    ck_fails(pw_embed_fwd(dev, out, table, list), PW_E_FAIL, "embed_fwd: ids[2]: expected 0 to 4, got 5");
+    const struct pw_weight rows = pw_weight_dense(table), narrow = pw_weight_dense(pw_tensor2(buffer, PW_F32, 5, 7));
+    ck_fails(pw_embed_fwd(dev, out, &narrow, list), PW_E_FAIL, "embed_fwd: table: expected rows of 8, got 7");
+    ck_fails(pw_embed_fwd(dev, out, &rows, list), PW_E_FAIL, "embed_fwd: ids[2]: expected 0 to 4, got 5");
     id[2] = -1;
     ck_fails(pw_embed_bwd(dev, table, out, list), PW_E_FAIL, "embed_bwd: ids[2]: expected 0 to 4, got -1");
     ck_fails(pw_gather_rows(dev, out, table, list), PW_E_FAIL, "gather_rows: rows[2]");

@@ -73,7 +73,8 @@ START_TEST(ids_outside)
             ck_fails(pw_dev_sync(dev), PW_E_FAIL, text); \
             ck_ok(pw_dev_sync(dev)); \
         } while (0)
-        TELLS(pw_embed_fwd(dev, few, many, there), "embed: ids");
+        const struct pw_weight weight = pw_weight_dense(many);
+        TELLS(pw_embed_fwd(dev, few, &weight, there), "embed: ids");
         ck_ok(pw_dev_get(dev, got, few.data, ROWS * WIDTH * 2));
         check_rows(got, x, 3, "embed_fwd");
         ck_ok(pw_dev_put(dev, few.data, x, ROWS * WIDTH * 2));

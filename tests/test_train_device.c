@@ -231,7 +231,8 @@ START_TEST(ids_out_of_range)
     void *t = pw_pool_take(&pool, sizeof table), *o = pw_pool_take(&pool, sizeof out), *i = pw_pool_take(&pool, sizeof id);
     ck_ok(pw_dev_put(dev, t, table, sizeof table));
     ck_ok(pw_dev_put(dev, i, id, sizeof id));
-    ck_ok(pw_embed_fwd(dev, pw_tensor2(o, PW_BF16, 3, 8), pw_tensor2(t, PW_BF16, 4, 8), pw_tensor1(i, PW_I32, 3)));
+    const struct pw_weight rows = pw_weight_dense(pw_tensor2(t, PW_BF16, 4, 8));
+    ck_ok(pw_embed_fwd(dev, pw_tensor2(o, PW_BF16, 3, 8), &rows, pw_tensor1(i, PW_I32, 3)));
     ck_fails(pw_dev_get(dev, out, o, sizeof out), PW_E_FAIL, "embed: ids[1]: expected 0 to 3, got 9");
     ck_ok(pw_dev_get(dev, out, o, sizeof out));
     pw_pool_close(&pool);

@@ -51,7 +51,7 @@ static const char *make_model(int experts, int chosen)
     pw_arena_init(&l.arena);
     ck_ok(pw_dev_open(&dev, NULL));
     ck_ok(pw_model_create_as(&m, dev, &c, 9, PW_F32));
-    put(&l, "model.embed_tokens", m->embed);
+    put_weight(&l, "model.embed_tokens", &m->embed);
     put(&l, "model.norm", m->norm_final);
     put_weight(&l, "lm_head", &m->head);
     for (int i = 0; i < LAYERS; i++) {

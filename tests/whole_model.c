@@ -186,7 +186,7 @@ double whole_forward(struct whole *w, bool save)
 {
     const struct pw_model_config *c = &w->m->config;
     double sum = 0;
-    MUST(pw_embed_fwd(w->dev, w->x, w->m->embed, pw_tensor1(w->ids, PW_I32, w->tokens)));
+    MUST(pw_embed_fwd(w->dev, w->x, &w->m->embed, pw_tensor1(w->ids, PW_I32, w->tokens)));
     if (c->embed_scale != 1)
         MUST(pw_scale(w->dev, w->x, pw_model_embed_scale(w->m)));
     for (int i = 0; i < c->layers; i++) {

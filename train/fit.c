@@ -17,7 +17,7 @@ static int try_fit(struct pw_run *run, int kept, struct savings s, bool *fits)
     t->set.kept = t->shape.kept = kept;
     t->set.offload = t->shape.offload = s.inputs;
     t->set.optim_host = s.optim;
-    run->fit.host_bytes = pw_pass_host_bytes(run->model, &t->shape) + (s.embed ? pw_bytes(run->model->embed) : 0) +
+    run->fit.host_bytes = pw_pass_host_bytes(run->model, &t->shape) + (s.embed ? pw_weight_data_bytes(&run->model->embed) : 0) +
                           (s.optim ? pw_optim_host_bytes(t->kind, t->slots, t->n_slots) : 0) + (s.weights ? pw_stream_host_bytes(run->model->block_bytes, run->config.layers, s.weights) : 0);
     PW_PASS(pw_run_fill_budget(run));
     *fits = pw_run_fits(run);
@@ -28,7 +28,7 @@ static int try_fit(struct pw_run *run, int kept, struct savings s, bool *fits)
 static bool embed_may_wait(const struct pw_run *run)
 {
     const struct pw_model *m = run->model;
-    return !m->dev->host && !m->trainable && (!m->config.tied || m->head.type != PW_Q_DENSE);
+    return !m->dev->host && !m->trainable && (!m->config.tied || m->head.type != m->embed.type);
 }
 
 /* The most kept blocks that fit under these savings, at least `least`; fits = false when not even these do. */

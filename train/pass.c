@@ -285,7 +285,7 @@ static int forward(struct pw_pass *p, const struct rows *r, const struct pw_bloc
     struct pw_model *m = p->m;
     struct pw_dev *dev = m->dev;
     const int last = m->config.layers - 1, again = (int)again_of(m, &p->shape);
-    PW_PASS(pw_embed_fwd(dev, r->x, m->embed, r->ids));
+    PW_PASS(pw_embed_fwd(dev, r->x, &m->embed, r->ids));
     if (m->config.embed_scale != 1)
         PW_PASS(pw_scale(dev, r->x, pw_model_embed_scale(m)));
     if (o->neftune > 0)

@@ -222,7 +222,7 @@ int pw_run_fill_budget(struct pw_run *run)
         size_t free_bytes, total_bytes;
         *b = (struct pw_budget){0};
         pw_budget_add(b, PW_BUDGET_PROCESS, "driver and libraries", pw_dev_held(dev));
-        pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes - (run->fit.embed_host ? pw_pool_round(pw_bytes(run->model->embed)) : 0) -
+        pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes - (run->fit.embed_host ? pw_weight_put_bytes(&run->model->embed) : 0) -
                       pw_stream_host_bytes(run->model->block_bytes, run->config.layers, run->fit.stream));
         pw_budget_add(b, PW_BUDGET_STATIC, "slots for streamed layers", pw_stream_slot_bytes(run->model->block_bytes, run->config.layers, run->fit.stream));
         pw_trainer_budget(t, b);

@@ -100,11 +100,11 @@ int cpu_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
     return 0;
 }
 
-int cpu_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor table, struct pw_tensor ids)
+int cpu_embed_fwd(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *table, struct pw_tensor ids)
 {
-    int64_t tokens = out.shape[0], width = out.shape[1];
-    struct pw_weight w = pw_weight_dense(table);
-    for (int64_t t = 0; t < tokens; t++) cpu_isa_of(dev)->decode(&w, ((const int32_t *)ids.data)[t], 0, width, (float *)out.data + t * width);
+    const int64_t tokens = out.shape[0], width = out.shape[1];
+#pragma omp parallel for num_threads(dev->threads) if (tokens * width > CPU_SMALL_ELEMENTS)
+    for (int64_t t = 0; t < tokens; t++) cpu_isa_of(dev)->decode(table, ((const int32_t *)ids.data)[t], 0, width, (float *)out.data + t * width);
     return 0;
 }
 

@@ -1,22 +1,27 @@
 /* embed: rows of a table by id, and the sums of gradients back into it. An id outside the table is reported and its row is not touched. */
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/decode.h"
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
 
 /* One block for one piece of one token's row: `pieces` of them make it. */
-template <class X, bool FAST> __global__ void __launch_bounds__(THREADS) embed_fwd_kernel(bf16 *__restrict__ out, const X *__restrict__ table, const int32_t *__restrict__ ids, int64_t rows,
-                                                                                         int64_t width, unsigned pieces, struct cuda_status *status)
+template <enum decode_kind KIND, bool FAST> __global__ void __launch_bounds__(THREADS) embed_fwd_kernel(bf16 *__restrict__ out, const cuda_weight w, const int32_t *__restrict__ ids,
+                                                                                                       unsigned pieces, struct cuda_status *status)
 {
+    SIMT_SHARED(float[16], table);
     const int64_t t = blockIdx.x / pieces, i = (int64_t)(blockIdx.x % pieces * blockDim.x + threadIdx.x) * 8;
     const int id = ids[t];
-    if (id < 0 || id >= rows) {
-        if (i == 0) cuda_report(status, CUDA_FAULT_EMBED_ID, t, id, rows);
+    if constexpr (decode_uses_table(KIND)) {
+        decode_table<KIND>(w, table);
+        __syncthreads();
+    }
+    if (id < 0 || id >= w.n_out) {
+        if (i == 0) cuda_report(status, CUDA_FAULT_EMBED_ID, t, id, w.n_out);
         return;
     }
     float x[8];
-    if (i >= width) return;
-    load8<FAST>(table + id * width, i, width, x);
-    store8<FAST>(out + t * width, i, width, x);
+    if (i >= w.n_in) return;
+    decode8<KIND, FAST>(w, table, id, i, x);
+    store8<FAST>(out + t * w.n_in, i, w.n_in, x);
 }
 
 /* One block for each token and piece of its row. The block of an id's first token adds up the rows of all its tokens, in their order; the others leave.
@@ -51,14 +56,15 @@ template <bool FAST> __global__ void __launch_bounds__(THREADS) embed_bwd_kernel
     store8<FAST>(dtable + id * width, i, width, sum);
 }
 
-extern "C" int cuda_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor table, struct pw_tensor ids)
+extern "C" int cuda_embed_fwd(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *table, struct pw_tensor ids)
 {
+    const struct cuda_weight view = cuda_weight_of(table);
     const int64_t width = out.shape[1], eights = (width + 7) / 8;
     const unsigned threads = cuda_warps(eights, THREADS), pieces = cuda_parts(eights, threads), grid = (unsigned)out.shape[0] * pieces;
     bf16 *to = (bf16 *)out.data;
     const int32_t *id = (const int32_t *)ids.data;
-    CUDA_BY_SMALL(table, from, CUDA_BY_BOOL(width % 8 == 0 && cuda_aligned(to) && cuda_aligned(from), fast,
-                                            CUDA_LAUNCH(dev, "embed_fwd", (embed_fwd_kernel<from_type, fast>), grid, threads, 0, to, from, id, table.shape[0], width, pieces, cuda_of(dev)->status)))
+    CUDA_BY_KIND(table, "embed_fwd", kind, CUDA_BY_BOOL(cuda_weight_fast(table) && cuda_aligned(to), fast,
+                                                        CUDA_LAUNCH(dev, "embed_fwd", (embed_fwd_kernel<kind, fast>), grid, threads, 0, to, view, id, pieces, cuda_of(dev)->status)))
     return 0;
 }
 

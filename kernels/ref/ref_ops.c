@@ -107,13 +107,13 @@ int ref_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
     return 0;
 }
 
-int ref_embed_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor table, struct pw_tensor ids)
+int ref_embed_fwd(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *table, struct pw_tensor ids)
 {
     (void)dev;
     int64_t tokens = out.shape[0], width = out.shape[1];
     const int32_t *id = ids.data;
     for (int64_t t = 0; t < tokens; t++)
-        for (int64_t i = 0; i < width; i++) ref_put(out, t * width + i, ref_get(table, id[t] * width + i));
+        for (int64_t i = 0; i < width; i++) ref_put(out, t * width + i, ref_weight(table, id[t] * width + i));
     return 0;
 }
 

@@ -120,6 +120,7 @@ mutant test_op kernels/cpu/isa_body.h 's/inv_rms \* (dout\[i\] \* (w\[i\] + w_of
 mutant test_op kernels/cpu/cpu_ops.c 's/, far = layout == PW_ROPE_HALF ? pairs : 1/, far = layout == PW_ROPE_HALF ? d \/ 2 : 1/' rope/
 mutant test_op kernels/cpu/cpu_ops.c 's/ + xa \* sine/ - xa * sine/' rope/
 mutant test_op kernels/cpu/cpu_linear.c 's/for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) \* n_in + k0/for (int64_t i = 0; i < rows; i++) isa->keep(drop, i * n_in + k0/' linear/
+mutant test_gguf_model infer/model.c 's/return !m->config.tied || p->head;/return true;/'
 mutant test_op kernels/cpu/cpu_linear.c 's/isa->scale(rows \* r, dxa + t0 \* r, scale);//' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/n = cpu_min(NC, n_out - n0)/n = cpu_min(NC, n_out - n0 - 1)/' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/memset(dxa + t0/if (t0 == 0) memset(dxa + t0/' linear/
@@ -267,6 +268,7 @@ mutant test_op kernels/cuda/blocks.h 's/low >> 6 << 4/low >> 6 << 3/' decode/
 mutant test_op kernels/cuda/rope.cu 's/head + pairs, i, pairs, b/head + d \/ 2, i, pairs, b/' rope/
 mutant test_op kernels/cuda/rows.cu 's/(blockIdx.x % pieces) \* blockDim.x \* UNITS/(blockIdx.x % pieces) * blockDim.x * 3/' rows/
 mutant test_op kernels/cuda/embed.cu 's/if (at < t) return;/if (at < t) break;/' embed/
+mutant test_op kernels/cuda/embed.cu 's/(w, table, id, i, x)/(w, table, t, i, x)/' lookup/
 mutant test_op kernels/cuda/optim.cu 's/h.rest2 \* grad \* grad/h.rest2 * grad/' adamw
 mutant test_op_codes kernels/cuda/codec.cu 's/a = x > t\[7\]/a = x >= t[7]/'
 mutant test_op_codes kernels/cuda/codec.cu 's/if (n % 2) word/if (n < 0) word/'
