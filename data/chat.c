@@ -234,7 +234,7 @@ static double turn_weight(const struct pw_value *message)
     return !w || w->kind == PW_NULL ? 1 : w->kind == PW_INT ? (double)w->i : w->d;
 }
 
-/* What span n counts; the list begins with the first that counts another amount than 1. */
+/* What span n counts. */
 static int weigh_span(struct pw_chat_spans *s, size_t n, double weight)
 {
     if (n >= s->cap_weight) {
