@@ -15,7 +15,7 @@
 
 /* Raised by every change after which a step, from the same state, ends in other bytes: the order of sums, what is rounded, the counters of random
  * numbers. Beside it a state names the device and its instruction set or card: all these must be the same for a resumed run to end as it would have. */
-enum { PW_ARITHMETIC = 1 };
+enum { PW_ARITHMETIC = 2 };
 enum { PW_ARITHMETIC_BYTES = 160 };
 
 struct pw_state {
@@ -30,7 +30,7 @@ struct pw_state {
     int64_t worse;             /* evaluations in a row that were not better than the best */
     struct pw_buf recipe;      /* effective, YAML */
     char base_hash[65], data_hash[65];
-    char arithmetic[PW_ARITHMETIC_BYTES]; /* "1 cpu avx512"; "": of a version that did not say */
+    char arithmetic[PW_ARITHMETIC_BYTES]; /* "2 cpu avx512"; "": of a version that did not say */
     char products_hash[65];    /* of the choices of products (train/run_products.c); "": none */
 };
 void pw_state_free(struct pw_state *s);
