@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "tests/support.h"
 #include "train/objective.h"
+#include "train/preference.h"
 
 static struct pw_objective objective(const char *text)
 {
@@ -95,12 +96,26 @@ START_TEST(known_values)
 }
 END_TEST
 
+/* kto reads the answer of one row after the prompt of another, which may be longer than any row is. */
+START_TEST(longest_sequence)
+{
+    int64_t start[] = {0, 6, 13};
+    uint8_t trained[13] = {[5] = 1, [7] = 1, [8] = 1, [9] = 1, [10] = 1, [11] = 1, [12] = 1};
+    const struct pw_dataset d = {.n_rows = 2, .n_tokens = 13, .n_trained = 7, .row_start = start, .trained = trained, .longest = 7}; /* prompts of 5 and 1, answers of 1 and 6 */
+    const struct pw_objective kto = objective("objective: kto"), dpo = objective("objective: dpo");
+    ck_assert_int_eq(pw_preference_longest(&kto, &d, 100), 11);
+    ck_assert_int_eq(pw_preference_longest(&kto, &d, 9), 9);
+    ck_assert_int_eq(pw_preference_longest(&dpo, &d, 100), 7);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("objective");
     TCase *c = tcase_create("objective");
     tcase_add_test(c, gradients);
     tcase_add_test(c, known_values);
+    tcase_add_test(c, longest_sequence);
     suite_add_tcase(s, c);
     return test_run(s);
 }

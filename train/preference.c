@@ -15,6 +15,28 @@ static size_t reference_bytes(const struct pw_objective *o, const struct pw_data
     return n * (o->kind == PW_OBJECTIVE_KTO ? 2 * sizeof(double) + sizeof(uint32_t) : sizeof(double));
 }
 
+static int64_t first_trained(const struct pw_dataset *d, int64_t row)
+{
+    int64_t i = d->row_start[row];
+    while (i < d->row_start[row + 1] && !d->trained[i])
+        i++;
+    return i;
+}
+
+int64_t pw_preference_longest(const struct pw_objective *o, const struct pw_dataset *d, int64_t max_length)
+{
+    int64_t prompt = 0, answer = 0;
+    if (o->kind != PW_OBJECTIVE_KTO)
+        return d->longest;
+    for (int64_t row = 0; row < d->n_rows; row++) {
+        const int64_t first = first_trained(d, row), before = first - d->row_start[row], after = d->row_start[row + 1] - first;
+        prompt = before > prompt ? before : prompt;
+        answer = after > answer ? after : answer;
+    }
+    const int64_t both = prompt + answer < max_length ? prompt + answer : max_length;
+    return both > d->longest ? both : d->longest;
+}
+
 size_t pw_preference_bytes(const struct pw_objective *o, const struct pw_dataset *train, const struct pw_dataset *eval, int64_t most_rows)
 {
     if (o->kind == PW_OBJECTIVE_TOKENS)
@@ -127,21 +149,13 @@ static int know_reference(struct pw_preference *p, struct pw_reference *r, const
 
 /* ---- kto: how far the model has moved ---- */
 
-static int64_t first_trained(const struct pw_dataset *d, int64_t row)
-{
-    int64_t i = d->row_start[row];
-    while (i < d->row_start[row + 1] && !d->trained[i])
-        i++;
-    return i;
-}
-
-/* Adds the partner's answer after the row's prompt to p->packed, at most as long as the longest row; false when there is no room. */
-static bool add_moved(struct pw_packed *b, const struct pw_reference *r, uint32_t row)
+/* Adds the partner's answer after the row's prompt to p->packed, cut to `longest` tokens; false when there is no room. */
+static bool add_moved(struct pw_packed *b, const struct pw_reference *r, uint32_t row, int64_t longest)
 {
     const struct pw_dataset *d = r->data;
     const int64_t other = r->partner[row], prompt = first_trained(d, row) - d->row_start[row], from = first_trained(d, other);
     int64_t n = prompt + d->row_start[other + 1] - from, at = b->n_tokens;
-    n = n < d->longest ? n : d->longest;
+    n = n < longest ? n : longest;
     if (n > b->cap_tokens - at || b->n_seqs == b->cap_seqs)
         return false;
     for (int64_t i = 0; i < n; i++) {
@@ -168,7 +182,7 @@ static int read_moved(struct pw_preference *p, struct pw_reference *r, const uin
             return pw_error(PW_E_INTERRUPTED, "interrupted");
         p->packed->n_tokens = p->packed->n_trained = p->packed->n_seqs = 0;
         p->packed->seq_start[0] = 0;
-        while (i < n && add_moved(p->packed, r, rows[i]))
+        while (i < n && add_moved(p->packed, r, rows[i], p->longest))
             known &= !isnan(r->moved[rows[i++]]);
         PW_CHECK(i > first, PW_E_FAIL, "no room for row %u and its partner", rows[i]);
         if (!known) {

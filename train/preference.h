@@ -24,8 +24,11 @@ struct pw_preference {
     struct pw_pass *pass;
     struct pw_packed *packed;
     double *seq;               /* (most rows of a pass) */
+    int64_t longest;           /* pw_preference_longest of the data sets: what a prompt with another row's answer is cut to */
     bool (*stop)(void *ctx); void *stop_ctx;
 };
+/* Tokens of the longest sequence that a pass will see: kto also reads the answers of rows after the prompts of others, cut as rows are. */
+int64_t pw_preference_longest(const struct pw_objective *o, const struct pw_dataset *d, int64_t max_length);
 /* Host memory that placing will take. */
 size_t pw_preference_bytes(const struct pw_objective *o, const struct pw_dataset *train, const struct pw_dataset *eval, int64_t most_rows);
 /* rows: the examples of the data set that take part (NULL: all); partners are drawn among them, by seed, or the next one without `shuffle`. */

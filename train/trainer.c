@@ -181,7 +181,10 @@ int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
     if (t->eval_plan && t->eval_plan->max_tokens > t->shape.tokens)
         t->shape.tokens = t->eval_plan->max_tokens;
     t->shape.sequences = most_rows(t);
-    t->shape.longest = set->eval && set->eval->longest > set->train->longest ? set->eval->longest : set->train->longest;
+    const int64_t longest = pw_preference_longest(&t->preference.objective, set->train, r->max_length), of_eval = set->eval ? pw_preference_longest(&t->preference.objective, set->eval, r->max_length) : 0;
+    t->preference.longest = t->shape.longest = longest > of_eval ? longest : of_eval;
+    if (t->preference.objective.kind == PW_OBJECTIVE_KTO && t->shape.longest > t->shape.tokens)
+        t->shape.tokens = t->shape.longest;
     PW_PASS(set->adapter ? slots_of_adapter(t) : slots_of_model(t));
     t->kind = kind_of(r->optimizer);
     for (size_t i = 0; i < t->n_slots; i++) {

@@ -294,6 +294,7 @@ mutant test_block infer/block.c 's/linear_back(k, PW_LIN_UP, dh, dup/linear_back
 mutant test_session infer/session.c 's/pw_rope_rows(&s->rope, before, feeds/pw_rope_rows(\&s->rope, s->timelines[feeds[i].seq].length, feeds/'
 mutant test_block infer/block.c 's/if (!keeps \&\& c->post_norms)/if (false)/'
 mutant test_block infer/block.c 's/inv = mine(k, s->inv_mlp)/inv = first(k, s->inv_mlp)/'
+mutant test_objective train/preference.c 's/prompt + answer < max_length/prompt > max_length/'
 mutant test_train train/pass.c 's/again \* s->tokens, block.ranks\[PW_LIN_DOWN\]/again * s->tokens * (k->pool ? 1 : 2), block.ranks[PW_LIN_DOWN]/'
 mutant test_train train/pass.c 's/PW_PASS(keep_xa(p, i, saved->xa, b->tokens, true));/PW_PASS(0);/'
 mutant test_session infer/session.c 's/s->kv_len\[i\] = (int32_t)(t->length + feeds\[i\].n)/s->kv_len[i] = (int32_t)feeds[i].n/'

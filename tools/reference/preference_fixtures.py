@@ -38,6 +38,8 @@ RUNS = {
 }
 
 
+MAX_LENGTH = 40  # of the recipes in tests/test_train_golden.c
+
 def make_rows():
     rng = random.Random(9)
     pairs = []
@@ -142,12 +144,11 @@ def make(start, out):
     pair_data = [(encode(t, r["prompt"], r["chosen"]), encode(t, r["prompt"], r["rejected"])) for r in pairs]
     kto_data = []
     rows = [encode(t, r["prompt"], r["completion"]) for r in answers]
-    longest = max(len(ids) for ids, _ in rows)
     for i, r in enumerate(answers):
         (ids, learnt), (other, other_learnt) = rows[i], rows[(i + 1) % len(rows)]
         prompt, first = learnt.index(True), other_learnt.index(True)
         mixed = (ids[:prompt] + other[first:], [False] * prompt + other_learnt[first:])
-        kto_data.append((rows[i], r["label"], (mixed[0][:longest], mixed[1][:longest])))
+        kto_data.append((rows[i], r["label"], (mixed[0][:MAX_LENGTH], mixed[1][:MAX_LENGTH])))
     golden = {name: {"recipe": o, "log": train(start, out, name, o, kto_data if o["objective"] == "kto" else pair_data)} for name, o in RUNS.items()}
     (out / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
     for name in RUNS:
