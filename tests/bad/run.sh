@@ -120,7 +120,7 @@ mutant test_op kernels/cpu/isa_body.h 's/inv_rms \* (dout\[i\] \* (w\[i\] + w_of
 mutant test_op kernels/cpu/cpu_ops.c 's/, far = layout == PW_ROPE_HALF ? pairs : 1/, far = layout == PW_ROPE_HALF ? d \/ 2 : 1/' rope/
 mutant test_op kernels/cpu/cpu_ops.c 's/ + xa \* sine/ - xa * sine/' rope/
 mutant test_op kernels/cpu/cpu_linear.c 's/for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) \* n_in + k0/for (int64_t i = 0; i < rows; i++) isa->keep(drop, i * n_in + k0/' linear/
-mutant test_gguf_model infer/model.c 's/return !m->config.tied || p->head;/return m->layers || p->head;/'
+mutant test_gguf_model infer/model.c 's/(p->convert ? pw_pool_round/(!p->head ? pw_pool_round/'
 mutant test_op kernels/cpu/cpu_linear.c 's/isa->scale(rows \* r, dxa + t0 \* r, scale);//' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/n = cpu_min(NC, n_out - n0)/n = cpu_min(NC, n_out - n0 - 1)/' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/memset(dxa + t0/if (t0 == 0) memset(dxa + t0/' linear/
