@@ -192,8 +192,10 @@ static int make_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, 
         *w = made;
         return 0;
     }
-    if (dense_bytes(p, w->data, w->dtype, pw_count(t)) > 0) {
-        PW_PASS(convert(m, p, &t, p->convert ? p->type : w->dtype));
+    const enum pw_dtype to = p->convert ? p->type : w->dtype;
+    /* what a device gets as it is stored goes there from the mapping, without a copy in the stage */
+    if (p->device ? to != w->dtype || !aligned(w->data, to) : dense_bytes(p, w->data, w->dtype, pw_count(t)) > 0) {
+        PW_PASS(convert(m, p, &t, to));
         w->data = t.data;
         w->dtype = t.dtype;
     }

@@ -149,8 +149,10 @@ int pw_model_base_value(struct pw_model *m, const char *module, struct pw_tensor
         PW_CHECK(bias, PW_E_FORMAT, "%s: the model has no such bias", module);
         return pw_copy(m->dev, out, pw_tensor1((void *)(uintptr_t)bias, PW_F32, w->n_out));
     }
-    if (strcmp(module, "lm_head") == 0 || strcmp(module, "model.embed_tokens") == 0)
-        return pw_decode(m->dev, out, module[0] == 'l' ? &m->own->head : &m->own->embed, 0);
+    if (strcmp(module, "lm_head") == 0)
+        return pw_decode(m->dev, out, &m->own->head, 0);
+    if (strcmp(module, "model.embed_tokens") == 0)
+        return pw_decode(m->dev, out, &m->own->embed, 0);
     const struct pw_tensor *from = norm_of(m, m->own->layers, &m->own->norm_final, module);
     PW_CHECK(from, PW_E_FORMAT, "%s: the model has no such norm, embedding or head", module);
     return pw_copy(m->dev, out, *from);

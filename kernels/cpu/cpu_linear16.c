@@ -77,8 +77,8 @@ static void multiply(const struct cpu_products16 *p, int64_t tokens, int64_t n, 
 static const float *dense_f32(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_F32 ? w->data : NULL; }
 static const uint16_t *dense_bf16(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_BF16 ? w->data : NULL; }
 
-/* What the adapter adds to a piece's panels: r terms from panel[at] on, and to a sum whose own last piece has no room for them. by_rows: factor
- * (columns, R), B; else (R, columns), A. */
+/* What an adapter adds to a sum: r terms, in the panels of its last piece where they fit, else in pieces of their own (add_more). by_rows: factor is
+ * B (columns, R); else A (R, columns). */
 struct more { const float *factor; int64_t r, ld; bool by_rows; };
 static void pack_more(const struct cpu_products16 *p, struct more m, int64_t column, int64_t wide, int64_t first, int64_t terms, uint16_t *panel)
 {

@@ -65,10 +65,6 @@ static void split_rows(int64_t n, int64_t k, const float *w, int64_t ldw, uint16
         }
 }
 
-static __m512i pairs_of(__m256i first, __m256i second)
-{
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
-}
 /* Where a step of a panel of three planes has the pair that begins with term t. */
 INLINE uint16_t *pair_at(uint16_t *panel, int64_t t) { return panel + t / CPU_STEP * PLANES * PLANE + t % CPU_STEP * WIDE; }
 

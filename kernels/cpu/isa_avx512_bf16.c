@@ -79,14 +79,20 @@ INLINE void pack_rows_of(bool half, int64_t n, int64_t k, const void *w, int64_t
 static void pack_rows(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel) { pack_rows_of(false, n, k, w, ldw, panel); }
 static void pack_rows16(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel) { pack_rows_of(true, n, k, w, ldw, panel); }
 
+/* A term and the next, of sixteen columns */
+static __m512i pairs_of(__m256i first, __m256i second)
+{
+    const __m512i low = _mm512_cvtepu16_epi32(first), high = _mm512_cvtepu16_epi32(second);
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
 /* The terms of a panel are rows of w, n columns wide. */
 INLINE void pack_columns_of(bool half, int64_t n, int64_t k, const void *w, int64_t ldw, uint16_t *panel)
 {
     for (int64_t t = 0; t < k; t += 2)
         for (int64_t j = 0; j < WIDE; j += 16) {
             const __m256i second = t + 1 < k ? sixteen(w, half, (t + 1) * ldw + j, n - j) : _mm256_setzero_si256();
-            const __m512i low = _mm512_cvtepu16_epi32(sixteen(w, half, t * ldw + j, n - j)), high = _mm512_cvtepu16_epi32(second);
-            _mm512_storeu_si512(panel + t * WIDE + 2 * j, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            _mm512_storeu_si512(panel + t * WIDE + 2 * j, pairs_of(sixteen(w, half, t * ldw + j, n - j), second));
         }
     memset(panel + (k + 1) / 2 * 2 * WIDE, 0, (size_t)((k + CPU_STEP - 1) / CPU_STEP * CPU_STEP - (k + 1) / 2 * 2) * WIDE * sizeof *panel);
 }
