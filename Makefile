@@ -14,6 +14,9 @@ SAN ?=
 DEBUG ?=
 PREFIX ?= /usr/local
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(JOBS)
+endif
 
 # ---- packages -------------------------------------------------------------------------------------------------------
 # Nothing but help and clean can be done without them; tools/bootstrap installs what is missing on a Debian-like machine.

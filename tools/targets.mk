@@ -2,7 +2,7 @@
 .PHONY: check check-unit print-tests
 # Everything a user's machine can show. PW_NO_SAN=1 leaves the sanitizer builds out.
 check: pw plugins $(TESTS) $(B)/demo
-	@tools/check $(B) $(TESTS)
+	@JOBS=$(JOBS) tools/check $(B) $(TESTS)
 # Unit tests alone.
 check-unit: $(TESTS)
 	@for t in $(TESTS); do echo "== $$(basename $$t)"; $$t; done
@@ -34,7 +34,7 @@ help:
 # Every check must find the mistake planted for it.
 .PHONY: check-bad print-B
 check-bad:
-	@tests/bad/run.sh
+	@JOBS=$(JOBS) tests/bad/run.sh
 print-B:
 	@echo $(B)
 config:
@@ -67,7 +67,7 @@ check-docs: pw
 .PHONY: check-simt
 SIMT_TESTS := $(addprefix $(B)/tests/,test_simt test_op_device test_op_codes test_op)
 check-simt: $(SIMT_TESTS)
-	@tools/check_simt "$(SAN)" $(SIMT_TESTS)
+	@JOBS=$(JOBS) tools/check_simt "$(SAN)" $(SIMT_TESTS)
 
 # ---- CUDA kernels for cards: everything for CUDA_ARCHS, warnings are errors; kernels/cuda/hot.txt against what the compiler says ----
 .PHONY: cuda cuda-report cuda-objects
