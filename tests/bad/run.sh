@@ -12,6 +12,7 @@ set -eu -o pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/pw-bad-XXXXXX")
 trap 'rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2> /dev/null; exit 1' INT TERM
 make=(${MAKE:-make} CC="${CC:-gcc}")
 without=()
 while [ "${1-}" = -x ]; do without+=("$2"); shift 2; done
@@ -59,22 +60,24 @@ race() {
     change thread "$@"
 }
 change() {
-    local san=$1 test=$2 file=$3 expression=$4 name="$2 $3 $4" output program device=
-    local run=(timeout "$([ -n "$san" ] && echo 600 || echo 120)" env PW_OP_CASE="${5:-}" TSAN_OPTIONS=atexit_sleep_ms=0)
+    local san=$1 test=$2 file=$3 expression=$4 name="$2 $3 $4" output program device= timed_out=
+    local run=(timeout 600 env PW_OP_CASE="${5:-}" TSAN_OPTIONS=atexit_sleep_ms=0)
     mine "$name" || return 0
     if [[ $file == kernels/cuda/* || $file == kernels/simt/* ]]; then run+=(PW_OP_DEVICE=simt); device=simt; fi
     if [[ $file == kernels/cpu/* ]]; then run+=(PW_OP_DEVICE=cpu); device=cpu; fi
     program=$("${make[@]}" -s --no-print-directory SAN=$san print-B)/tests/$test
     if [[ $sound != *" $test$san$device "* && $sound != *" $test$san "* ]]; then # once for each program: it must pass as it is
-        if ! output=$("${make[@]}" -s SAN=$san "$program" 2>&1) || ! passes; then report bad "$name" "fails without the mistake: ${output: -600}"; return 0; fi
+        if ! output=$("${make[@]}" -s SAN=$san "$program" 2>&1) || ! passes; then report bad "$name" "fails without the mistake: $(tail -c 600 <<< "$output")"; return 0; fi
         sound+="$test$san$device "
     fi
     keep "$file"
     sed -i "$expression" "$file"
     if cmp -s "$file" .kept; then report bad "$name" "the expression changes nothing"; restore "$file"; return 0; fi
     if ! output=$("${make[@]}" -s SAN=$san "$program" 2>&1); then report bad "$name" "does not build: ${output:0:600}"
-    elif passes; then report bad "$name" "the test passes"
-    elif [ -n "$san" ] && [[ $output != *"data race"* ]]; then report bad "$name" "fails, but without a race: ${output: -600}"
+    elif passes; then
+        if [[ ! -e $work/shared && $output == *"skipped: "* ]]; then echo "skipped: $name: shared/ is not there"; else report bad "$name" "the test passes"; fi
+    elif [ -n "$san" ] && [[ $output != *"data race"* ]]; then report bad "$name" "fails, but without a race: $(tail -c 600 <<< "$output")"
+    elif [ -n "$timed_out" ]; then report bad "$name" "$output"
     else report ok "$name"; fi
     restore "$file"
     restore_build
@@ -82,14 +85,17 @@ change() {
 # Runs $program as ${run[@]} says until a test of it fails; its words are in $output.
 passes() {
     local line pid
-    output=
+    output= timed_out=
     exec 3< <(CK_TAP_LOG_FILE_NAME=- exec "${run[@]}" "$program" 2>&1)
     pid=$!
     while IFS= read -r line <&3; do
         output+=$line$'\n'
         if [[ $line == "not ok"* ]]; then kill "$pid" 2> /dev/null || true; wait "$pid" || true; return 1; fi
     done
-    wait "$pid"
+    local status=0
+    wait "$pid" || status=$?
+    if [ $status = 124 ]; then output="600 s were not enough"; timed_out=1; fi
+    return $status
 }
 
 worker() {
@@ -107,6 +113,9 @@ worker() {
     . "$root/tests/bad/mistakes.bash"
     echo $taken > "$work/ran"
 }
+for data in "${PW_SHARED:-}" "$root/../shared" "$root/shared"; do # beside the copies, where their tests look
+    if [ -n "$data" ] && [ -d "$data" ]; then ln -s "$(realpath "$data")" "$work/shared"; break; fi
+done
 jobs=${JOBS:-$(nproc)} pids=()
 for ((w = 0; w < jobs; w++)); do worker $w & pids+=($!); done
 for pid in "${pids[@]}"; do wait "$pid"; done
