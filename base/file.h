@@ -44,6 +44,10 @@ int pw_outdir_open(struct pw_outdir *o, const char *path, bool force);
 int pw_outdir_commit(struct pw_outdir *o);
 void pw_outdir_abort(struct pw_outdir *o);
 
+/* Removes what processes that were killed left of outputs in dir (hidden names as above); an old folder that was moved aside and
+ * whose successor never appeared gets its name back. Only for a folder that nobody else writes to: the caller holds its lock. */
+int pw_out_sweep(const char *dir);
+
 char *pw_path_join(struct pw_arena *a, const char *dir, const char *name);
 const char *pw_path_base(const char *path);  /* after the last slash */
 

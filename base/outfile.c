@@ -4,6 +4,7 @@
  *
  * Without force the target appears by link or by rename-without-replacing, so a file that somebody else made meanwhile is
  * kept. Special files (/dev/null, a pipe) are written to directly: there is nothing to rename. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -297,4 +298,55 @@ void pw_outdir_abort(struct pw_outdir *o)
     pw_free(o->temp);
     pw_free(o->path);
     *o = (struct pw_outdir){ 0 };
+}
+
+/* ---- what a killed process left ---- */
+/* Is it ".NAME.PID.N.part" or ".NAME.PID.N.old"? Then the length of NAME, else 0. */
+static size_t left_over(const char *s, bool *old)
+{
+    static const char *const tags[] = { ".part", ".old" };
+    size_t n = strlen(s);
+    if (s[0] != '.') return 0;
+    for (int k = 0; k < 2; k++) {
+        const size_t tag = strlen(tags[k]);
+        if (n <= tag || strcmp(s + n - tag, tags[k]) != 0) continue;
+        n -= tag;
+        for (int number = 0; number < 2; number++) {
+            const size_t end = n;
+            while (n > 0 && s[n - 1] >= '0' && s[n - 1] <= '9') n--;
+            if (n == end || n < 3 || s[n - 1] != '.') return 0;
+            n--;
+        }
+        *old = k == 1;
+        return n - 1;
+    }
+    return 0;
+}
+
+static int sweep(const char *dir, const char *name, size_t n, bool old)
+{
+    char path[PATH_MAX], target[PATH_MAX];
+    struct stat st;
+    PW_CHECK((size_t)snprintf(path, sizeof path, "%s/%s", dir, name) < sizeof path, PW_E_IO, "%s: path too long", dir);
+    snprintf(target, sizeof target, "%s/%.*s", dir, (int)n, name + 1);
+    if (lstat(path, &st) != 0) return 0;
+    const bool folder = S_ISDIR(st.st_mode);
+    if (old && lstat(target, &st) != 0 && errno == ENOENT) return appear(path, target, false);
+    if (folder) return pw_dir_remove(path);
+    PW_CHECK(unlink(path) == 0 || errno == ENOENT, PW_E_IO, "%s: cannot remove: %s", path, strerror(errno));
+    return 0;
+}
+
+int pw_out_sweep(const char *dir)
+{
+    DIR *d = opendir(dir);
+    PW_CHECK(d, PW_E_IO, "%s: cannot list: %s", dir, strerror(errno));
+    int rc = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(d));) { /* what is removed or renamed meanwhile may or may not be seen again */
+        bool old = false;
+        const size_t n = left_over(e->d_name, &old);
+        if (n > 0) rc = sweep(dir, e->d_name, n, old);
+    }
+    closedir(d);
+    return rc;
 }

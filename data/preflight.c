@@ -116,16 +116,24 @@ static int check_ends(struct look *k)
     return rc;
 }
 
-/* The length of a control token's text at s, "<|name|>" or "<name_of_turn>", or 0. */
+/* The length of a control token's text at s, "<|name|>" (the bars of DeepSeek too) or one of the names that templates write, or 0. */
 static size_t control_at(const char *s)
 {
-    if (strncmp(s, "<|", 2) == 0) {
-        size_t n = 2 + strspn(s + 2, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-");
-        return n > 2 && strncmp(s + n, "|>", 2) == 0 ? n + 2 : 0;
+    static const char *const bars[][2] = {{"<|", "|>"}, {"<\uff5c", "\uff5c>"}};
+    static const char *const names[] = {"<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<s>", "</s>", "<end_of_utterance>"};
+    for (size_t i = 0; i < sizeof bars / sizeof bars[0]; i++) {
+        const size_t begin = strlen(bars[i][0]), end = strlen(bars[i][1]);
+        if (strncmp(s, bars[i][0], begin) != 0)
+            continue;
+        size_t n = begin;
+        while (n < 64 && !strchr("<> '\"", s[n]) && strncmp(s + n, bars[i][1], end) != 0)
+            n++;
+        return n > begin && strncmp(s + n, bars[i][1], end) == 0 ? n + end : 0;
     }
-    if (strncmp(s, "<start_of_turn>", 15) == 0)
-        return 15;
-    return strncmp(s, "<end_of_turn>", 13) == 0 ? 13 : 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strncmp(s, names[i], strlen(names[i])) == 0)
+            return strlen(names[i]);
+    return 0;
 }
 
 /* A control token of the template that its rows hold, and that the tokenizer takes for plain text. */

@@ -289,6 +289,28 @@ START_TEST(outdir_whole)
 }
 END_TEST
 
+/* What a process that was killed left goes; a folder that was moved aside and has no successor comes back; names of others stay. */
+START_TEST(swept)
+{
+    static const char *const gone[] = { ".a.12.0.part", ".b.12.1.old", ".d.e.7.3.part" }, *const stay[] = { ".lock", ".x.part", ".12.3.part", ".y.1.2.parts", ".z.1.part", "w.1.2.part" };
+    const char *dir = test_tmpdir();
+    ck_ok(pw_dir_make(test_path(dir, gone[0])));
+    put(dir, test_path(gone[0], "sub"), "1");
+    ck_ok(pw_dir_make(test_path(dir, gone[1])));
+    put(dir, gone[2], "2");
+    ck_ok(pw_dir_make(test_path(dir, "b")));
+    ck_ok(pw_dir_make(test_path(dir, ".best.12.4.old")));
+    put(dir, ".best.12.4.old/a", "3");
+    for (size_t i = 0; i < sizeof stay / sizeof stay[0]; i++) put(dir, stay[i], "");
+    ck_ok(pw_out_sweep(dir));
+    for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++) ck_assert_msg(!pw_file_exists(test_path(dir, gone[i])), "%s is left", gone[i]);
+    for (size_t i = 0; i < sizeof stay / sizeof stay[0]; i++) ck_assert_msg(pw_file_exists(test_path(dir, stay[i])), "%s is gone", stay[i]);
+    expect_text(test_path(dir, "best/a"), "3");
+    ck_assert_int_eq(names_in(dir), 2 + (int)(sizeof stay / sizeof stay[0]));
+    ck_fails(pw_out_sweep(test_path(dir, "none")), PW_E_IO, "cannot list");
+}
+END_TEST
+
 static int write_both(void *context)
 {
     const char *dir = context;
@@ -469,6 +491,7 @@ int main(void)
     tcase_add_test(t, out_full_disk_by_limit);
     tcase_add_test(t, out_full_disk);
     tcase_add_test(t, outdir_whole);
+    tcase_add_test(t, swept);
     tcase_add_test(t, out_of_memory);
     tcase_add_test(t, hashes);
     tcase_add_test(t, locks);

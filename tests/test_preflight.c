@@ -99,6 +99,10 @@ START_TEST(template_of_another_tokenizer)
     TOLD(errors, 0, "template and tokenizer do not fit: <|eot_id|> is");
     ck_assert(!told(k.d->errors, k.d->n_errors, 0, "<|im_start|> is"));
     close_looked(&k);
+    k = look(CHAT, TEMPLATE("<\uff5cUser\uff5c>", "<end_of_utterance>"), 100, NULL);
+    TOLD(errors, 0, "template and tokenizer do not fit: <\uff5cUser\uff5c> is");
+    TOLD(errors, 0, "template and tokenizer do not fit: <end_of_utterance> is");
+    close_looked(&k);
 }
 END_TEST
 

@@ -108,6 +108,9 @@ START_TEST(killed_and_resumed)
     same_log(whole, cut);
     for (const char *const *name = (const char *const[]){"report.html", "log.csv", "recipe.yaml", "tb/events.out.tfevents.1.pennyweight", NULL}; *name; name++)
         ck_assert_msg(pw_file_exists(test_path(cut, *name)), "%s is missing", *name);
+    char left[4200];
+    snprintf(left, sizeof left, "! find '%s' -name '.*' ! -name .lock | grep .", cut);
+    ck_assert_msg(system(left) == 0, "a killed process left something");
     pw_recipe_free(&a);
     pw_recipe_free(&b);
 }
@@ -245,6 +248,17 @@ START_TEST(patience)
     }
     r.eval_every = 5;
     ck_fails(train_once(&r, true), PW_E_REFUSED, "train.eval_every was changed");
+    /* Each evaluation is better, but not by enough: best/ follows, patience does not wait. */
+    struct pw_state s;
+    r.eval_every = 2;
+    r.lr = 1e-3;
+    r.min_delta = 100;
+    r.output = output = test_path(test_tmpdir(), "delta");
+    ck_ok(train_once(&r, false));
+    ck_ok(pw_state_read(test_path(output, "checkpoints/step-8.h5"), &s));
+    ck_assert_int_eq(s.worse, 3);
+    ck_assert_int_eq(s.best_step, 8);
+    pw_state_free(&s);
     pw_recipe_free(&r);
 }
 END_TEST

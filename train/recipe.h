@@ -55,7 +55,7 @@ struct pw_recipe {
     const char *optimizer_state;          /* "auto", "device", "host" */
     const char *memory;                   /* "auto", "as_given", "least", "stream" */
     int64_t save_every, eval_every, keep, patience, seed;
-    double spike, neftune;
+    double spike, neftune, min_delta;
     const char *samples;                  /* file of prompts, or NULL */
     int64_t sample_every, sample_tokens;
     const char *output;

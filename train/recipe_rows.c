@@ -94,6 +94,7 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone; with patience it may not change on resuming"},
     {"train.patience", PW_ROW_INT, AT(patience), "0", 0, 1e9,
      .help = "end the run after this many evaluations in a row without a better one; best/ holds the best; 0: never"},
+    {"train.min_delta", PW_ROW_REAL, AT(min_delta), "0.0", 0, 1e9, .help = "what an evaluation's loss must gain on the best one to count as better for patience"},
     {"train.spike", PW_ROW_REAL, AT(spike), "10.0", 0, 1e9, .free = true,
      .help = "stop, with the last good state kept, at a loss of more than this many times the mean of the last 32 steps and 5 above it; 0: only at NaN"},
     {"train.samples", PW_ROW_TEXT, AT(samples), NULL, .free = true, .help = "file of prompts (rows with prompt, or messages) that are answered every sample_every steps: samples/step-N.jsonl"},

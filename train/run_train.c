@@ -379,6 +379,19 @@ static int recall_losses(struct training *k, const char *log)
     return rc;
 }
 
+/* What a process left in the folder that was killed while it wrote there. */
+static int sweep(struct training *k)
+{
+    static const char *const inside[] = {"", "checkpoints", "samples", "tb"};
+    for (size_t i = 0; i < sizeof inside / sizeof inside[0]; i++) {
+        const char *dir = i ? in_folder(k, inside[i]) : k->r->output;
+        PW_CHECK(dir, PW_E_NOMEM, "out of memory");
+        if (pw_is_dir(dir))
+            PW_TRY(pw_out_sweep(dir), "tidying %s", dir);
+    }
+    return 0;
+}
+
 static int fill_folder(struct training *k, bool *made)
 {
     const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl"), *products = in_folder(k, PW_RUN_PRODUCTS);
@@ -395,6 +408,7 @@ static int fill_folder(struct training *k, bool *made)
         }
     }
     PW_PASS(pw_dir_make(k->states));
+    PW_PASS(sweep(k));
     if (k->run->products.len > 0)   /* before the recipe, which makes it a run's folder */
         PW_PASS(pw_file_write(products, k->run->products.data, k->run->products.len, true));
     PW_PASS(pw_file_write(recipe, k->state.recipe.data, k->state.recipe.len, true));
@@ -435,15 +449,16 @@ static int evaluate(struct training *k)
         k->result->first_eval_loss = loss;
     const bool best = t->step > 0 && (!k->state.has_best || loss < k->state.best_loss);
     pw_progress_say(k->progress, "step %lld: held out %.4f%s", (long long)t->step, loss, best ? ", the best so far" : "");
-    if (t->step > 0 && (!k->state.has_best || loss < k->state.best_loss)) {
+    /* As transformers' early stopping counts: a gain of no more than min_delta is one more evaluation without, though best/ takes it. */
+    if (t->step > 0)
+        k->state.worse = !k->state.has_best || loss < k->state.best_loss - k->r->min_delta ? 0 : k->state.worse + 1;
+    if (best) {
         k->state.has_best = true;
         k->state.best_loss = loss;
         k->state.best_step = t->step;
-        k->state.worse = 0;
         if (k->writes)
             PW_PASS(pw_run_outputs(k->run, k->r->output, "best"));
-    } else if (t->step > 0)
-        k->state.worse++;
+    }
     if (k->run->opt.evaluated && k->writes)
         PW_PASS(k->run->opt.evaluated(k->run->opt.evaluated_ctx, k->run->model, t->step, loss));
     return 0;
@@ -568,8 +583,8 @@ static int loop(struct training *k)
     while (rc == 0 && !pw_trainer_done(k->t) && !out_of_patience(k))
         rc = one_step(k);
     if (rc == 0 && !pw_trainer_done(k->t))
-        pw_progress_say(k->progress, "ended after step %lld of %lld: no better evaluation since step %lld", (long long)k->t->step, (long long)k->t->epochs.steps,
-                        (long long)k->state.best_step);
+        pw_progress_say(k->progress, "ended after step %lld of %lld: %lld evaluations in a row were not better, the best was after step %lld", (long long)k->t->step, (long long)k->t->epochs.steps,
+                        (long long)k->state.worse, (long long)k->state.best_step);
     if (rc == 0)
         rc = evaluate(k);
     if (rc == 0)

@@ -380,3 +380,5 @@ mutant test_stream train/pass.c 's/        PW_PASS(pw_dev_wait(p->m->dev, layer 
 mutant test_dataset data/dataset.c 's/            row = line;/            (void)line;/; s/            text = end + 2;/            (void)end;/'
 mutant test_train train/pass.c 's/(float)((double)batch->weight\[t\] \* o->dloss)/(float)o->dloss/'
 mutant test_dataset data/forms_chat.c 's/m->spans.weight\[at\]/1/'
+mutant test_base_file base/outfile.c 's/if (old \&\& lstat(target/if (!old \&\& lstat(target/'
+mutant test_run train/run_train.c 's/best_loss - k->r->min_delta/best_loss/'
