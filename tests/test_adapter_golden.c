@@ -552,7 +552,7 @@ END_TEST
 /* ---- initialisations ---- */
 
 /* Trained as peft trained from the same initialisation; and what is written, on the base as it is loaded, gives the logits that training ended with. */
-static void begins(const char *name, const char *quant, const char *adapter, const char *device, double bound, double logit_bound)
+static void begins(const char *name, const char *init, const char *quant, const char *adapter, const char *device, double bound, double logit_bound)
 {
     struct pw_arena a;
     struct pw_value *all = NULL;
@@ -569,18 +569,67 @@ static void begins(const char *name, const char *quant, const char *adapter, con
     snprintf(text, sizeof text,
              "model: %s\nquant: %s\nadapter: {init: %s, %s}\ndata: {train: %s, format: completion, max_length: 40, packing: false, shuffle: false}\n"
              "train: {steps: %d, batch_size: 2, accumulate: 2, lr: %.17g, warmup: %.17g, schedule: %s, weight_decay: 0, clip: %.17g, save_every: 0, eval_every: 0}\noutput: %s\n", MODEL,
-             quant, name, adapter, ROWS, GOLDEN_STEPS, golden_number(o, "lr"), golden_number(o, "warmup"), schedule, golden_number(o, "clip"), output);
+             quant, init, adapter, ROWS, GOLDEN_STEPS, golden_number(o, "lr"), golden_number(o, "warmup"), schedule, golden_number(o, "clip"), output);
     golden_run(text, one, device, NULL, NULL, bound);
     read_expected(&e, name);
-    logits_of_quantised(MODEL, strcmp(quant, "none") == 0 ? NULL : "nf4", test_path(output, "adapter"), "cpu", e.ids, e.n, got);
+    const char *base = test_path(output, "base");
+    const bool own = pw_is_dir(base);
+    ck_assert(own == (strstr(adapter, "loftq_iter") != NULL));
+    logits_of_quantised(own ? base : MODEL, own || strcmp(quant, "none") == 0 ? NULL : "nf4", test_path(output, "adapter"), "cpu", e.ids, e.n, got);
     const double off = furthest(got, e.logits, e.n * VOCAB);
     ck_assert_msg(off <= logit_bound, "%s: logits of what was written are off by %g", name, off);
     printf("%s: largest difference of a logit after training %.3g\n", name, off);
     pw_arena_free(&a);
 }
-START_TEST(pissa) { begins("pissa", "none", "r: 4, alpha: 8", "cpu", 1e-4, 1e-4); }
+START_TEST(pissa) { begins("pissa", "pissa", "none", "r: 4, alpha: 8", "cpu", 1e-4, 1e-4); }
 END_TEST
-START_TEST(loftq) { begins("loftq", NF4, "r: 4, alpha: 4", "cpu", 1e-4, 1e-4); }
+START_TEST(pissa_fast) { begins("pissa", "pissa_niter_16", "none", "r: 4, alpha: 8", "cpu", 1e-4, 1e-4); }     /* 12 of 24 directions: (S_13 / S_4)^32 is nothing */
+END_TEST
+START_TEST(loftq) { begins("loftq", "loftq", NF4, "r: 4, alpha: 4", "cpu", 1e-4, 1e-4); }
+END_TEST
+START_TEST(loftq_rounds) { begins("loftq3", "loftq", "{type: nf4}", "r: 4, alpha: 4, loftq_iter: 3", "cpu", 1e-4, 1e-4); }
+END_TEST
+START_TEST(loftq_rounds_on_simt) { begins("loftq3", "loftq", "{type: nf4}", "r: 4, alpha: 4, loftq_iter: 3", "simt", 0.1, 0.1); }
+END_TEST
+
+/* The best pair of rank 3 of a matrix whose singular values fall by 0.7: exactly, and by rounds from a random start, which come near it and repeat to the bit. */
+START_TEST(principal_parts_fast)
+{
+    enum { N = 37, M = 29, RANK = 3 };
+    static float w[N * M], a[2][RANK * M], b[2][N * RANK], again[RANK * M];
+    struct pw_rng rng = pw_rng_make(5, PW_STREAM_TEST);
+    const struct pw_rng start = pw_rng_make(6, PW_STREAM_TEST);
+    double off = 0;
+    for (int j = 0; j < M; j++) {
+        double u[N], v[M];
+        for (int i = 0; i < N; i++)
+            u[i] = pw_rng_normal(&rng);
+        for (int k = 0; k < M; k++)
+            v[k] = pw_rng_normal(&rng);
+        for (int i = 0; i < N * M; i++)
+            w[i] += (float)(pow(0.7, j) * u[i / M] * v[i % M]);
+    }
+    for (int turned = 0; turned < 2; turned++) {
+        const int n = turned ? M : N, m = turned ? N : M;
+        ck_ok(pw_principal_pair(w, n, m, RANK, 0.5, turned ? b[0] : a[0], turned ? a[0] : b[0], RANK));
+        for (int rounds = 0; rounds <= 16; rounds += 16) {
+            float *x = turned ? b[1] : a[1], *y = turned ? a[1] : b[1];
+            off = 0;
+            ck_ok(pw_principal_fast(w, n, m, RANK, rounds, start, 0.5, x, y, RANK));
+            for (int i = 0; i < RANK * m; i++)
+                off = fmax(off, fabs(x[i] - (turned ? b[0] : a[0])[i]));
+            ck_assert_msg(rounds ? off <= 1e-4 : off > 1e-4 && off < 10, "%d rounds: off by %g", rounds, off);
+        }
+        ck_ok(pw_principal_fast(w, n, m, RANK, 16, start, 0.5, turned ? b[0] : again, turned ? again : b[0], RANK));
+        ck_assert(turned || memcmp(again, a[1], sizeof again) == 0);
+    }
+    memset(w, 0, sizeof w);
+    ck_ok(pw_principal_fast(w, N, M, RANK, 2, start, 0.5, a[0], b[0], RANK));
+    for (int i = 0; i < RANK * M; i++)
+        off = fmax(off, fabs(a[0][i]));
+    ck_assert_msg(off <= 1e-4, "of nothing %g", off);   /* and no NaN */
+    ck_fails(pw_principal_fast(w, N, M, M + 1, 2, start, 0.5, a[0], b[0], RANK), PW_E_USAGE, "a rank of 30");
+}
 END_TEST
 
 START_TEST(principal_parts)
@@ -688,6 +737,8 @@ static void two_parts(const char *adapter)
 }
 START_TEST(pissa_in_two_parts) { two_parts("init: pissa, dropout: 0, modules_to_save: [norm]"); }
 END_TEST
+START_TEST(loftq_in_two_parts) { two_parts("init: loftq, loftq_iter: 2, dropout: 0.1"); }
+END_TEST
 START_TEST(dora_in_two_parts) { two_parts("kind: dora, dropout: 0.2, modules_to_save: [norm, embed_tokens, lm_head]"); }
 END_TEST
 START_TEST(biases_in_two_parts) { two_parts("bias: all, targets: [q_proj, down_proj], dropout: 0.1"); }
@@ -728,9 +779,14 @@ int main(void)
     tcase_add_test(c, dora_on_simt);
     tcase_add_test(c, bias_on_simt);
     tcase_add_test(c, pissa);
+    tcase_add_test(c, pissa_fast);
     tcase_add_test(c, loftq);
+    tcase_add_test(c, loftq_rounds);
+    tcase_add_test(c, loftq_rounds_on_simt);
+    tcase_add_test(c, principal_parts_fast);
     tcase_add_test(c, principal_parts);
     tcase_add_test(c, pissa_in_two_parts);
+    tcase_add_test(c, loftq_in_two_parts);
     tcase_add_test(c, dora_in_two_parts);
     tcase_add_test(c, biases_in_two_parts);
     suite_add_tcase(s, c);

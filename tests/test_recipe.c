@@ -54,6 +54,12 @@ START_TEST(mistakes)
     refused(HEAD "adapter: {init: pissa}\ntrain: {weight_decay: 0.1}\n", NULL, "pissa needs train.weight_decay: 0");
     refused(HEAD "adapter: {init: pissa, kind: dora}\n", NULL, "pissa needs adapter.kind: lora");
     refused(HEAD "adapter: {init: loftq}\n", NULL, "loftq needs quant.type");
+    refused(HEAD "adapter: {init: pissa_niter_4, dropout: 0.1}\n", NULL, "pissa needs adapter.dropout: 0");
+    refused(HEAD "adapter: {init: pissa_niter_}\n", NULL, "no such choice");
+    refused(HEAD "adapter: {init: pissa_niter_1001}\n", NULL, "no such choice");
+    refused(HEAD "adapter: {init: pissa_niter_N}\n", NULL, "no such choice");
+    refused(HEAD "adapter: {init: pissa_niter_04}\n", NULL, "no such choice");
+    refused(HEAD "adapter: {loftq_iter: 2}\n", NULL, "adapter.loftq_iter: 2 needs adapter.init: loftq");
     refused(HEAD "adapter: {init: pissa, init_from: there}\n", NULL, "exclude each other");
     refused(HEAD "adapter: {kind: full, bias: all}\n", NULL, "adapter.bias needs adapter.kind: lora or dora");
     refused(HEAD "adapter: {kind: full, modules_to_save: [norm]}\n", NULL, "adapter.modules_to_save needs adapter.kind: lora or dora");

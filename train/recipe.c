@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -144,6 +145,18 @@ static int number(const struct pw_recipe_row *row, const char *where, const stru
     return 0;
 }
 
+/* A name that ends in _N is one with a number in its place. */
+static bool is_choice(const char *name, const char *word)
+{
+    const size_t n = strlen(name);
+    if (n < 2 || strcmp(name + n - 2, "_N") != 0)
+        return strcmp(name, word) == 0;
+    const char *digits = word + n - 1;
+    if (strncmp(name, word, n - 1) != 0 || !*digits || strspn(digits, "0123456789") != strlen(digits) || strlen(digits) > 4 || (digits[0] == '0' && digits[1]))
+        return false;
+    return strtol(digits, NULL, 10) <= 1000;
+}
+
 static int read_choice(const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)
 {
     const char *word = v->kind == PW_STRING ? v->s : v->kind == PW_NULL ? "none" : NULL;
@@ -161,7 +174,7 @@ static int read_choice(const struct pw_recipe_row *row, const char *where, const
             break;
     }
     for (size_t i = 0; i < n; i++)
-        if (strcmp(names[i], word) == 0) {
+        if (is_choice(names[i], word)) {
             *out = word;
             return 0;
         }
@@ -288,6 +301,20 @@ static int check_objective(struct pw_recipe *r)
     return 0;
 }
 
+bool pw_recipe_pissa(const struct pw_recipe *r, int *rounds)
+{
+    static const char fast[] = "pissa_niter_";
+    const bool some = strncmp(r->init, fast, sizeof fast - 1) == 0;
+    if (rounds)
+        *rounds = some ? (int)strtol(r->init + sizeof fast - 1, NULL, 10) : -1;
+    return some || strcmp(r->init, "pissa") == 0;
+}
+
+bool pw_recipe_loftq_base(const struct pw_recipe *r)
+{
+    return strcmp(r->init, "loftq") == 0 && r->loftq_iter > 1;
+}
+
 static int check_whole(struct pw_recipe *r)
 {
     PW_CHECK(r->patience == 0 || r->n_eval > 0 || r->eval_share > 0, PW_E_USAGE, "%s: train.patience needs rows to evaluate on: data.eval", r->source);
@@ -302,12 +329,13 @@ static int check_whole(struct pw_recipe *r)
     PW_CHECK(!r->fresh || r->tokenizer, PW_E_USAGE, "%s: model.fresh needs model.tokenizer", r->source);
     PW_CHECK(!full || strcmp(r->quant_type, "none") == 0, PW_E_USAGE, "%s: adapter.kind: full trains all weights, so quant.type must be none (got %s)",
              r->source, r->quant_type);
-    const bool pissa = strcmp(r->init, "pissa") == 0, loftq = strcmp(r->init, "loftq") == 0;
+    const bool pissa = pw_recipe_pissa(r, NULL), loftq = strcmp(r->init, "loftq") == 0;
     PW_CHECK(!(pissa || loftq) || strcmp(r->kind, "lora") == 0, PW_E_USAGE, "%s: adapter.init: %s needs adapter.kind: lora (got %s)", r->source, r->init, r->kind);
     PW_CHECK(!(pissa || loftq) || !r->init_from, PW_E_USAGE, "%s: adapter.init: %s and adapter.init_from exclude each other", r->source, r->init);
     PW_CHECK(!pissa || r->dropout == 0, PW_E_USAGE, "%s: adapter.init: pissa needs adapter.dropout: 0, since the half that stays may not be dropped (got %g)", r->source, r->dropout);
     PW_CHECK(!pissa || r->weight_decay == 0, PW_E_USAGE, "%s: adapter.init: pissa needs train.weight_decay: 0, since the half that stays may not shrink (got %g)", r->source, r->weight_decay);
     PW_CHECK(!loftq || strcmp(r->quant_type, "none") != 0, PW_E_USAGE, "%s: adapter.init: loftq needs quant.type: it makes good for what quantising takes away", r->source);
+    PW_CHECK(loftq || r->loftq_iter == 1, PW_E_USAGE, "%s: adapter.loftq_iter: %lld needs adapter.init: loftq (got %s)", r->source, (long long)r->loftq_iter, r->init);
     PW_CHECK(!full || strcmp(r->init, "default") == 0, PW_E_USAGE, "%s: adapter.init needs adapter.kind: lora or dora (got full)", r->source);
     PW_CHECK(!full || strcmp(r->modules_to_save, "none") == 0, PW_E_USAGE, "%s: adapter.modules_to_save needs adapter.kind: lora or dora (got full)", r->source);
     PW_CHECK(!full || strcmp(r->bias, "none") == 0, PW_E_USAGE, "%s: adapter.bias needs adapter.kind: lora or dora (got full)", r->source);

@@ -33,6 +33,7 @@ struct pw_recipe {
     const char *modules_to_save;          /* "norm,embed_tokens", "none" */
     const char *bias;                     /* "none", "all", "lora_only" */
     const char *init, *init_from;         /* init_from: adapter folder to go on from, or NULL */
+    int64_t loftq_iter;
     /* data */
     struct pw_data_file *train; size_t n_train;
     struct pw_data_file *eval; size_t n_eval; /* none: a share of the training rows, or no evaluation */
@@ -71,6 +72,10 @@ void pw_recipe_free(struct pw_recipe *r);
 
 /* The effective recipe: every key with its value, as YAML that reads back as the same recipe. */
 int pw_recipe_write(const struct pw_recipe *r, struct pw_buf *out);
+/* adapter.init: pissa, exactly (*rounds -1), or pissa_niter_N (N). rounds may be NULL. */
+bool pw_recipe_pissa(const struct pw_recipe *r, int *rounds);
+/* adapter.init: loftq whose rounds lead to another base than the model as it is quantised: train/loftq.h. */
+bool pw_recipe_loftq_base(const struct pw_recipe *r);
 /* The first setting that differs between two recipes and that changes the bytes of the result (where outputs go, how often a
  * state is saved and the like do not). Returns NULL when there is none, else its key; the two values as text in a and b. */
 const char *pw_recipe_difference(const struct pw_recipe *x, const struct pw_recipe *y, char a[256], char b[256]);
@@ -87,7 +92,7 @@ struct pw_recipe_row {
     double min, max;          /* INT, REAL, PAIR */
     bool open_max;            /* max itself is refused */
     bool free;                /* may change when a run is resumed: the bytes of the result do not depend on it */
-    const char *choices;      /* "a | b" */
+    const char *choices;      /* "a | b"; a name that ends in _N stands for one with a number to 1000 there */
     const char *help;
 };
 extern const struct pw_recipe_row pw_recipe_rows[]; /* ends with a NULL key */

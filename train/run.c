@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "train/loftq.h"
 #include "train/run_parts.h"
 
 bool pw_run_is_full(const struct pw_run *run)
@@ -14,7 +15,7 @@ bool pw_run_is_full(const struct pw_run *run)
 
 const char *pw_run_quantise(const struct pw_run *run)
 {
-    return strcmp(run->opt.recipe->quant_type, "none") == 0 ? NULL : run->opt.recipe->quant_type;
+    return run->base || strcmp(run->opt.recipe->quant_type, "none") == 0 ? NULL : run->opt.recipe->quant_type;
 }
 
 /* ---- model and tokenizer ---- */
@@ -46,7 +47,7 @@ int pw_run_model(struct pw_run *run, bool measure)
     struct pw_model_options o = {.tokenizer = r->tokenizer, .quantise = pw_run_quantise(run), .double_quant = r->double_quant,
                                  .head_type = strcmp(r->quant_head, "none") == 0 ? NULL : r->quant_head, .embed_host = run->fit.embed_host && !measure, .stream = measure ? 0 : run->fit.stream,
                                  .trainable = pw_run_is_full(run), .measure = measure};
-    return pw_model_load(&run->model, run->opt.dev, r->model, &o);
+    return pw_model_load(&run->model, run->opt.dev, run->base ? run->base : r->model, &o);
 }
 
 static int open_tokenizer(struct pw_run *run)
@@ -204,7 +205,7 @@ static int plan_adapter(struct pw_run *run)
         return 0;
     snprintf(c.kind, sizeof c.kind, "%s", r->kind);
     snprintf(c.bias, sizeof c.bias, "%s", r->bias);
-    c.halves = strcmp(r->init, "pissa") == 0;
+    c.halves = pw_recipe_pissa(r, NULL);
     snprintf(c.base_name, sizeof c.base_name, "%s", r->model);
     PW_PASS(pw_adapter_plan(&run->adapter, &c, &run->config));
     PW_CHECK(strcmp(r->bias, "none") == 0 || pw_adapter_biases(&run->adapter) > 0, PW_E_USAGE, "adapter.bias: %s: the model has no bias %s", r->bias,
@@ -292,6 +293,8 @@ static int open_alone(struct pw_run *run, const struct pw_run_options *opt)
         PW_PASS(open_tokenizer(run));
     PW_PASS(opt->imagined ? imagine_data(run) : open_data_in_turn(run));
     PW_PASS(plan_adapter(run));
+    if (pw_recipe_loftq_base(opt->recipe))
+        PW_PASS(pw_loftq_check(run));
     PW_PASS(pw_run_trainer(run));
     PW_PASS(pw_run_products(run));
     return pw_run_choose_fit(run);

@@ -1,6 +1,6 @@
 /* A run: from a recipe to a run folder. Reads tokenizer and data, plans memory, refuses what cannot be, trains, saves, and writes the outputs.
  *
- * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, samples/step-N.jsonl, log.jsonl, log.csv, report.html, tb/, recipe.yaml, on a card products.json. It is made
+ * The folder: adapter/ (or model/), best/, checkpoints/step-N.h5, samples/step-N.jsonl, log.jsonl, log.csv, report.html, tb/, recipe.yaml, with loftq of several rounds base/, on a card products.json. It is made
  * only after model, data and plan are accepted. Knows nothing of options and commands. */
 #ifndef PW_TRAIN_RUN_H
 #define PW_TRAIN_RUN_H
@@ -33,6 +33,7 @@ struct pw_run {
     struct pw_preflight preflight;
     struct pw_probes probes;       /* none: n is 0 */
     uint32_t *rows, *held; int64_t n_rows, n_held;   /* examples; NULL: all of train; of the held-out share */
+    const char *base;                /* the run's own base, instead of the recipe's model: train/loftq.h; NULL: none */
     struct pw_model *model;          /* shapes alone until training begins */
     struct pw_model_config config;
     struct pw_choices choices;       /* of products, as the run began with them; the device uses this list until the run is closed */

@@ -22,4 +22,5 @@ int pw_run_fill_budget(struct pw_run *run);              /* for the run as run->
 int pw_run_outputs(struct pw_run *run, const char *folder, const char *name); /* adapter/ or model/ or best/, replaced */
 size_t pw_run_init_bytes(const struct pw_run *run);  /* of host memory that pissa and loftq take for a while */
 int pw_run_fresh_adapter(struct pw_run *run);   /* values for the adapter that was placed: adapter_init.c */
+int pw_run_widened(struct pw_dev *dev, struct pw_model *m, const char *module, float *out); /* a linear of a model on a host device as f32, without its adapter */
 #endif

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "lora/adapter_file.h"
 #include "lora/peft.h"
+#include "train/loftq.h"
 #include "train/report_html.h"
 #include "train/run_parts.h"
 #include "train/runlog.h"
@@ -29,6 +30,8 @@ struct training {
     struct pw_ranks *ranks;
     bool writes;                    /* rank 0: the run folder is its alone */
     bool resumed;
+    bool folder;                    /* it is there and filled */
+    bool made;                      /* by this process: it does not stay if training does not begin */
 };
 
 /* ---- outputs ---- */
@@ -392,20 +395,18 @@ static int sweep(struct training *k)
     return 0;
 }
 
-static int fill_folder(struct training *k, bool *made)
+static int fill_folder(struct training *k)
 {
     const char *recipe = in_folder(k, "recipe.yaml"), *log = in_folder(k, "log.jsonl"), *products = in_folder(k, PW_RUN_PRODUCTS);
     PW_CHECK(recipe && log && products, PW_E_NOMEM, "out of memory");
     if (k->lock.path && !k->run->opt.resume)
         PW_PASS(pw_dir_clear(k->r->output, LOCK_NAME));
     if (!k->lock.path) {
-        *made = !pw_file_exists(k->r->output);
+        const bool there = pw_file_exists(k->r->output);
         PW_PASS(pw_dir_make(k->r->output));
         PW_PASS(pw_run_lock(&k->lock, k->r->output));
-        if (pw_file_exists(recipe)) { /* another process made it since we looked */
-            *made = false;
-            return pw_error(PW_E_REFUSED, "%s exists already", k->r->output);
-        }
+        PW_CHECK(!pw_file_exists(recipe), PW_E_REFUSED, "%s exists already", k->r->output);   /* another process made it since we looked */
+        k->made = !there;
     }
     PW_PASS(pw_dir_make(k->states));
     PW_PASS(sweep(k));
@@ -416,19 +417,61 @@ static int fill_folder(struct training *k, bool *made)
     return k->resume_from[0] ? recall_losses(k, log) : 0;
 }
 
-/* A folder that cannot be filled (a full disk) does not stay, unless it is another's. */
 static int make_folder(struct training *k)
 {
-    bool made = false;
-    int rc = fill_folder(k, &made);
-    if (rc >= 0 || rc == PW_E_REFUSED || !made)
-        return rc;
-    char what[1024];
+    if (!k->writes || k->folder)
+        return 0;
+    PW_PASS(fill_folder(k));
+    k->folder = true;
+    return 0;
+}
+
+/* A folder that this process made goes again when training did not begin (a full disk, no memory). Keeps the error. */
+static void drop_folder(struct training *k, int rc)
+{
+    char what[1024], hint[512];
     snprintf(what, sizeof what, "%s", pw_error_text());
+    snprintf(hint, sizeof hint, "%s", pw_error_hint_text());
     if (k->log.f)
         pw_runlog_close(&k->log);
     (void)pw_dir_remove(k->r->output);
-    return pw_error(rc, "%s", what);
+    pw_error(rc, "%s", what);
+    pw_error_hint("%s", hint);
+}
+
+/* ---- a base of the run's own ---- */
+
+static int use_base(struct training *k, const char *path)
+{
+    struct pw_run *run = k->run;
+    run->base = path;
+    if (path)
+        snprintf(run->adapter.config.base_name, sizeof run->adapter.config.base_name, "%s", path);
+    PW_TRY(pw_run_model(run, true), "opening the run's base");
+    return pw_run_trainer(run);
+}
+
+/* Before the saved state is compared: the base that this run has written when it began. */
+static int find_base(struct training *k)
+{
+    const char *path = in_folder(k, "base");
+    PW_CHECK(path, PW_E_NOMEM, "out of memory");
+    return k->run->opt.resume && pw_recipe_loftq_base(k->r) && pw_is_dir(path) ? use_base(k, path) : 0;
+}
+
+static int make_base(struct training *k)
+{
+    const char *path = in_folder(k, "base");
+    if (!pw_recipe_loftq_base(k->r))
+        return 0;
+    PW_CHECK(path, PW_E_NOMEM, "out of memory");
+    PW_CHECK(!k->resumed || k->run->base, PW_E_FAIL, "resuming %s: %s is missing, on which it trains", k->r->output, path);
+    if (k->resumed)
+        return 0;
+    PW_PASS(make_folder(k));
+    PW_PASS(pw_loftq_base(k->run, path));
+    PW_PASS(use_base(k, path));
+    return hash_base(k);
 }
 
 /* ---- the loop ---- */
@@ -636,16 +679,18 @@ int pw_run_train(struct pw_run *run, struct pw_run_result *result)
     if (k.writes)
         PW_PASS_OUT(lock_existing(&k));
     PW_PASS_OUT(pw_recipe_write(k.r, &k.state.recipe));
+    PW_PASS_OUT(find_base(&k));
     PW_PASS_OUT(hash_base(&k));
     PW_PASS_OUT(check_ranks(&k));
     if (k.writes)
         PW_PASS_OUT(find_state(&k));
     PW_PASS_OUT(share_position(&k));
+    PW_PASS_OUT(make_base(&k));
     PW_PASS_OUT(take_memory(&k));
-    if (k.writes)
-        PW_PASS_OUT(make_folder(&k));
+    PW_PASS_OUT(make_folder(&k));
     PW_PASS_OUT(pw_ranks_broadcast(k.ranks, k.t->recent, sizeof k.t->recent));
     k.began = pw_seconds();
+    k.made = false;                 /* from here on it stays */
     PW_PASS_OUT(loop(&k));
     PW_PASS_OUT(finish(&k));
     result->steps = run->trainer.step;
@@ -654,6 +699,8 @@ int pw_run_train(struct pw_run *run, struct pw_run_result *result)
     result->seconds = seconds_now(&k);
     result->peak_bytes = k.device_peak > 0 ? k.device_peak : pw_peak_rss_bytes();
 out:
+    if (rc < 0 && k.made)
+        drop_folder(&k, rc);
     rc = pw_ranks_agree(k.ranks, rc);
     if (k.log.f)
         pw_runlog_close(&k.log);

@@ -10,6 +10,9 @@ extern void dsyevr_(const char *vectors, const char *range, const char *triangle
                     const int *last, const double *tolerance, int *found, double *values, double *z, const int *ldz, int *support, double *work, const int *n_work, int *iwork,
                     const int *n_iwork, int *info, size_t, size_t, size_t);
 
+extern void sgeqrf_(const int *m, const int *n, float *a, const int *lda, float *tau, float *work, const int *n_work, int *info);
+extern void sorgqr_(const int *m, const int *n, const int *k, float *a, const int *lda, const float *tau, float *work, const int *n_work, int *info);
+
 void cpu_blas_init(void) { openblas_set_num_threads(1); }
 
 void cpu_gemm_tn(int64_t m, int64_t n, int64_t r, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc)
@@ -54,4 +57,19 @@ out:
     pw_free(work);
     pw_free(ascending);
     return rc;
+}
+
+enum { QR_BLOCK = 32 };
+int64_t cpu_orthonormal_work(int q) { return (int64_t)q * (QR_BLOCK + 1); }
+
+int cpu_orthonormal(int q, int n, float *x, float *work)
+{
+    const int n_work = q * QR_BLOCK;
+    float *tau = work + n_work;
+    int info = 0;
+    sgeqrf_(&n, &q, x, &n, tau, work, &n_work, &info); /* rows of x are columns to LAPACK */
+    PW_CHECK(info == 0, PW_E_NUMERIC, "an orthonormal basis of %d vectors was not found (code %d)", q, info);
+    sorgqr_(&n, &q, &q, x, &n, tau, work, &n_work, &info);
+    PW_CHECK(info == 0, PW_E_NUMERIC, "an orthonormal basis of %d vectors was not found (code %d)", q, info);
+    return 0;
 }

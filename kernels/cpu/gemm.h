@@ -16,4 +16,7 @@ void cpu_gram(int64_t n, int64_t rows, const double *x, double *g);
 /* The r largest eigenvalues, descending, and their unit vectors (r, N), of the symmetric g (N, N) given by its upper triangle; g is destroyed. The time
  * goes with N^3: with the product that makes g 8 s for N = 4096 on one core of an AVX-512 machine. */
 int cpu_top_eigen(int n, double *g, int r, double *values, double *vectors);
+/* The rows of x (Q, N), Q <= N, become orthonormal ones that span the same (or more, where they did not span Q dimensions): as LQ has them. work: (cpu_orthonormal_work). */
+int cpu_orthonormal(int q, int n, float *x, float *work);
+int64_t cpu_orthonormal_work(int q);
 #endif

@@ -382,3 +382,5 @@ mutant test_train train/pass.c 's/(float)((double)batch->weight\[t\] \* o->dloss
 mutant test_dataset data/forms_chat.c 's/m->spans.weight\[at\]/1/'
 mutant test_base_file base/outfile.c 's/if (old \&\& lstat(target/if (!old \&\& lstat(target/'
 mutant test_run train/run_train.c 's/best_loss - k->r->min_delta/best_loss/'
+mutant test_adapter_golden train/loftq.c 's/if (round > 1)/if (round > 2)/'
+mutant test_adapter_golden lora/principal.c 's/round < rounds; round++/round < rounds \&\& round < 1; round++/'

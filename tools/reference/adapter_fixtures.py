@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Reference training runs of DoRA, PiSSA and trained modules beside LoRA, by PyTorch, transformers and peft in f32, over the model and rows of train_fixtures.py.
 
+    adapter_fixtures.py begins NAME TRAIN OUT  adds to what make wrote the run NAME of those that leave no adapters
     adapter_fixtures.py biases TRAIN OUT  adds to what make wrote the runs on a Qwen2, whose biases are trained: OUT/model-bias, and bias and bias-all beside the others
     adapter_fixtures.py dora-experts MIXTRAL OUT  writes OUT/dora-experts, an adapter of the Mixtral, and its logits, OUT/dora-experts.json
     adapter_fixtures.py joined FAMILIES OUT  writes OUT/joined-NAME, adapters of joined experts (target_parameters) of the models in FAMILIES, and their logits, OUT/joined.json
@@ -8,14 +9,15 @@
                                           OUT/init-NAME and OUT/final-NAME, adapters before and after, for each NAME
 
 Names: dora and dora-nf4 (base quantised to NF4 with double quantisation, then dequantised); saved, plain LoRA with modules_to_save: norms, the embedding and
-the head; pissa, peft's own initialisation, whose base becomes the residual; loftq, on the NF4 base, the pair being peft's decomposition of what quantising took away (these two
-leave no adapters). OUT/logits.json: logits on the first row after training. Not part of make check, which reads the committed results.
+the head; pissa, peft's own initialisation, whose base becomes the residual; loftq, on the NF4 base, the pair being peft's decomposition of what quantising took away; loftq3, the
+same after three rounds and without double quantisation, whose base is another one, as in peft's loftq_init, which wants a card (these three leave no adapters). OUT/logits.json: logits on the first row after training. Not part of make check, which reads the committed results.
 """
 import json
 import pathlib
 import shutil
 import sys
 
+import bitsandbytes.functional as bnb
 import peft
 import tokenizers
 import torch
@@ -29,17 +31,18 @@ RUNS = {"dora": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.01, cl
         "dora-nf4": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5),
         "saved": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),
         "pissa": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),
-        "loftq": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5)}
+        "loftq": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5),
+        "loftq3": dict(lr=2e-3, warmup=3, schedule="linear", weight_decay=0.0, clip=0.5)}
 BIASES = {"bias": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0),          # lora_only, all linears
           "bias-all": dict(lr=3e-3, warmup=4, schedule="cosine", weight_decay=0.0, clip=1.0)}      # all, pairs on two linears alone
-BEGINS = ("pissa", "loftq")
+BEGINS = ("pissa", "loftq", "loftq3")
 
 
 def config_of(name):
     if name == "bias-all":
         return peft.LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["q_proj", "up_proj"], bias="all", task_type="CAUSAL_LM")
     more = dict(bias="lora_only") if name == "bias" else dict(use_dora=True) if name.startswith("dora") else dict(modules_to_save=NORMS) if name == "saved" else dict(init_lora_weights="pissa") if name == "pissa" else {}
-    return peft.LoraConfig(r=4, lora_alpha=4 if name == "loftq" else 8, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    return peft.LoraConfig(r=4, lora_alpha=4 if name.startswith("loftq") else 8, lora_dropout=0.0, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
                            task_type="CAUSAL_LM", **more)
 
 
@@ -73,6 +76,17 @@ def begun(train, name):
         for n, m in model.named_modules():
             if hasattr(m, "lora_A"):
                 pair = peft.utils.loftq_utils._low_rank_decomposition(stored[n.removeprefix("base_model.model.")].weight.data - m.base_layer.weight.data, reduced_rank=4)
+                m.lora_A["default"].weight.data, m.lora_B["default"].weight.data = pair["R"].contiguous(), pair["L"].contiguous()
+    if name == "loftq3":
+        for m in model.modules():
+            if hasattr(m, "lora_A"):
+                w, rest = m.base_layer.weight.data.clone(), m.base_layer.weight.data.clone()
+                for _ in range(3):
+                    packed, state = bnb.quantize_4bit(rest.reshape(-1), blocksize=64, quant_type="nf4")      # flat: see tf.quantise
+                    q = bnb.dequantize_4bit(packed, state).float().reshape(w.shape)
+                    pair = peft.utils.loftq_utils._low_rank_decomposition(w - q, reduced_rank=4)
+                    rest = w - pair["L"] @ pair["R"]
+                m.base_layer.weight.data = q
                 m.lora_A["default"].weight.data, m.lora_B["default"].weight.data = pair["R"].contiguous(), pair["L"].contiguous()
     return model
 
@@ -109,6 +123,18 @@ def run(train, out, name, o, data):
     model.eval()
     with torch.no_grad():
         return log, model(input_ids=torch.tensor([data[0][0]])).logits[0].tolist()
+
+
+def begins(name, train, out):
+    train, out = pathlib.Path(train), pathlib.Path(out)
+    t = tokenizers.Tokenizer.from_file(str(train / "model" / "tokenizer.json"))
+    data = [tf.encode(t, json.loads(line)) for line in (train / "rows.jsonl").read_text().splitlines()]
+    golden, logits = (json.loads((out / f).read_text()) for f in ("golden.json", "logits.json"))
+    log, logits[name] = run(train, out, name, RUNS[name], data)
+    golden[name] = {"recipe": RUNS[name], "log": log}
+    print(name, [round(s["loss"], 4) for s in log])
+    (out / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+    (out / "logits.json").write_text(json.dumps(logits) + "\n")
 
 
 def biases(train, out):
@@ -212,6 +238,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if len(sys.argv) == 4 and sys.argv[1] == "make":
         make(sys.argv[2], sys.argv[3])
+    elif len(sys.argv) == 5 and sys.argv[1] == "begins":
+        begins(sys.argv[2], sys.argv[3], sys.argv[4])
     elif len(sys.argv) == 4 and sys.argv[1] == "biases":
         biases(sys.argv[2], sys.argv[3])
     elif len(sys.argv) == 4 and sys.argv[1] == "joined":
