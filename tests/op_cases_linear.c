@@ -460,6 +460,7 @@ const struct op_case op_cases_linear[] = {
     { &linear, { 4, 4256, 9, 16 }, NF4, CASE_LORA | CASE_NESTED | CASE_WIDE | CASE_BIAS, { 0 } }, { &linear, { 5, 256, 40, 8 }, BF, CASE_LORA | CASE_WIDE, { 0.2 } },
     { &linear, { 12, 1096, 33, 8 }, NF4, CASE_LORA, { 0 } }, { &linear, { 16, 128, 66, 8 }, HF, CASE_BIAS, { 0 } },
     { &linear, { 2100, 24, 8, 4 }, NF4, CASE_LORA | CASE_BIAS, { 0.3 } }, /* slabs of 2048 rows, several pieces of T */
+    { &linear, { 100, 72, 1130, 8 }, BF, CASE_LORA, { 0 } }, /* two pieces of N on the way back, for the longest pieces there are */
     /* 5 to 16 rows: steps of 1024 of K, 32 or 8 columns */
     { &linear, { 16, 2080, 139, 8 }, NF4, CASE_LORA | CASE_BIAS | CASE_NESTED | CASE_NO_DX, { 0 } }, { &linear, { 7, 1040, 21, 3 }, I8, CASE_LORA | CASE_WIDE | CASE_NO_DX, { 0 } },
     { &linear, { 6, 1288, 130, 8 }, F32, CASE_LORA | CASE_NO_DX, { 0 } }, { &linear, { 9, 512, 20, 4 }, PW_Q_Q4_K, PW_BF16, CASE_NO_DX, { 0 } },

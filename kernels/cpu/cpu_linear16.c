@@ -1,9 +1,9 @@
 /* Products of a linear layer on bf16 multipliers with sums in f32, for the levels that have them (cpu_products16): factors are rounded, or each is the sum
  * of three planes of bf16 and nothing is rounded but the sums.
  *
- * The rows of x (forward) or dy (backward) are made so once a call, into scratch. A task owns up to 128 columns of the result, four panels; 384 terms
- * at a time of the weight are decoded or taken where they are and packed, and multiplied by 96 rows at a time, which stay in the second cache for
- * the panels. So no weight exists in bf16 as a whole: packing costs no memory. A result's chain is its terms in their order, 384 a sum.
+ * The rows of x (forward) or dy (backward) are made so once a call, into scratch. A task owns up to 128 columns of the result, four panels; as many
+ * terms of the weight as the level likes (cpu_products16) are decoded or taken where they are, packed, and multiplied by all rows. So no weight exists in
+ * bf16 as a whole: packing costs no memory. A result's chain is its terms in their order, each panel's a sum.
  *
  * An adapter's second product is more terms of the same sum: [x | scale xa] [W | B]^T, and [dy | dxa] [W ; A] when there is no dropout. */
 #include <omp.h>
@@ -13,42 +13,47 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    TERMS = 384,                               /* of a panel */
     PANELS = 4,
     WIDE = PANELS * CPU_PANEL,                 /* columns a task, at most */
-    AT_ONCE = 96,                              /* rows: whole tiles of 12 and of 32 */
     STEP = 64,                                 /* rows of W decoded at a time in backward */
-    LDT = TERMS + 16,                          /* floats from one decoded row to the next in forward */
     ROWS = 48,                                 /* of x dropped at a time */
-    LDA = TERMS + 32,                          /* numbers from one dropped row to the next, of a plane */
     LOW = 64,                                  /* ranks of db at a time */
-    STAGE = TERMS + ROWS * LDA * 3 / 2,        /* floats; the dropped rows are the largest of what is kept there */
-    PANEL = TERMS * CPU_PANEL,                 /* numbers of a panel, of a plane */
+    DOWN = 192,                                /* rows a task on the way to xa and dxa */
 };
-_Static_assert(CPU_PANEL * LDT <= STAGE && 2 * STEP * WIDE <= STAGE && LOW * WIDE <= STAGE && STAGE % 16 == 0, "what is kept in a thread's stage");
-_Static_assert(TERMS % CPU_STEP == 0 && STEP % CPU_STEP == 0 && LDA % CPU_STEP == 0, "offsets into planes");
+_Static_assert(CPU_TERMS % CPU_STEP == 0 && STEP % CPU_STEP == 0, "offsets into planes");
 
 static int64_t steps16(int64_t n) { return (n + CPU_STEP - 1) / CPU_STEP * CPU_STEP; }
 /* numbers of a plane from one row to the next: n, then the adapter's; whole lines, and not a power of two */
 static int64_t row16(int64_t n, const struct pw_weight *w) { return steps16(n) + (w->lora ? steps16(w->lora->r) : 0) + CPU_STEP; }
 
-static int planes_of(const struct pw_dev *dev) { return cpu_isa_of(dev)->products16->planes; }
-static size_t thread_bytes(int planes) { return STAGE * 4 + (size_t)planes * PANELS * PANEL * 2; }
+static const struct cpu_products16 *products_of(const struct pw_dev *dev) { return cpu_isa_of(dev)->products16; }
+static int planes_of(const struct pw_dev *dev) { return products_of(dev)->planes; }
+static int64_t stride_decoded(const struct cpu_products16 *p) { return p->terms + 16; }     /* floats from one decoded row to the next in forward */
+static int64_t stride_dropped(const struct cpu_products16 *p) { return p->terms + CPU_STEP; } /* numbers from one dropped row to the next, of a plane */
+static int64_t panel16(const struct cpu_products16 *p) { return (int64_t)p->terms * CPU_PANEL * p->planes; } /* numbers */
+/* floats that a thread keeps: the largest of rows decoded in forward and in backward, dropped rows behind one of floats, db */
+static int64_t stage16(const struct cpu_products16 *p)
+{
+    const int64_t decoded = CPU_PANEL * stride_decoded(p), dropped = p->terms + ROWS * stride_dropped(p) * p->planes / 2, fixed = WIDE * (2 * STEP > LOW ? 2 * STEP : LOW);
+    const int64_t most = decoded > dropped ? decoded : dropped;
+    return (most > fixed ? most : fixed) / 16 * 16 + 16;
+}
+static size_t thread_bytes(const struct cpu_products16 *p) { return (size_t)stage16(p) * 4 + (size_t)(PANELS * panel16(p)) * 2; }
 
 size_t cpu_scratch16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w)
 {
     const int64_t wide = w->n_in > w->n_out ? w->n_in : w->n_out;
-    return (size_t)dev->threads * thread_bytes(planes_of(dev)) + cpu_round((size_t)(tokens * row16(wide, w)) * 2 * (size_t)planes_of(dev));
+    return (size_t)dev->threads * thread_bytes(products_of(dev)) + cpu_round((size_t)(tokens * row16(wide, w)) * 2 * (size_t)planes_of(dev));
 }
 
-struct room { uint16_t *rows; char *threads; int planes; };
+struct room { uint16_t *rows; char *threads; const struct cpu_products16 *p; int planes; };
 static struct room room_of(const struct pw_dev *dev, char *scratch)
 {
-    const int planes = planes_of(dev);
-    return (struct room){ .rows = (uint16_t *)(scratch + (size_t)dev->threads * thread_bytes(planes)), .threads = scratch, .planes = planes };
+    const struct cpu_products16 *p = products_of(dev);
+    return (struct room){ .rows = (uint16_t *)(scratch + (size_t)dev->threads * thread_bytes(p)), .threads = scratch, .p = p, .planes = p->planes };
 }
-static float *stage_of(struct room r) { return (float *)(r.threads + (size_t)omp_get_thread_num() * thread_bytes(r.planes)); }
-static uint16_t *panels_of(float *stage) { return (uint16_t *)(stage + STAGE); }
+static float *stage_of(struct room r) { return (float *)(r.threads + (size_t)omp_get_thread_num() * thread_bytes(r.p)); }
+static uint16_t *panels_of(const struct cpu_products16 *p, float *stage) { return (uint16_t *)(stage + stage16(p)); }
 
 static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t tokens, int64_t n, int64_t ld)
 {
@@ -65,14 +70,6 @@ static int64_t width_of(const struct pw_dev *dev, int64_t n)
     return wide;
 }
 
-/* The n columns of c that the panels of one piece of the terms bring; panels lie PANEL numbers a plane apart */
-static void multiply(const struct cpu_products16 *p, int64_t tokens, int64_t n, int64_t single, int64_t terms, const uint16_t *a, int64_t lda, const uint16_t *panels, float *c, int64_t ldc, bool add)
-{
-    for (int64_t t = 0; t < tokens; t += AT_ONCE)
-        for (int64_t j = 0; j < n; j += CPU_PANEL)
-            p->product(cpu_min(AT_ONCE, tokens - t), cpu_min(CPU_PANEL, n - j), single, terms, a + t * lda, lda, panels + j * TERMS * p->planes, c + t * ldc + j, ldc, add);
-}
-
 /* Weights that are packed from where they are; one of the two is NULL. */
 static const float *dense_f32(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_F32 ? w->data : NULL; }
 static const uint16_t *dense_bf16(const struct pw_weight *w) { return w->type == PW_Q_DENSE && w->dtype == PW_BF16 ? w->data : NULL; }
@@ -85,13 +82,13 @@ static void pack_more(const struct cpu_products16 *p, struct more m, int64_t col
     if (m.by_rows) p->pack_rows(wide, terms, m.factor + column * m.ld + first, m.ld, panel);
     else p->pack_columns(wide, terms, m.factor + first * m.ld + column, m.ld, panel);
 }
-static bool fits(struct more m, int64_t terms) { return m.r > 0 && steps16(terms) + m.r <= TERMS; }
+static bool fits(const struct cpu_products16 *p, struct more m, int64_t terms) { return m.r > 0 && steps16(terms) + m.r <= p->terms; }
 static void add_more(const struct cpu_products16 *p, struct more m, float *c, int64_t ldc, const uint16_t *rows, int64_t ld, int64_t tokens, int64_t column, int64_t n, uint16_t *panels)
 {
-    for (int64_t first = 0; first < m.r; first += TERMS) {
-        const int64_t terms = cpu_min(TERMS, m.r - first);
-        for (int64_t j = 0; j < n; j += CPU_PANEL) pack_more(p, m, column + j, cpu_min(CPU_PANEL, n - j), first, terms, panels + j * TERMS * p->planes);
-        multiply(p, tokens, n, 0, terms, rows + first * p->planes, ld, panels, c, ldc, true);
+    for (int64_t first = 0; first < m.r; first += p->terms) {
+        const int64_t terms = cpu_min(p->terms, m.r - first);
+        for (int64_t j = 0; j < n; j += CPU_PANEL) pack_more(p, m, column + j, cpu_min(CPU_PANEL, n - j), first, terms, panels + j / CPU_PANEL * panel16(p));
+        p->product(tokens, n, 0, terms, rows + first * p->planes, ld, panels, panel16(p), c, ldc, true);
     }
 }
 
@@ -101,20 +98,20 @@ static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, int6
     const float *dense = dense_f32(w);
     const uint16_t *dense16 = dense_bf16(w);
     const int64_t n_in = w->n_in, ld = row16(n_in, w) * p->planes;
-    uint16_t *panels = panels_of(stage);
+    uint16_t *panels = panels_of(p, stage);
     bool joined = false;
-    for (int64_t k = 0; k < n_in; k += TERMS) {
-        const int64_t terms = cpu_min(TERMS, n_in - k), own = steps16(terms);
-        joined = k + TERMS >= n_in && fits(more, terms);
+    for (int64_t k = 0; k < n_in; k += p->terms) {
+        const int64_t terms = cpu_min(p->terms, n_in - k), own = steps16(terms);
+        joined = k + p->terms >= n_in && fits(p, more, terms);
         for (int64_t j = 0; j < n; j += CPU_PANEL) {
             const int64_t wide = cpu_min(CPU_PANEL, n - j), row = n0 + j;
-            uint16_t *panel = panels + j * TERMS * p->planes;
-            for (int64_t i = 0; !dense && !dense16 && i < wide; i++) isa->decode(w, row + i, k, terms, stage + i * LDT);
+            uint16_t *panel = panels + j / CPU_PANEL * panel16(p);
+            for (int64_t i = 0; !dense && !dense16 && i < wide; i++) isa->decode(w, row + i, k, terms, stage + i * stride_decoded(p));
             if (dense16) p->pack_rows16(wide, terms, dense16 + row * n_in + k, n_in, panel);
-            else p->pack_rows(wide, terms, dense ? dense + row * n_in + k : stage, dense ? n_in : LDT, panel);
+            else p->pack_rows(wide, terms, dense ? dense + row * n_in + k : stage, dense ? n_in : stride_decoded(p), panel);
             if (joined) pack_more(p, more, row, wide, 0, more.r, panel + own * CPU_PANEL * (dense16 ? 1 : p->planes));
         }
-        multiply(p, tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, x + k * p->planes, ld, panels, y + n0, w->n_out, k > 0);
+        p->product(tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, x + k * p->planes, ld, panels, panel16(p), y + n0, w->n_out, k > 0);
     }
     if (!joined) add_more(p, more, y + n0, w->n_out, x + steps16(n_in) * p->planes, ld, tokens, n0, n, panels);
 }
@@ -135,25 +132,25 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *d
     const uint16_t *dense16 = dense_bf16(w);
     const int64_t n_in = w->n_in, n_out = w->n_out, ld = row16(n_out, w) * p->planes;
     const int planes = dense16 ? 1 : p->planes;
-    uint16_t *panels = panels_of(stage);
+    uint16_t *panels = panels_of(p, stage);
     bool joined = false;
-    for (int64_t row = 0; row < n_out; row += TERMS) {
-        const int64_t terms = cpu_min(TERMS, n_out - row), own = steps16(terms);
-        joined = row + TERMS >= n_out && fits(more, terms);
+    for (int64_t row = 0; row < n_out; row += p->terms) {
+        const int64_t terms = cpu_min(p->terms, n_out - row), own = steps16(terms);
+        joined = row + p->terms >= n_out && fits(p, more, terms);
         for (int64_t at = 0; at < terms; at += STEP) {
             const int64_t rows = cpu_min(STEP, terms - at);
             const float *from = dense ? dense + (row + at) * n_in + k0 : stage;
             for (int64_t i = 0; !dense && !dense16 && i < rows; i++) isa->decode(w, row + at + i, k0, n, stage + i * WIDE);
             for (int64_t j = 0; j < n; j += CPU_PANEL) {
                 const int64_t wide = cpu_min(CPU_PANEL, n - j);
-                uint16_t *panel = panels + j * TERMS * p->planes + at * CPU_PANEL * planes;
+                uint16_t *panel = panels + j / CPU_PANEL * panel16(p) + at * CPU_PANEL * planes;
                 if (dense16) p->pack_columns16(wide, rows, dense16 + (row + at) * n_in + k0 + j, n_in, panel);
                 else p->pack_columns(wide, rows, from + j, dense ? n_in : WIDE, panel);
             }
         }
         for (int64_t j = 0; joined && j < n; j += CPU_PANEL)
-            pack_more(p, more, k0 + j, cpu_min(CPU_PANEL, n - j), 0, more.r, panels + j * TERMS * p->planes + own * CPU_PANEL * planes);
-        multiply(p, tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, dy + row * p->planes, ld, panels, dx + k0, n_in, true);
+            pack_more(p, more, k0 + j, cpu_min(CPU_PANEL, n - j), 0, more.r, panels + j / CPU_PANEL * panel16(p) + own * CPU_PANEL * planes);
+        p->product(tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, dy + row * p->planes, ld, panels, panel16(p), dx + k0, n_in, true);
     }
     if (!joined) add_more(p, more, dx + k0, n_in, dy + steps16(n_out) * p->planes, ld, tokens, k0, n, panels);
 }
@@ -214,10 +211,10 @@ static void round_low(struct pw_dev *dev, struct low l, const float *x, float sc
 
 static float factor_of(struct pw_drop drop) { return drop.p > 0 ? (float)(1 / (1 - drop.p)) : 1; }
 
-/* out = x where dropout keeps it, 0 elsewhere; n <= TERMS */
+/* out = x where dropout keeps it, 0 elsewhere; n <= CPU_TERMS */
 static void mask(const struct cpu_isa *isa, struct pw_drop drop, int64_t first, int64_t n, const float *x, float *out)
 {
-    static const float ones[TERMS] = { [0 ... TERMS - 1] = 1 };
+    static const float ones[CPU_TERMS] = { [0 ... CPU_TERMS - 1] = 1 };
     isa->keep(drop, first, n, ones, out);
     for (int64_t i = 0; i < n; i++) out[i] = out[i] > 0 ? x[i] : 0;
 }
@@ -227,15 +224,15 @@ static void down(struct pw_dev *dev, float *out, const uint16_t *a, int64_t lda,
 {
     const struct cpu_products16 *p = cpu_isa_of(dev)->products16;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n, r))
-    for (int64_t t = 0; t < tokens; t += 2 * AT_ONCE) {
-        const int64_t rows = cpu_min(2 * AT_ONCE, tokens - t);
-        uint16_t *panel = panels_of(stage_of(room_of(dev, dev->scratch)));
+    for (int64_t t = 0; t < tokens; t += DOWN) {
+        const int64_t rows = cpu_min(DOWN, tokens - t);
+        uint16_t *panel = panels_of(p, stage_of(room_of(dev, dev->scratch)));
         for (int64_t j = 0; j < r; j += CPU_PANEL)
-            for (int64_t k = 0; k < n; k += TERMS) {
-                const int64_t terms = cpu_min(TERMS, n - k), wide = cpu_min(CPU_PANEL, r - j);
+            for (int64_t k = 0; k < n; k += p->terms) {
+                const int64_t terms = cpu_min(p->terms, n - k), wide = cpu_min(CPU_PANEL, r - j);
                 if (by_columns) p->pack_columns(wide, terms, factor + k * r + j, r, panel);
                 else p->pack_rows(wide, terms, factor + j * n + k, n, panel);
-                p->product(rows, wide, 0, terms, a + t * lda + k * p->planes, lda, panel, out + t * r + j, r, k > 0);
+                p->product(rows, wide, 0, terms, a + t * lda + k * p->planes, lda, panel, 0, out + t * r + j, r, k > 0);
             }
     }
 }
@@ -251,17 +248,17 @@ static void down_dropped(struct pw_dev *dev, float *xa, const float *x, int64_t 
     for (int64_t t = 0; t < tokens; t += ROWS) {
         const int64_t rows = cpu_min(ROWS, tokens - t);
         float *kept = stage_of(room_of(dev, dev->scratch));
-        uint16_t *panel = panels_of(kept), *dropped = (uint16_t *)(kept + TERMS);
-        for (int64_t k = 0; k < n; k += TERMS) {
-            const int64_t terms = cpu_min(TERMS, n - k);
+        uint16_t *panel = panels_of(p, kept), *dropped = (uint16_t *)(kept + p->terms);
+        for (int64_t k = 0; k < n; k += p->terms) {
+            const int64_t terms = cpu_min(p->terms, n - k);
             for (int64_t i = 0; i < rows; i++) {
                 mask(isa, drop, (t + i) * n + k, terms, x + (t + i) * n + k, kept);
-                p->round(terms, LDA, kept, dropped + i * LDA * p->planes);
+                p->round(terms, stride_dropped(p), kept, dropped + i * stride_dropped(p) * p->planes);
             }
             for (int64_t j = 0; j < r; j += CPU_PANEL) {
                 const int64_t wide = cpu_min(CPU_PANEL, r - j);
                 p->pack_rows(wide, terms, a + j * n + k, n, panel);
-                p->product(rows, wide, 0, terms, dropped, LDA * p->planes, panel, xa + t * r + j, r, k > 0);
+                p->product(rows, wide, 0, terms, dropped, stride_dropped(p) * p->planes, panel, 0, xa + t * r + j, r, k > 0);
             }
         }
         isa->scale(rows * r, xa + t * r, factor_of(drop));
@@ -298,10 +295,10 @@ static void back_b(const struct cpu_isa *isa, float *db, const uint16_t *dy, str
     for (int64_t j = n0; j < n0 + n; j += CPU_PANEL)
         for (int64_t first = 0; first < r; first += LOW) {
             const int64_t wide = cpu_min(CPU_PANEL, n0 + n - j), ranks = cpu_min(LOW, r - first);
-            for (int64_t t = 0; t < tokens; t += TERMS) {
-                const int64_t terms = cpu_min(TERMS, tokens - t);
-                p->pack_rounded(wide, terms, dy + t * ld + j * p->planes, ld, panels_of(stage));
-                p->product(ranks, wide, 0, terms, low.turned + first * low.ld_turned + t * p->planes, low.ld_turned, panels_of(stage), stage, WIDE, t > 0);
+            for (int64_t t = 0; t < tokens; t += p->terms) {
+                const int64_t terms = cpu_min(p->terms, tokens - t);
+                p->pack_rounded(wide, terms, dy + t * ld + j * p->planes, ld, panels_of(p, stage));
+                p->product(ranks, wide, 0, terms, low.turned + first * low.ld_turned + t * p->planes, low.ld_turned, panels_of(p, stage), 0, stage, WIDE, t > 0);
             }
             for (int64_t i = 0; i < wide; i++)
                 for (int64_t k = 0; k < ranks; k++) db[(j + i) * r + first + k] += stage[k * WIDE + i];
@@ -314,32 +311,32 @@ static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, c
 {
     const struct cpu_products16 *p = isa->products16;
     const int64_t r = w->lora->r, n_in = w->n_in;
-    uint16_t *panel = panels_of(stage);
+    uint16_t *panel = panels_of(p, stage);
     for (int64_t j = k0; j < k0 + n; j += CPU_PANEL) {
         const int64_t wide = cpu_min(CPU_PANEL, k0 + n - j);
-        for (int64_t k = 0; drop.p > 0 && g->dx.data && k < r; k += TERMS) {
-            const int64_t terms = cpu_min(TERMS, r - k);
+        for (int64_t k = 0; drop.p > 0 && g->dx.data && k < r; k += p->terms) {
+            const int64_t terms = cpu_min(p->terms, r - k);
             float *dx = (float *)g->dx.data + j;
             p->pack_columns(wide, terms, (const float *)w->lora->a.data + k * n_in + j, n_in, panel);
             for (int64_t t = 0; t < tokens; t += STEP) {
                 const int64_t rows = cpu_min(STEP, tokens - t);
                 float *kept = stage + STEP * WIDE;
-                p->product(rows, wide, 0, terms, low.rows + t * low.ld + k * p->planes, low.ld, panel, stage, WIDE, false);
+                p->product(rows, wide, 0, terms, low.rows + t * low.ld + k * p->planes, low.ld, panel, 0, stage, WIDE, false);
                 for (int64_t i = 0; i < rows; i++) {
                     isa->keep(drop, (t + i) * n_in + j, wide, stage + i * WIDE, kept);
                     isa->axpy(wide, dx + (t + i) * n_in, kept, 1);
                 }
             }
         }
-        for (int64_t t = 0; g->da.data && t < tokens; t += TERMS) {
-            const int64_t terms = cpu_min(TERMS, tokens - t);
+        for (int64_t t = 0; g->da.data && t < tokens; t += p->terms) {
+            const int64_t terms = cpu_min(p->terms, tokens - t);
             if (drop.p <= 0) p->pack_columns(wide, terms, x + t * n_in + j, n_in, panel);
             for (int64_t at = 0; drop.p > 0 && at < terms; at += STEP) {
                 const int64_t rows = cpu_min(STEP, terms - at);
                 for (int64_t i = 0; i < rows; i++) mask(isa, drop, (t + at + i) * n_in + j, wide, x + (t + at + i) * n_in + j, stage + i * WIDE);
                 p->pack_columns(wide, rows, stage, WIDE, panel + at * CPU_PANEL * p->planes);
             }
-            p->product(r, wide, 0, terms, low.turned + t * p->planes, low.ld_turned, panel, (float *)g->da.data + j, n_in, true);
+            p->product(r, wide, 0, terms, low.turned + t * p->planes, low.ld_turned, panel, 0, (float *)g->da.data + j, n_in, true);
         }
     }
 }

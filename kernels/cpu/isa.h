@@ -15,6 +15,7 @@ enum {
     CPU_RC = 256,  /* outer products likewise */
     CPU_PANEL = 32, /* columns of a panel of products16 */
     CPU_STEP = 32,  /* its terms are padded to a multiple of this */
+    CPU_TERMS = 1024 + 64, /* a row of 1024 and an adapter's */
 };
 
 /* Products on bf16 multipliers with sums in f32. A number stands there as `planes` bf16 numbers: one, to which it is rounded, or three whose sum it
@@ -26,6 +27,7 @@ enum {
  * Offsets into either are `planes` times those into the numbers themselves, for multiples of CPU_STEP. */
 struct cpu_products16 {
     int planes;             /* of rows, and of panels but those packed from bf16 */
+    int terms;              /* of a panel that pay: whole steps, at most CPU_TERMS */
     void (*round)(int64_t n, int64_t room, const float *x, uint16_t *out); /* n numbers, then zeros up to room */
     void (*pack_rows)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel);    /* column j of the panel is row j of w: n rows, k terms */
     void (*pack_columns)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel); /* column j of the panel is column j of w: k rows */
@@ -34,9 +36,10 @@ struct cpu_products16 {
     void (*pack_columns16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
     /* and of rows that `round` made; ldw counts all their planes, n columns begin at a multiple of CPU_STEP */
     void (*pack_rounded)(int64_t n, int64_t k, const uint16_t *rows, int64_t ldw, uint16_t *panel);
-    /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain. lda counts the planes of a. The first `single` terms of the panel,
-     * 0, all, or whole steps, have one plane, those after them all planes: it makes a difference where there are several. */
-    void (*product)(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add);
+    /* c[m][0..n) = (add ? c : 0) + sum over k of a[m][k] * panel[k][0..n): one chain. lda counts the planes of a; a panel follows another after ldp
+     * numbers. The first `single` terms of the panels, 0, all, or whole steps, have one plane, those after them all planes: it makes a difference where
+     * there are several. */
+    void (*product)(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panels, int64_t ldp, float *c, int64_t ldc, bool add);
 };
 
 struct cpu_isa {

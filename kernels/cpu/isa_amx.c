@@ -168,33 +168,39 @@ INLINE void tiles(int in, bool tall, bool broad, int64_t single, int64_t k, cons
 #undef FIRST
 }
 
-INLINE void product_of(int in, int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+/* 96 rows of a stay in the second cache for all panels. */
+INLINE void product_of(int in, int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panels, int64_t ldp, float *c, int64_t ldc, bool add)
 {
-    const bool broad = n > HALF;
-    int64_t rows = 0;
-    for (int64_t i = 0; i < m; i += 2 * TILE_ROWS) {
-        const int64_t here = m - i < 2 * TILE_ROWS ? m - i : 2 * TILE_ROWS;
-        if (here != rows) shape_tiles(rows = here, n);
-        if (here > TILE_ROWS && broad) tiles(in, true, true, single, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
-        else tiles(in, here > TILE_ROWS, broad, single, k, a + i * lda, lda, panel, c + i * ldc, ldc, add);
-    }
+    enum { AT_ONCE = 6 * TILE_ROWS, TALL = 2 * TILE_ROWS };
+    int64_t rows = 0, columns = 0;
+    for (int64_t i = 0; i < m; i += AT_ONCE)
+        for (int64_t j = 0; j < n; j += WIDE) {
+            const uint16_t *panel = panels + j / WIDE * ldp;
+            const int64_t end = m < i + AT_ONCE ? m : i + AT_ONCE, wide = n - j < WIDE ? n - j : WIDE;
+            for (int64_t t = i; t < end; t += TALL) {
+                const int64_t here = end - t < TALL ? end - t : TALL;
+                if (here != rows || wide != columns) shape_tiles(rows = here, columns = wide);
+                if (here > TILE_ROWS && wide > HALF) tiles(in, true, true, single, k, a + t * lda, lda, panel, c + t * ldc + j, ldc, add);
+                else tiles(in, here > TILE_ROWS, wide > HALF, single, k, a + t * lda, lda, panel, c + t * ldc + j, ldc, add);
+            }
+        }
     _tile_release();
 }
 
-static void product_rounded(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+static void product_rounded(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panels, int64_t ldp, float *c, int64_t ldc, bool add)
 {
     (void)single;
-    product_of(1, m, n, k, k, a, lda, panel, c, ldc, add);
+    product_of(1, m, n, k, k, a, lda, panels, ldp, c, ldc, add);
 }
 
-static void product_split(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+static void product_split(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panels, int64_t ldp, float *c, int64_t ldc, bool add)
 {
-    product_of(PLANES, m, n, single < k ? single : k, k, a, lda, panel, c, ldc, add);
+    product_of(PLANES, m, n, single < k ? single : k, k, a, lda, panels, ldp, c, ldc, add);
 }
 
-static const struct cpu_products16 rounded = { .planes = 1, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
+static const struct cpu_products16 rounded = { .planes = 1, .terms = CPU_TERMS, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
                                                .pack_columns16 = pack_columns16, .pack_rounded = pack_columns16, .product = product_rounded };
-static const struct cpu_products16 whole = { .planes = PLANES, .round = split, .pack_rows = split_rows, .pack_columns = split_columns, .pack_rows16 = pack_rows16,
+static const struct cpu_products16 whole = { .planes = PLANES, .terms = 384, .round = split, .pack_rows = split_rows, .pack_columns = split_columns, .pack_rows16 = pack_rows16,
                                              .pack_columns16 = pack_columns16, .pack_rounded = pack_split, .product = product_split };
 const struct cpu_isa cpu_isa_amx_bf16 = ISA_TABLE("amx_bf16", &rounded), cpu_isa_amx = ISA_TABLE("amx", &whole);
 #endif

@@ -142,9 +142,8 @@ INLINE void tile16_slim(int rows, int64_t n, int64_t pairs, const uint16_t *a, i
     }
 }
 
-static void product16(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
+static void product_of_panel(int64_t m, int64_t n, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panel, float *c, int64_t ldc, bool add)
 {
-    (void)single;
     const int64_t pairs = (k + 1) / 2, whole = m - m % ROWS, tall = m % ROWS == 4 && whole ? whole - ROWS : whole; /* 16 rows: two tiles of 8 */
     int64_t i = 0;
 #define PRODUCT(rows, end) \
@@ -159,7 +158,17 @@ static void product16(int64_t m, int64_t n, int64_t single, int64_t k, const uin
 #undef PRODUCT
 }
 
-static const struct cpu_products16 products16 = { .planes = 1, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
+/* 96 rows stay in the second cache for all panels; one panel stays in the first. */
+static void product16(int64_t m, int64_t n, int64_t single, int64_t k, const uint16_t *a, int64_t lda, const uint16_t *panels, int64_t ldp, float *c, int64_t ldc, bool add)
+{
+    enum { AT_ONCE = 8 * ROWS };
+    (void)single;
+    for (int64_t i = 0; i < m; i += AT_ONCE)
+        for (int64_t j = 0; j < n; j += WIDE)
+            product_of_panel(m - i < AT_ONCE ? m - i : AT_ONCE, n - j < WIDE ? n - j : WIDE, k, a + i * lda, lda, panels + j / WIDE * ldp, c + i * ldc + j, ldc, add);
+}
+
+static const struct cpu_products16 products16 = { .planes = 1, .terms = 384, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
                                                   .pack_columns16 = pack_columns16, .pack_rounded = pack_columns16, .product = product16 };
 const struct cpu_isa cpu_isa_avx512_bf16 = ISA_TABLE("avx512_bf16", &products16);
 #endif

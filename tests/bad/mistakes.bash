@@ -60,7 +60,7 @@ mutant test_op kernels/cpu/cpu_linear.c 's/isa->scale(rows \* r, dxa + t0 \* r, 
 mutant test_op kernels/cpu/cpu_linear.c 's/n = cpu_min(NC, n_out - n0)/n = cpu_min(NC, n_out - n0 - 1)/' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/memset(dxa + t0/if (t0 == 0) memset(dxa + t0/' linear/
 if grep -qw avx512_bf16 /proc/cpuinfo; then # elsewhere nothing runs on that level
-    mutant test_op kernels/cpu/cpu_linear16.c 's/panels, y + n0, w->n_out, k > 0)/panels, y + n0, w->n_out, false)/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/panel16(p), y + n0, w->n_out, k > 0)/panel16(p), y + n0, w->n_out, false)/' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/turned \* l.f32/l.f32/' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/isa->scale(rows \* r, xa + t \* r, factor_of(drop));//' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/first \* low.ld_turned + t \* p->planes, low/first * low.ld_turned, low/' linear/

@@ -37,7 +37,7 @@ restore() { if [ -e .kept ]; then mv .kept "$1"; else rm -f "$1"; fi; }
 restore_build() {
     local built
     find build -newer .began -type f | while IFS= read -r built; do
-        if [ -e "$root/$built" ]; then cp -p "$root/$built" "$built"; else rm -f "$built"; fi
+        if [ -e "$root/$built" ]; then cp -p --remove-destination "$root/$built" "$built"; else rm -f "$built"; fi
     done
 }
 
@@ -84,13 +84,18 @@ change() {
 }
 # Runs $program as ${run[@]} says until a test of it fails; its words are in $output.
 passes() {
-    local line pid
+    local line pid left
     output= timed_out=
-    exec 3< <(CK_TAP_LOG_FILE_NAME=- exec "${run[@]}" "$program" 2>&1)
+    exec 3< <(CK_TAP_LOG_FILE_NAME=- exec "${run[@]}" "$PWD/$program" 2>&1)
     pid=$!
     while IFS= read -r line <&3; do
         output+=$line$'\n'
-        if [[ $line == "not ok"* ]]; then kill "$pid" 2> /dev/null || true; wait "$pid" || true; return 1; fi
+        if [[ $line == "not ok"* ]]; then # and its child, which has a group of its own
+            kill "$pid" 2> /dev/null || true
+            wait "$pid" || true
+            for left in /proc/[0-9]*; do if [ "$left/exe" -ef "$program" ]; then kill -KILL "${left#/proc/}" 2> /dev/null || true; fi; done
+            return 1
+        fi
     done
     local status=0
     wait "$pid" || status=$?
