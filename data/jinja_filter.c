@@ -1,9 +1,12 @@
 /* Filters: a table of names and functions. Each takes the value, the arguments, and gives a value. */
+#include <ctype.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "data/jinja_parts.h"
 #include "data/utf8.h"
@@ -331,6 +334,8 @@ FILTER(f_dictsort)
     bool reverse, sensitive;
     struct jinja_args none = {0};
     PW_PASS(jinja_args_take(r, args, name, names, 3, a));
+    if (v->kind == JV_UNDEFINED) /* which the filter items takes for an empty map */
+        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
     PW_PASS(jv_truth(r, &a[0], &sensitive));
     PW_PASS(jv_truth(r, &a[2], &reverse));
     PW_PASS(f_items(r, name, v, &none, out));
@@ -415,19 +420,55 @@ FILTER(f_reverse)
     return 0;
 }
 
+/* A text as Python's int() and float() take it: without the white space around it, a plus, and the low lines between digits. */
+static bool plain_number(const struct jv *v, char *text, size_t room)
+{
+    const char *s = v->s, *end = v->s + v->len;
+    size_t n = 0;
+    while (s < end && jinja_space((unsigned char)*s))
+        s++;
+    while (end > s && jinja_space((unsigned char)end[-1]))
+        end--;
+    if (s < end && *s == '+' && end - s > 1 && s[1] != '-')
+        s++;
+    for (const char *c = s; c < end; c++) {
+        if (*c == '_' && c > s && c + 1 < end && isalnum((unsigned char)c[-1]) && isalnum((unsigned char)c[1]))
+            continue;
+        if (n + 1 >= room || !*c)
+            return false;
+        text[n++] = *c;
+    }
+    text[n] = 0;
+    return n > 0;
+}
+
 static bool real_of_text(const struct jv *v, double *d)
 {
-    struct jv t = *v; /* Python strips white space around numbers */
-    while (t.len > 0 && jinja_space((unsigned char)t.s[0]))
-        t.s++, t.len--;
-    while (t.len > 0 && jinja_space((unsigned char)t.s[t.len - 1]))
-        t.len--;
     char text[400];
-    if (t.len == 0 || t.len >= sizeof text)
+    if (!plain_number(v, text, sizeof text))
         return false;
-    memcpy(text, t.s, t.len);
-    text[t.len] = 0;
-    return pw_parse_f64(text[0] == '+' ? text + 1 : text, d) == 0 && !strpbrk(text, "xXpP");
+    const char *word = text[0] == '-' ? text + 1 : text;
+    bool inf = strcasecmp(word, "inf") == 0 || strcasecmp(word, "infinity") == 0;
+    if (inf || strcasecmp(word, "nan") == 0) {
+        *d = !inf ? (double)NAN : word > text ? -(double)INFINITY : (double)INFINITY;
+        return true;
+    }
+    return pw_parse_f64(text, d) == 0 && !strpbrk(text, "xXpP");
+}
+
+static bool int_of_text(const struct jv *v, int base, int64_t *i)
+{
+    char text[80], *end;
+    if (!plain_number(v, text, sizeof text))
+        return false;
+    if (base == 10)
+        return pw_parse_i64(text, i) == 0;
+    char *digits = text[0] == '-' ? text + 1 : text, mark = digits[0] == '0' ? (char)tolower((unsigned char)digits[1]) : 0;
+    if ((mark == 'b' && base == 2) || (mark == 'o' && base == 8)) /* which strtoll does not know; 0x it does */
+        memmove(digits, digits + 2, strlen(digits + 2) + 1);
+    errno = 0;
+    *i = strtoll(text, &end, base);
+    return isalnum((unsigned char)*digits) && !*end && errno == 0;
 }
 
 FILTER(f_int)
@@ -438,19 +479,14 @@ FILTER(f_int)
     int64_t base;
     PW_PASS(jinja_args_take(r, args, name, names, 2, a));
     PW_PASS(integer(r, name, &a[1], 10, &base));
-    if (base != 10)
-        return jinja_fail(r, "int: only base 10 is supported");
+    if (base < 2 || base > 36)
+        return jinja_fail(r, "int: a base is 2 to 36, got %" PRId64, base);
+    if (v->kind == JV_UNDEFINED)
+        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
     bool is_int = false, good = true;
     int64_t i = 0;
     if (v->kind == JV_STRING) {
-        char text[32];
-        struct jv none = jv_undefined(NULL), t;
-        PW_PASS(jinja_strip(r, v, &none, true, true, &t));
-        is_int = t.len > 0 && t.len < sizeof text;
-        if (is_int) {
-            memcpy(text, t.s, t.len + 1);
-            is_int = pw_parse_i64(text[0] == '+' ? text + 1 : text, &i) == 0;
-        }
+        is_int = int_of_text(v, (int)base, &i);
         good = is_int || real_of_text(v, &d);
     } else {
         good = jv_number(v, &d, &is_int, &i) == 0;
@@ -471,6 +507,8 @@ FILTER(f_float)
     bool is_int;
     int64_t i;
     PW_PASS(jinja_args_take(r, args, name, names, 1, a));
+    if (v->kind == JV_UNDEFINED)
+        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
     bool good = v->kind == JV_STRING ? real_of_text(v, &d) : jv_number(v, &d, &is_int, &i) == 0;
     *out = good ? jv_real(d) : jinja_absent(&a[0]) ? jv_real(0) : a[0];
     return 0;

@@ -43,6 +43,16 @@ static int mapping(struct jinja_run *r, const struct jinja_args *args, struct jv
 {
     PW_PASS(jv_map(r, out));
     for (size_t i = 0; i < args->n; i++) {
+        if (args->items[i].kind == JV_LIST) { /* of pairs */
+            for (size_t k = 0; k < args->items[i].list->n; k++) {
+                struct jv pair;
+                PW_PASS(jv_iterate(r, &args->items[i].list->items[k], &pair));
+                if (pair.list->n != 2)
+                    return jinja_fail(r, "dict: item %zu has %zu parts, not a key and a value", k, pair.list->n);
+                PW_PASS(jv_put(r, out, pair.list->items[0], pair.list->items[1]));
+            }
+            continue;
+        }
         if (args->items[i].kind != JV_MAP)
             return jinja_fail(r, "expected a mapping, got %s", jv_kind_name(&args->items[i]));
         const struct jinja_map *m = args->items[i].map;

@@ -556,6 +556,16 @@ static int body_to(struct parser *p, const char *end, struct jinja_node **out)
     return end_tag(p);
 }
 
+static bool only_names(const struct jinja_node *n)
+{
+    if (n->kind != JN_TUPLE)
+        return n->kind == JN_NAME;
+    for (size_t i = 0; i < n->n; i++)
+        if (!only_names(n->list[i]))
+            return false;
+    return true;
+}
+
 static int target(struct parser *p, const char *extra, struct jinja_node **out)
 {
     PW_PASS(tuple(p, TUPLE_SIMPLE, extra, false, out));
@@ -563,10 +573,8 @@ static int target(struct parser *p, const char *extra, struct jinja_node **out)
         PW_PASS(subscript(p, *out, out));
         return (*out)->kind == JN_ATTR ? 0 : bad(p, "expected a name after the dot");
     }
-    size_t n = (*out)->kind == JN_TUPLE ? (*out)->n : 1;
-    for (size_t i = 0; i < n; i++)
-        if ((n == 1 && (*out)->kind != JN_TUPLE ? *out : (*out)->list[i])->kind != JN_NAME)
-            return bad(p, "only names can be assigned to");
+    if (!only_names(*out))
+        return bad(p, "only names can be assigned to");
     return 0;
 }
 

@@ -1,4 +1,5 @@
 /* Tests: `x is defined` and its kin. */
+#include <math.h>
 #include <string.h>
 
 #include "data/jinja_parts.h"
@@ -65,12 +66,18 @@ int jinja_test(struct jinja_run *r, const char *name, const struct jv *v, const 
 {
     static const char *const names[] = {"other"};
     struct jv a[1];
+    if ((is(name, "filter") || is(name, "test")) && !jinja_hashable(v))
+        return jinja_fail(r, "test %s: a %s names nothing", name, jv_kind_name(v));
     if (kind_test(name, v, out) == 0)
         return args->n + args->n_named == 0 ? 0 : jinja_fail(r, "test %s takes no argument", name);
     if (is(name, "odd") || is(name, "even")) {
-        if (v->kind != JV_INT)
-            return jinja_fail(r, "test %s: expected an integer, got %s", name, jv_kind_name(v));
-        *out = (v->i % 2 != 0) == is(name, "odd");
+        double d, rest;
+        bool is_int;
+        int64_t i;
+        if (jv_number(v, &d, &is_int, &i) < 0)
+            return jinja_fail(r, "test %s: expected a number, got %s", name, jv_kind_name(v));
+        rest = is_int ? (double)(i % 2 != 0) : fabs(fmod(d, 2)); /* of a fraction neither holds */
+        *out = rest == (is(name, "odd") ? 1 : 0);
         return 0;
     }
     if (is(name, "lower") || is(name, "upper")) {

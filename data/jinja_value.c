@@ -467,9 +467,7 @@ int jv_repr(struct jinja_run *r, const struct jv *v, struct pw_buf *out, int dep
             pw_buf_char(out, ',');
         pw_buf_char(out, v->list->tuple ? ')' : ']');
     } else if (v->kind == JV_MAP) {
-        if (v->map->is_namespace)
-            return jinja_fail(r, "a namespace cannot be printed");
-        pw_buf_char(out, '{');
+        pw_buf_str(out, v->map->is_namespace ? "<Namespace {" : "{");
         for (size_t i = 0; i < v->map->n; i++) {
             if (i)
                 pw_buf_str(out, ", ");
@@ -477,7 +475,7 @@ int jv_repr(struct jinja_run *r, const struct jv *v, struct pw_buf *out, int dep
             pw_buf_str(out, ": ");
             PW_PASS(jv_repr(r, &v->map->pairs[i].value, out, depth + 1));
         }
-        pw_buf_char(out, '}');
+        pw_buf_str(out, v->map->is_namespace ? "}>" : "}");
     } else if (v->kind == JV_UNDEFINED) {
         pw_buf_str(out, "Undefined");
     } else {
@@ -499,6 +497,7 @@ int jv_text(struct jinja_run *r, const struct jv *v, struct pw_buf *out)
         return jinja_step(r, v->len / 64);
     case JV_LIST:
     case JV_MAP: return jv_repr(r, v, out, 0);
+    case JV_LOOP: pw_buf_printf(out, "<LoopContext %" PRId64 "/%" PRId64 ">", v->loop->index0 + 1, v->loop->length); return 0;
     default: return jinja_fail(r, "a %s cannot be printed", jv_kind_name(v));
     }
 }
