@@ -1,5 +1,5 @@
 /* The PCRE2 wall. Owns the translation of what means other characters in PCRE2: \s, \S, \w (\s holds U+180E there, \w all of
- * \p{N} and no marks), properties (its Unicode is older), ^ and $ (of lines in the original); and the limits on matching.
+ * \p{N} and no marks), \d and properties (its Unicode is older), ^ and $ (of lines in the original); and the limits on matching.
  * Knows nothing of tokenizers. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "data/regex.h"
@@ -108,9 +108,13 @@ static int translate(const char *p, size_t n, const char *source, struct pw_buf 
             pw_buf_str(out, in_class ? "" : c == 'w' ? "[" : "[^");
             add_word(out);
             pw_buf_str(out, in_class ? "" : "]");
+        } else if (c == 'd' || (c == 'D' && !in_class)) {
+            pw_buf_str(out, in_class ? "" : c == 'd' ? "[" : "[^");
+            add_category(out, "Nd");
+            pw_buf_str(out, in_class ? "" : "]");
         } else if (c == 'p' || c == 'P') {
             PW_PASS(property(p, n, &i, in_class, source, out));
-        } else if (c == 'W' || c == 'h' || c == 'H' || c == 'b' || c == 'B') {
+        } else if (c == 'W' || c == 'D' || c == 'h' || c == 'H' || c == 'b' || c == 'B') {
             return pw_error(PW_E_UNSUPPORTED, "%s: regular expression: \\%c at byte %zu is not supported", source, c, i - 1);
         } else {
             pw_buf_char(out, '\\');

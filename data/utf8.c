@@ -139,8 +139,8 @@ bool pw_cp_space(uint32_t cp)
 
 static bool in_ranges(const struct pw_unicode_range *r, uint32_t cp, const char *categories)
 {
-    for (; r->to; r++)
-        if (cp >= r->from && cp <= r->to)
+    for (; r->to && cp >= r->from; r++)
+        if (cp <= r->to)
             return !categories || strstr(categories, r->category) != NULL;
     return false;
 }
@@ -183,16 +183,14 @@ uint32_t pw_cp_simple(uint32_t cp, bool upper)
     return (uint32_t)(upper ? utf8proc_toupper((utf8proc_int32_t)cp) : utf8proc_tolower((utf8proc_int32_t)cp));
 }
 
-bool pw_cp_punctuation(uint32_t cp)
-{
-    if (cp < 0x80)
-        return (cp >= 0x21 && cp <= 0x2F) || (cp >= 0x3A && cp <= 0x40) || (cp >= 0x5B && cp <= 0x60) || (cp >= 0x7B && cp <= 0x7E);
-    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
-}
+bool pw_cp_punctuation(uint32_t cp) { return in_ranges(pw_unicode_punctuation, cp, NULL); }
 
 bool pw_grapheme_break(uint32_t a, uint32_t b, int32_t *state)
 {
+    if (in_ranges(pw_unicode_joining, a, NULL))
+        a = 0x301; /* a mark that every version knows */
+    if (in_ranges(pw_unicode_joining, b, NULL))
+        b = 0x301;
     return utf8proc_grapheme_break_stateful((utf8proc_int32_t)a, (utf8proc_int32_t)b, state);
 }
 

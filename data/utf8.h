@@ -24,7 +24,7 @@ bool pw_cp_numeric(uint32_t cp);  /* categories Nd, Nl, No */
 bool pw_cp_letter(uint32_t cp);   /* categories L* */
 bool pw_cp_decimal(uint32_t cp);  /* category Nd */
 uint32_t pw_cp_simple(uint32_t cp, bool upper); /* simple case mapping */
-bool pw_cp_punctuation(uint32_t cp); /* ASCII punctuation and symbols, and categories P* */
+bool pw_cp_punctuation(uint32_t cp); /* ASCII punctuation and symbols, and what tokenizers take for it beyond */
 /* Whether text may be cut between two characters that follow each other; *state is 0 at the beginning of a text. */
 bool pw_grapheme_break(uint32_t a, uint32_t b, int32_t *state);
 size_t pw_cp_lower(uint32_t cp, uint32_t out[2]);

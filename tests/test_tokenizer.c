@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "base/value.h"
+#include "data/regex.h"
 #include "data/tokenizer.h"
 #include "data/utf8.h"
 #include "tests/support.h"
@@ -649,6 +650,28 @@ START_TEST(unicode)
 }
 END_TEST
 
+/* Characters about which versions of Unicode disagree are taken as the package takes them, whatever the libraries of the machine know. */
+START_TEST(versions_of_unicode)
+{
+    static const struct { const char *pattern; size_t start, end; } rows[] = { { "\\d", 1, 5 }, { "[x\\d]", 1, 5 }, { "\\D", 0, 1 }, { "a\\D", 0, 0 } };
+    static const char text[] = "a\U0001E4F2a\u0661"; /* a digit of Unicode 15; one of the first version */
+    struct pw_regex_room *room;
+    ck_ok(pw_regex_room_open(&room));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct pw_regex *r;
+        size_t start = 0, end = 0;
+        ck_ok(pw_regex_compile(&r, rows[i].pattern, strlen(rows[i].pattern), "T"));
+        int found = pw_regex_find(r, room, text, sizeof text - 1, 0, &start, &end);
+        ck_assert_msg(found == (i < 3) && (!found || (start == rows[i].start && end == rows[i].end)), "%s: %d, %zu to %zu", rows[i].pattern, found, start, end);
+        pw_regex_free(r);
+    }
+    pw_regex_room_free(room);
+    ck_assert(pw_cp_punctuation('$') && pw_cp_punctuation(0x2E42) && !pw_cp_punctuation(0x2E4D) && pw_cp_punctuation(0x166D) && !pw_cp_punctuation('a'));
+    int32_t state = 0;
+    ck_assert(!pw_grapheme_break('n', 0x1AE7, &state) && !pw_grapheme_break(0x1AE7, 0x301, &state) && pw_grapheme_break(0x301, 'n', &state));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("tokenizer");
@@ -672,6 +695,7 @@ int main(void)
     tcase_add_test(c, from_arrays);
     tcase_add_test(c, folders_without_json);
     tcase_add_test(c, unicode);
+    tcase_add_test(c, versions_of_unicode);
     suite_add_tcase(s, c);
     return test_run(s);
 }

@@ -261,6 +261,8 @@ mutant test_families data/rope_config.c 's/c->rope_attention = yarn_scale(c->rop
 mutant test_families data/model_config.c 's/c->embed_scale = sqrt(c->hidden);//'
 mutant test_gguf_families data/gguf_model.c 's/x\[i\] -= 1;//'
 mutant test_gguf_families quant/gguf_file.c 's/x\[i\] += (float)it->offset/x[i] += 0/'
+mutant test_jinja data/jinja_slice.c 's/if (wants_context(n->name))/if (true)/'
+mutant test_tokenizer data/utf8.c 's/        b = 0x301;/        a = 0x301;/'
 mutant test_tokenizer data/tok_unigram.c 's/(float)n \* user_bonus - user_bonus/(float)n * user_bonus/'
 mutant test_gguf_experts quant/gguf_file.c 's/open_expert(j, it->layer, n, it->part/open_expert(j, it->layer, n * (n > 1), it->part/'
 mutant test_gguf_experts quant/source.c 's/{"up_proj.weight", PW_EXPERT_UP, PW_EXPERT_DOWN}/{"up_proj.weight", PW_EXPERT_GATE, PW_EXPERT_UP}/'

@@ -162,11 +162,13 @@ def huggingface(name):
         return byte_level(name, pre.Sequence([pre.WhitespaceSplit(), pre.Punctuation(), pre.Digits(), plain]), normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase()]))
     if name == "punctuation-contiguous":
         return byte_level(name, pre.Sequence([pre.Punctuation("contiguous"), pre.Whitespace(), plain]), normalizers.Sequence([normalizers.NFKD(), normalizers.Strip()]))
+    if name == "punctuation-removed":       # what is taken for punctuation, and for a digit, shows in what is left
+        return byte_level(name, pre.Sequence([split(r"\d", "removed"), pre.Punctuation("removed"), plain]))
     raise KeyError(name)
 
 
 HUGGINGFACE = ["gpt2", "llama3", "qwen2", "smollm", "deepseek-llm", "deepseek-v3", "gpt-4o", "llama2", "phi3", "llama2-first", "gemma", "unigram", "unigram-bytes", "unigram-precompiled",
-               "punctuation", "punctuation-contiguous"]
+               "punctuation", "punctuation-contiguous", "punctuation-removed"]
 
 
 def precompiled():
