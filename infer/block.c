@@ -212,7 +212,6 @@ struct block {                 /* what both directions look at */
     const struct pw_block_batch *b;
     int index;
     int64_t at, n;             /* rows [at, at + n) of the pass: all of them, or a part of the feed-forward half */
-    int64_t part;              /* number of the part */
 };
 
 /* The first n rows of a buffer that was placed for more; the columns of xa narrowed to the rank of this layer. */
@@ -254,29 +253,26 @@ static bool part_of(struct block *part, const struct block *k, const struct pw_w
 {
     const int64_t parts = (k->n + w->rows - 1) / w->rows, even = parts > 0 ? ((k->n + parts - 1) / parts + 63) / 64 * 64 : 0, size = even < w->rows ? even : w->rows;
     *part = *k;
-    part->part = i;
     part->at = i * size;
     part->n = k->n - part->at < size ? k->n - part->at : size;
     return part->n > 0;
 }
 
-struct pw_drop pw_block_drop(const struct pw_block_batch *b, int layer, enum pw_linear l)
+struct pw_drop pw_block_drop(const struct pw_block_batch *b, int layer, enum pw_linear l, int64_t row, int64_t n_in)
 {
     struct pw_drop drop = {0};
     if (b->train && b->drop_p > 0) {
         drop.p = b->drop_p;
         drop.seed = b->drop_seed;
         drop.offset = b->drop_offset + (uint64_t)layer * PW_LIN_COUNT + (uint64_t)l;
+        drop.first = (uint64_t)(b->drop_row + row) * (uint64_t)n_in;
     }
     return drop;
 }
 
-/* Masks count rows from the first one of a call: every part has a stream of its own, behind those of all layers. */
 static struct pw_drop drop_of(const struct block *k, enum pw_linear l)
 {
-    struct pw_drop drop = pw_block_drop(k->b, k->index, l);
-    drop.offset += drop.p > 0 ? (uint64_t)(k->part * k->c->layers) * PW_LIN_COUNT : 0;
-    return drop;
+    return pw_block_drop(k->b, k->index, l, k->at, k->layer->linear[l].n_in);
 }
 
 static int begin(struct block *k, struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, const struct pw_work *w,

@@ -52,7 +52,8 @@ struct pw_block_batch {        /* the rows of this pass */
     struct pw_tensor kv_rows;             /* (T) i32: rows of the KV pool to write; none in training (k, v are the batch's own) */
     struct pw_cache cache;                /* of this layer, with kv_rows */
     bool train;                           /* dropout is on */
-    uint64_t drop_seed, drop_offset;      /* Philox offset of this pass; the block adds layer * PW_LIN_COUNT + linear */
+    uint64_t drop_seed, drop_offset;      /* Philox offset of the step; the block adds layer * PW_LIN_COUNT + linear */
+    int64_t drop_row;                     /* what the first token of the pass is in the step: a mask belongs to a token, however the step is cut into passes */
     double drop_p;
 };
 /* Bytes, and placing in a pool; the same functions serve the plan (pool NULL: only counts) and the run. r = largest adapter rank per

@@ -10,7 +10,8 @@ struct taker { struct pw_pool *pool; enum pw_dtype type; int64_t tokens; size_t 
 /* (rows, columns), or, vector, (rows). No columns: none. */
 void pw_take_rows(struct taker *k, struct pw_tensor *t, enum pw_dtype type, int64_t rows, int64_t columns, bool vector);
 
-struct pw_drop pw_block_drop(const struct pw_block_batch *b, int layer, enum pw_linear l);   /* on the input of the adapter of l */
+/* On the input of the adapter of l, (.., n_in), for rows from `row` of the pass on. */
+struct pw_drop pw_block_drop(const struct pw_block_batch *b, int layer, enum pw_linear l, int64_t row, int64_t n_in);
 enum pw_act pw_block_act(const struct pw_model_config *c);
 
 /* The half made of experts: what is kept for backward, and scratch, beside the buffers that a dense half has too. */

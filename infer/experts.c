@@ -86,9 +86,10 @@ static struct pw_route narrow(const struct half *k, const struct pw_route *r)
     return (struct pw_route){first(r->logits, k->n), first(r->weights, k->n), first(r->chosen, k->n), first(r->places, k->n), first(r->tokens, k->rows), r->starts};
 }
 
+/* An expert's rows are counted from the first of this pass: no pass of a step draws what another one does, but what a token draws depends on how the step is cut. */
 static struct pw_drop drop_of(const struct half *k, enum pw_expert_part p)
 {
-    return pw_block_drop(k->b, k->index, pw_expert_linear(p));
+    return pw_block_drop(k->b, k->index, pw_expert_linear(p), 0, k->layer->moe->part[p][0].n_in);
 }
 
 /* The product of the adapters of a part, or none. */

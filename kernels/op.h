@@ -49,7 +49,7 @@ struct pw_attn {
 /* Keys and values kept for later passes, of one layer: pools (S, G, d) of activations, bf16 or i8. With i8 a row has one scale for each head, (S, G) f32:
  * value = code * scale (kernels/cache8.h); otherwise the scales are none. */
 struct pw_cache { struct pw_tensor k, v, k_scale, v_scale; };
-struct pw_drop { double p; uint64_t seed, offset; };  /* on the adapter's input; p = 0: none. Mask: base/rng.h */
+struct pw_drop { double p; uint64_t seed, offset, first; };  /* on the adapter's input; p = 0: none. Mask: base/rng.h, with first + i as the number of element i */
 struct pw_linear_grads {       /* each may be pw_none(); what is none is not computed */
     struct pw_tensor dx;       /* (T, K) */
     struct pw_tensor dw;       /* (N, K), dense weights only */

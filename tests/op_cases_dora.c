@@ -47,7 +47,7 @@ static void dropout_setup(struct problem *p)
 }
 static int dropout_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
 {
-    const struct pw_drop drop = { .p = p->c->x[0], .seed = 99, .offset = ((uint64_t)3 << 33) + 7 };
+    const struct pw_drop drop = { .p = p->c->x[0], .seed = 99, .offset = ((uint64_t)3 << 33) + 7, .first = 5 };
     for (int i = 0; i < 4; i++) {
         int rc = pw_dropout(dev, t[1 + i], t[0], drop, i % 2, i >= 2);
         if (rc) return rc;

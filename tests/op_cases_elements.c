@@ -204,7 +204,7 @@ static void noise_setup(struct problem *p)
 static int noise_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
 {
     (void)p;
-    return pw_noise(dev, t[0], t[1], (struct pw_drop){ .seed = 77, .offset = ((uint64_t)5 << 40) + 3 });
+    return pw_noise(dev, t[0], t[1], (struct pw_drop){ .seed = 77, .offset = ((uint64_t)5 << 40) + 3, .first = ((uint64_t)1 << 34) + 3 });
 }
 static double noise_bound(const struct op_case *c) { return u * (2 + 4 * c->x[0]); }
 static const struct family noise = { "noise", noise_setup, noise_forward, NULL, noise_bound, NULL };

@@ -139,7 +139,7 @@ static void experts_setup(struct problem *p)
     p->a[X_B].gradient = add2(p, "db", ADD, all * n, r);
     if (c->flags & CASE_NO_DX) p->a[X_X].gradient = -1;
     if (!dense) quantised_weight(p, c->q, c->type, all * n, k, false);
-    p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7 };
+    p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7, .first = 18 };
     p->ids = pw_tensor2(choices(p, c->p[0], TWO, all, c->p[5], 22), PW_I32, c->p[0], TWO);
 }
 /* The weights of the experts: equal shares of the rows of one, each whole blocks. */

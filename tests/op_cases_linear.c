@@ -92,17 +92,17 @@ static void linear_setup(struct problem *p)
     if (dora) p->a[L_W].gradient = -1;
     if (c->flags & CASE_NO_DX) p->a[L_X].gradient = -1;
     if (!dense) quantised_weight(p, c->q, c->type, n, k, c->flags & CASE_NESTED);
-    p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7 };
+    p->drop = (struct pw_drop){ .p = c->x[0], .seed = 99, .offset = 7, .first = 30 };
 }
 /* What dropout multiplies element i by. */
 static double kept(struct pw_drop d, int64_t i)
 {
-    const uint64_t group = (uint64_t)i / 4;
+    const uint64_t at = d.first + (uint64_t)i, group = at / 4;
     const uint32_t counter[4] = { (uint32_t)group, (uint32_t)(group >> 32), (uint32_t)d.offset, (uint32_t)(d.offset >> 32) }, key[2] = { (uint32_t)d.seed, (uint32_t)(d.seed >> 32) };
     uint32_t word[4];
     if (d.p <= 0) return 1;
     pw_philox(counter, key, word);
-    return word[i % 4] >= pw_dropout_threshold(d.p) ? 1 / (1 - d.p) : 0;
+    return word[at % 4] >= pw_dropout_threshold(d.p) ? 1 / (1 - d.p) : 0;
 }
 /* Weights that a device may multiply as bf16: W, A, B. */
 void round_array(struct array *a)

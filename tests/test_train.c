@@ -147,11 +147,16 @@ static void same(const char *a, const char *b, int64_t steps, double bound)
 
 #define T(batch, accumulate, more) "adapter: {r: 4, alpha: 8}\ntrain: {batch_size: " #batch ", accumulate: " #accumulate ", lr: 1e-3, warmup: 2, epochs: 20" more "}\n"
 
+#define D(batch, accumulate, more) "adapter: {r: 4, alpha: 8, dropout: 0.2}\ntrain: {batch_size: " #batch ", accumulate: " #accumulate ", lr: 1e-3, warmup: 2, epochs: 20" more "}\n"
+
 /* Adam turns sums that differ in the last bits into steps of up to lr where a gradient is near zero: the loss is the strict witness. */
 START_TEST(accumulation)
 {
     same(T(8, 1, ", eps: 1e-4"), T(4, 2, ", eps: 1e-4"), 10, 2e-5);
     same(T(8, 1, ", eps: 1e-4"), T(1, 8, ", eps: 1e-4"), 10, 2e-5);
+    /* What is dropped and the noise belong to a token's place in the step. */
+    same(D(8, 1, ", eps: 1e-4, neftune: 5"), D(2, 4, ", eps: 1e-4, neftune: 5"), 10, 2e-5);
+    same(D(8, 1, ", eps: 1e-4"), D(1, 8, ", eps: 1e-4"), 10, 2e-5);
 }
 END_TEST
 

@@ -276,7 +276,7 @@ static int add_noise(struct pw_pass *p, const struct rows *r, const struct pw_pa
         for (int32_t t = batch->seq_start[s]; t < batch->seq_start[s + 1]; t++)
             p->host_loss[t] = (float)(o->neftune / sqrt((double)batch->seq_len[s] * p->m->config.hidden));
     PW_PASS(pw_dev_put(p->m->dev, r->loss.data, p->host_loss, (size_t)batch->n_tokens * sizeof(float)));
-    return pw_noise(p->m->dev, r->x, r->loss, (struct pw_drop){.seed = o->drop_seed, .offset = o->drop_offset | NOISE_OFFSET});
+    return pw_noise(p->m->dev, r->x, r->loss, (struct pw_drop){.seed = o->drop_seed, .offset = o->drop_offset | NOISE_OFFSET, .first = (uint64_t)(o->drop_row * p->m->config.hidden)});
 }
 
 static int forward(struct pw_pass *p, const struct rows *r, const struct pw_block_batch *b, const struct pw_packed *batch, const struct pw_pass_options *o)
@@ -358,7 +358,7 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     PW_PASS(pw_seqs_put(dev, p->seqs, &seqs));
     const struct pw_block_batch b = {
         .tokens = n, .rope = &p->rope, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(),
-        .train = o->dropout && o->drop_p > 0, .drop_seed = o->drop_seed, .drop_offset = o->drop_offset, .drop_p = o->drop_p,
+        .train = o->dropout && o->drop_p > 0, .drop_seed = o->drop_seed, .drop_offset = o->drop_offset, .drop_row = o->drop_row, .drop_p = o->drop_p,
     };
     PW_TRY(forward(p, &r, &b, batch, o), "the forward pass");
     struct pw_tensor dh = pw_none(), dloss = pw_none(), dhead = pw_none();

@@ -51,7 +51,8 @@ struct pw_pass_options {
     bool backward;             /* gradients are added; each row's loss counts dloss */
     double dloss;
     bool dropout;
-    uint64_t drop_seed, drop_offset;
+    uint64_t drop_seed, drop_offset;   /* of the step: */
+    int64_t drop_row;          /* its tokens before those of the pass */
     double drop_p;
     double neftune;            /* noise on the embeddings, Jain et al. 2023: uniform, of size neftune / sqrt(tokens of the sequence * D); 0: none */
     /* Losses of whole sequences: called between forward and backward. rows (T): in, the loss of each token (0 where it is not trained); out,

@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "train/schedule.h"
 
-enum { MOST_PASSES = 1 << 20 };/* in a step: bits of the counters of random numbers */
 enum { REWARDS = 6 };          /* numbers of struct pw_preference_sums that ranks add up, beside the losses of the passes */
 
 /* ---- what is trained ---- */
@@ -165,8 +164,6 @@ static int64_t most_rows(const struct pw_trainer *t)
 int pw_trainer_open(struct pw_trainer *t, const struct pw_trainer_setup *set)
 {
     const struct pw_recipe *r = set->recipe;
-    PW_CHECK(r->accumulate * pw_ranks_size(set->ranks) <= MOST_PASSES, PW_E_UNSUPPORTED, "%lld passes a step on %d ranks: at most %d in all", (long long)r->accumulate,
-             pw_ranks_size(set->ranks), MOST_PASSES);
     *t = (struct pw_trainer){.set = *set, .plan_epoch = -1, .preference.objective = pw_objective_of(r)};
     pw_arena_init(&t->arena);
     for (int i = 0; i < PW_TRAINER_RECENT; i++)
@@ -428,7 +425,10 @@ static int run_passes(struct pw_trainer *t, int64_t last, double number, double 
     const struct pw_recipe *r = t->set.recipe;
     int64_t mine, end;
     pw_ranks_share(t->set.ranks, t->at, last, &mine, &end);
-    for (int64_t i = mine; i < end; i++) {
+    int64_t row = 0;
+    for (int64_t i = t->at; i < mine; i++)
+        row += t->plan->pass_tokens[i];
+    for (int64_t i = mine; i < end; row += t->plan->pass_tokens[i++]) {
         if (t->set.stop && t->set.stop(t->set.stop_ctx))
             return pw_error(PW_E_INTERRUPTED, "interrupted in step %lld", (long long)t->step + 1);
         double loss = 0;
@@ -437,8 +437,8 @@ static int run_passes(struct pw_trainer *t, int64_t last, double number, double 
             continue;
         const struct pw_pass_options o = {
             .backward = true, .dloss = 1.0 / number, .dropout = true, .drop_seed = (uint64_t)r->seed,
-            /* Each pass of the run has its own counters; the block adds layer and linear in the low bits. */
-            .drop_offset = ((uint64_t)t->step << 40) | ((uint64_t)(i - t->at) << 20), .drop_p = t->set.adapter ? r->dropout : 0,
+            /* Each step of the run has its own counters; the block adds layer and linear in the low bits, and a token its place in the step. */
+            .drop_offset = (uint64_t)t->step << 40, .drop_row = row, .drop_p = t->set.adapter ? r->dropout : 0,
             .neftune = r->neftune,
         };
         if (over_tokens(t))

@@ -257,11 +257,12 @@ int cpu_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, st
     for (int64_t t = 0; t < rows; t++) {
         uint32_t words[4];
         for (int64_t i = t * width; i < (t + 1) * width; i++) {
-            if (i == t * width || i % 4 == 0) {
-                const uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)((uint64_t)(i / 4) >> 32), (uint32_t)draw.offset, (uint32_t)(draw.offset >> 32) };
+            const uint64_t at = draw.first + (uint64_t)i;
+            if (i == t * width || at % 4 == 0) {
+                const uint32_t counter[4] = { (uint32_t)(at / 4), (uint32_t)(at / 4 >> 32), (uint32_t)draw.offset, (uint32_t)(draw.offset >> 32) };
                 pw_philox(counter, key, words);
             }
-            value[i] += s[t] * ((float)words[i % 4] * 0x1p-31f - 1);
+            value[i] += s[t] * ((float)words[at % 4] * 0x1p-31f - 1);
         }
     }
     return 0;

@@ -480,6 +480,7 @@ static void keep(struct pw_drop drop, int64_t first, int64_t n, const float *x, 
 {
     uint32_t threshold = pw_dropout_threshold(drop.p), words[4 * CALLS];
     float factor = (float)(1 / (1 - drop.p));
+    first += (int64_t)drop.first;
     for (int64_t at = first - first % 4; at < first + n; at += 4 * CALLS) {
         philox_calls((uint64_t)at / 4, drop, words);
         if (at >= first && at + 4 * CALLS <= first + n) {

@@ -4,14 +4,14 @@
 
 #include "kernels/cuda/cuda.h"
 
-struct cuda_drop { uint32_t threshold, key[2], offset[2]; float inverse; }; /* threshold 0: nothing is dropped; inverse = 1 / (1 - p) */
+struct cuda_drop { uint32_t threshold, key[2], offset[2]; float inverse; uint64_t first; }; /* threshold 0: nothing is dropped; inverse = 1 / (1 - p) */
 
 /* p as in base/rng.h: pw_dropout_threshold. Here because a plugin has no base/rng. */
 static inline struct cuda_drop cuda_drop_of(struct pw_drop d)
 {
     const double t = d.p > 0 ? floor(d.p * 0x1p32) : 0;
     return {t >= 4294967295.0 ? UINT32_MAX : (uint32_t)t, {(uint32_t)d.seed, (uint32_t)(d.seed >> 32)}, {(uint32_t)d.offset, (uint32_t)(d.offset >> 32)},
-            (float)(1 / (1 - (d.p > 0 ? d.p : 0)))};
+            (float)(1 / (1 - (d.p > 0 ? d.p : 0))), d.first};
 }
 
 /* The four words of elements 4 group .. 4 group + 3. */
@@ -35,6 +35,7 @@ SIMT_FN void philox4(const cuda_drop &d, uint64_t group, uint32_t out[4])
 template <int N> SIMT_INLINE unsigned philox_keep(const cuda_drop &d, uint64_t i)
 {
     if (d.threshold == 0) return (1u << N) - 1;
+    i += d.first;
     unsigned keep = 0;
     uint32_t word[4];
     for (uint64_t group = i / 4; group <= (i + N - 1) / 4; group++) {

@@ -72,11 +72,11 @@ void ref_add(struct pw_tensor t, int64_t i, double value)
 double ref_keep(struct pw_drop drop, int64_t i)
 {
     if (drop.p <= 0) return 1;
-    uint64_t n = (uint64_t)i / 4;
+    const uint64_t at = drop.first + (uint64_t)i, n = at / 4;
     uint32_t counter[4] = { (uint32_t)n, (uint32_t)(n >> 32), (uint32_t)drop.offset, (uint32_t)(drop.offset >> 32) };
     uint32_t key[2] = { (uint32_t)drop.seed, (uint32_t)(drop.seed >> 32) }, words[4];
     pw_philox(counter, key, words);
-    return words[i % 4] >= pw_dropout_threshold(drop.p) ? 1 / (1 - drop.p) : 0;
+    return words[at % 4] >= pw_dropout_threshold(drop.p) ? 1 / (1 - drop.p) : 0;
 }
 
 int ref_fill(struct pw_dev *dev, struct pw_tensor x, double value)
@@ -313,10 +313,11 @@ int ref_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, st
     const uint32_t key[2] = { (uint32_t)draw.seed, (uint32_t)(draw.seed >> 32) };
     const float *s = scale.data;
     for (int64_t i = 0, n = pw_count(x), width = x.shape[1]; i < n; i++) {
-        const uint32_t counter[4] = { (uint32_t)(i / 4), (uint32_t)((uint64_t)(i / 4) >> 32), (uint32_t)draw.offset, (uint32_t)(draw.offset >> 32) };
+        const uint64_t at = draw.first + (uint64_t)i;
+        const uint32_t counter[4] = { (uint32_t)(at / 4), (uint32_t)(at / 4 >> 32), (uint32_t)draw.offset, (uint32_t)(draw.offset >> 32) };
         uint32_t words[4];
         pw_philox(counter, key, words);
-        ref_add(x, i, s[i / width] * (words[i % 4] * 0x1p-31 - 1));
+        ref_add(x, i, s[i / width] * (words[at % 4] * 0x1p-31 - 1));
     }
     return 0;
 }

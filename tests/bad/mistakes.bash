@@ -303,7 +303,7 @@ mutant test_run train/trainer.c 's/gradients ? s->grad : s->value/gradients ? s-
 mutant test_ranks train/ranks.c 's/for (size_t k = 1; k < size; k++)/for (size_t k = 1; k + 1 < size; k++)/'
 mutant test_ranks train/ranks.c 's/n - next < chunk ? n - next : chunk/n - next < chunk ? n - next - 1 : chunk/'
 mutant test_ranks train/ranks.c 's/b == PW_E_INTERRUPTED \&\& a != PW_E_INTERRUPTED/a == PW_E_INTERRUPTED/'
-mutant test_ranks train/trainer.c 's/(uint64_t)(i - t->at) << 20/(uint64_t)(i - mine) << 20/'
+mutant test_ranks train/trainer.c 's/for (int64_t i = t->at; i < mine; i++)/for (int64_t i = mine; i < mine; i++)/'
 mutant test_ranks train/trainer.c 's/t->losses\[i - t->at\] = loss/t->losses[i - t->at] = i == mine ? loss : 0/'
 mutant test_ranks train/trainer.c 's/(double)(plan->pass_start\[last\] - plan->pass_start\[first\]) : 0/(double)(plan->pass_start[end] - plan->pass_start[mine]) : 0/'
 mutant test_ranks train/resume.c 's/averages ? PARTS : 1/averages ? 1 : 1/'
@@ -386,3 +386,6 @@ mutant test_base_file base/outfile.c 's/if (old \&\& lstat(target/if (!old \&\& 
 mutant test_run train/run_train.c 's/best_loss - k->r->min_delta/best_loss/'
 mutant test_adapter_golden train/loftq.c 's/if (round > 1)/if (round > 2)/'
 mutant test_adapter_golden lora/principal.c 's/round < rounds; round++/round < rounds \&\& round < 1; round++/'
+mutant test_train train/trainer.c 's/row += t->plan->pass_tokens\[i\];/row += 0;/; s/row += t->plan->pass_tokens\[i++\]/i++/'
+mutant test_op kernels/cuda/philox.h 's/    i += d.first;//' dropout
+mutant test_op kernels/ref/ref_ops.c 's/draw.first + (uint64_t)i;/(uint64_t)i;/' noise
