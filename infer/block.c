@@ -473,8 +473,9 @@ int pw_block_forward(struct pw_model *m, int layer, struct pw_tensor x, const st
 {
     struct block k;
     PW_PASS(begin(&k, m, layer, x, b, w, saved ? saved->xa : w->xa));
-    PW_PASS(attention_kept(&k, x, w, saved));
-    return k.layer->moe ? pw_experts_forward(m, layer, x, b, w, saved) : mlp_forward(&k, x, w, saved);
+    PW_TRY(attention_kept(&k, x, w, saved), "layer %d: the attention half", layer);
+    PW_TRY(k.layer->moe ? pw_experts_forward(m, layer, x, b, w, saved) : mlp_forward(&k, x, w, saved), "layer %d: the feed-forward half", layer);
+    return 0;
 }
 
 int pw_block_again(struct pw_model *m, int layer, struct pw_tensor x, const struct pw_block_batch *b, struct pw_work *w, struct pw_saved *saved)
@@ -483,7 +484,8 @@ int pw_block_again(struct pw_model *m, int layer, struct pw_tensor x, const stru
     if (saved->gate.data)
         return pw_block_forward(m, layer, x, b, w, saved);
     PW_PASS(begin(&k, m, layer, x, b, w, saved->xa));
-    return attention_kept(&k, x, w, saved);
+    PW_TRY(attention_kept(&k, x, w, saved), "layer %d: the attention half", layer);
+    return 0;
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------- */

@@ -298,7 +298,7 @@ static int step(struct loop *k)
             k->which[n_rows++] = i;
         }
     }
-    PW_PASS(pw_session_next(k->s, k->feeds, n_feeds, k->rows, k->draws, n_rows, k->ids));
+    PW_TRY(pw_session_next(k->s, k->feeds, n_feeds, k->rows, k->draws, n_rows, k->ids), "a pass over %lld tokens of %d prompts", (long long)used, n_feeds);
     for (int j = 0; j < n_rows; j++) {
         struct running *r = &k->runs[k->which[j]];
         pw_sampler_drawn(&r->g->sampler);

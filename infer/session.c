@@ -636,7 +636,8 @@ static int compute_step(struct pw_session *s, struct pw_block_batch *b, struct p
         PW_PASS(end);
     }
     s->replays++;
-    return pw_dev_replay(dev, step->graph);
+    PW_TRY(pw_dev_replay(dev, step->graph), "a captured step of %d rows through %d layers", seqs->n, s->m->config.layers);
+    return 0;
 }
 
 static int feed(struct pw_session *s, const struct pw_feed *feeds, int n_feeds, const struct drawing *d)

@@ -144,16 +144,8 @@ void pw_dev_unreserve(struct pw_dev *d)
 }
 
 int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes) { return bytes ? d->backend->put(d, device, host, bytes) : 0; }
-/* A card says of queued work that it failed, not of which. */
-static int of_queue(const struct pw_dev *d, int rc)
-{
-    if (rc != PW_E_FAIL || strcmp(d->kind, "cuda") != 0) return rc;
-    (void)pw_error_while(rc, "work that was queued before");
-    pw_error_hint("with CUDA_LAUNCH_BLOCKING=1 in the environment the op that fails says so itself");
-    return rc;
-}
-int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return bytes ? of_queue(d, d->backend->get(d, host, device, bytes)) : 0; }
-int pw_dev_sync(struct pw_dev *d) { return of_queue(d, d->backend->sync(d)); }
+int pw_dev_get(struct pw_dev *d, void *host, const void *device, size_t bytes) { return bytes ? d->backend->get(d, host, device, bytes) : 0; }
+int pw_dev_sync(struct pw_dev *d) { return d->backend->sync(d); }
 int pw_dev_memory(struct pw_dev *d, size_t *free_bytes, size_t *total_bytes) { return d->backend->memory(d, free_bytes, total_bytes); }
 size_t pw_dev_held(const struct pw_dev *d) { return d->backend->held(d); }
 

@@ -15,7 +15,7 @@
 int pw_fill(struct pw_dev *dev, struct pw_tensor x, double value)
 {
     PW_CHECK(x.data && op_is_float(x.dtype) && pw_contiguous(x), PW_E_FAIL, "fill: x: expected a contiguous float tensor, got %s", x.data ? pw_dtype_name(x.dtype) : "none");
-    return dev->ops->fill(dev, x, value);
+    return op_over(dev->ops->fill(dev, x, value), x);
 }
 
 int pw_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
@@ -26,7 +26,7 @@ int pw_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
     PW_PASS(op_shape("copy", "out", out, out.dtype, x.ndim, x.shape));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("copy", outs, ins);
-    return dev->ops->copy(dev, out, x);
+    return op_over(dev->ops->copy(dev, out, x), x);
 }
 
 int pw_axpy(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor x, double alpha)
@@ -34,13 +34,13 @@ int pw_axpy(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor x, double a
     PW_PASS(op_lead_any(dev, "axpy", "y", y, 0));
     PW_PASS(op_want_like("axpy", "x", x, y));
     PW_PASS(op_same_or_apart("axpy", "y", y, "x", x));
-    return dev->ops->axpy(dev, y, x, alpha);
+    return op_over(dev->ops->axpy(dev, y, x, alpha), x);
 }
 
 int pw_scale(struct pw_dev *dev, struct pw_tensor x, double alpha)
 {
     PW_PASS(op_lead_any(dev, "scale", "x", x, 0));
-    return dev->ops->scale(dev, x, alpha);
+    return op_over(dev->ops->scale(dev, x, alpha), x);
 }
 
 int pw_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, struct pw_drop draw)
@@ -49,7 +49,7 @@ int pw_noise(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor scale, str
     PW_PASS(op_want1("noise", "scale", scale, PW_F32, x.shape[0]));
     struct named outs[] = { NAMED(x) }, ins[] = { NAMED(scale) };
     APART("noise", outs, ins);
-    return dev->ops->noise(dev, x, scale, draw);
+    return op_over(dev->ops->noise(dev, x, scale, draw), x);
 }
 
 int pw_embed_fwd(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *table, struct pw_tensor ids)
@@ -119,7 +119,7 @@ int pw_rope(struct pw_dev *dev, struct pw_tensor x, struct pw_tensor pos, struct
     PW_CHECK(layout == PW_ROPE_HALF || layout == PW_ROPE_INTERLEAVED, PW_E_FAIL, "rope: unknown layout %d", (int)layout);
     struct named outs[] = { NAMED(x) }, ins[] = { NAMED(pos), NAMED(cosines), NAMED(sines) };
     APART("rope", outs, ins);
-    return dev->ops->rope(dev, x, pos, cosines, sines, layout, direction);
+    return op_over(dev->ops->rope(dev, x, pos, cosines, sines, layout, direction), x);
 }
 
 /* ---- attention ---- */
@@ -180,7 +180,7 @@ int pw_cache_put(struct pw_dev *dev, struct pw_tensor pool, struct pw_tensor sca
     PW_PASS(op_ids_in(dev, op, "rows", rows, 0, pool.shape[0]));
     struct named outs[] = { NAMED(pool), NAMED(scale) }, ins[] = { NAMED(x), NAMED(rows) };
     APART(op, outs, ins);
-    return pool.dtype == x.dtype ? dev->ops->scatter_rows(dev, pool, x, rows) : dev->ops->cache_put(dev, pool, scale, x, rows);
+    return op_over(pool.dtype == x.dtype ? dev->ops->scatter_rows(dev, pool, x, rows) : dev->ops->cache_put(dev, pool, scale, x, rows), x);
 }
 
 int pw_cache_attn(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, const struct pw_cache *cache, const struct pw_seqs *seqs, const struct pw_attn *attn)
@@ -195,7 +195,7 @@ int pw_cache_attn(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse
     if (lse.data) PW_PASS(op_want2(op, "lse", lse, op_wide_of(q.dtype), q.shape[0], q.shape[1]));
     struct named outs[] = { NAMED(out), NAMED(lse) }, ins[] = { NAMED(q), NAMED(k), NAMED(v), NAMED(k_scale), NAMED(v_scale) };
     APART(op, outs, ins);
-    return k.dtype == q.dtype ? dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn) : dev->ops->cache_attn(dev, out, lse, q, cache, seqs, attn);
+    return op_over(k.dtype == q.dtype ? dev->ops->attn_fwd(dev, out, lse, q, k, v, seqs, attn) : dev->ops->cache_attn(dev, out, lse, q, cache, seqs, attn), q);
 }
 
 int pw_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, struct pw_tensor dv, struct pw_tensor dout, struct pw_tensor out, struct pw_tensor lse,
@@ -300,7 +300,7 @@ int pw_row_norm(struct pw_dev *dev, struct pw_tensor norm, const struct pw_weigh
     struct named outs[] = { NAMED(norm) }, ins[] = { { "w", op_weight_view(w) }, { "lora.a", w->lora ? w->lora->a : pw_none() }, { "lora.b", w->lora ? w->lora->b : pw_none() } };
     APART("row_norm", outs, ins);
     PW_PASS(op_enough(dev, "row_norm", pw_scratch_linear(dev, 1, w, false)));
-    return dev->ops->row_norm(dev, norm, w);
+    return op_over(dev->ops->row_norm(dev, norm, w), norm);
 }
 
 int pw_dropout(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_drop drop, bool rest, bool add)
@@ -310,7 +310,7 @@ int pw_dropout(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, str
     PW_PASS(op_good_drop("dropout", drop, NULL));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("dropout", outs, ins);
-    return dev->ops->dropout(dev, out, x, drop, rest, add);
+    return op_over(dev->ops->dropout(dev, out, x, drop, rest, add), x);
 }
 
 int pw_column_scale(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor m, struct pw_tensor norm, struct pw_tensor bias, bool add)
@@ -327,7 +327,7 @@ int pw_column_scale(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x
     PW_CHECK(out.data != x.data || out.dtype == x.dtype, PW_E_FAIL, "%s: out is x, but of another type", op);
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(m), NAMED(norm), NAMED(bias) };
     APART(op, outs, ins);
-    return dev->ops->column_scale(dev, out, x, m, norm, bias, add);
+    return op_over(dev->ops->column_scale(dev, out, x, m, norm, bias, add), x);
 }
 
 int pw_column_dot(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor y, struct pw_tensor norm)
@@ -339,7 +339,7 @@ int pw_column_dot(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, 
     PW_PASS(op_want1(op, "norm", norm, op_wide_of(x.dtype), x.shape[1]));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x), NAMED(y), NAMED(norm) };
     APART(op, outs, ins);
-    return dev->ops->column_dot(dev, out, x, y, norm);
+    return op_over(dev->ops->column_dot(dev, out, x, y, norm), x);
 }
 
 int pw_head_loss(struct pw_dev *dev, struct pw_tensor loss, struct pw_tensor argmax, struct pw_tensor dh, struct pw_tensor dw, struct pw_tensor h,
@@ -388,13 +388,13 @@ static int good_rows(const struct pw_dev *dev, const char *op, struct pw_tensor 
 int pw_scatter_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows)
 {
     PW_PASS(good_rows(dev, "scatter_rows", out, "out", x, "x", rows));
-    return dev->ops->scatter_rows(dev, out, x, rows);
+    return op_over(dev->ops->scatter_rows(dev, out, x, rows), x);
 }
 
 int pw_gather_rows(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, struct pw_tensor rows)
 {
     PW_PASS(good_rows(dev, "gather_rows", x, "x", out, "out", rows));
-    return dev->ops->gather_rows(dev, out, x, rows);
+    return op_over(dev->ops->gather_rows(dev, out, x, rows), out);
 }
 
 /* A matrix whose rows may lie apart. */
@@ -417,7 +417,7 @@ int pw_columns_copy(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x
              "columns_copy: out: expected (%" PRId64 ", %" PRId64 ") %s, got (%" PRId64 ", %" PRId64 ") %s", x.shape[0], x.shape[1], pw_dtype_name(x.dtype), out.shape[0], out.shape[1],
              pw_dtype_name(out.dtype));
     PW_CHECK(!op_overlap(out.data, span(out), x.data, span(x)), PW_E_FAIL, "columns_copy: out and x share memory");
-    return dev->ops->columns_copy(dev, out, x);
+    return op_over(dev->ops->columns_copy(dev, out, x), x);
 }
 
 int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
@@ -426,7 +426,7 @@ int pw_sumsq(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x)
     PW_PASS(op_want1("sumsq", "out", out, PW_F64, 1));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("sumsq", outs, ins);
-    return dev->ops->sumsq(dev, out, x);
+    return op_over(dev->ops->sumsq(dev, out, x), x);
 }
 
 int pw_adamw(struct pw_dev *dev, struct pw_tensor p, struct pw_tensor m, struct pw_tensor v, struct pw_tensor g, const struct pw_adamw *h)
@@ -508,7 +508,7 @@ int pw_encode(struct pw_dev *dev, struct pw_weight *w, struct pw_tensor x)
         for (int64_t i = all_numbers(value, pw_count(x)) ? pw_count(x) : 0, n = pw_count(x); i < n; i++)
             PW_CHECK(isfinite(value[i]), PW_E_NUMERIC, "encode: x: element (%" PRId64 ", %" PRId64 ") is %g", i / w->n_in, i % w->n_in, (double)value[i]);
     }
-    return dev->ops->encode(dev, w, x);
+    return op_over(dev->ops->encode(dev, w, x), x);
 }
 
 int pw_decode(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *w, int64_t first_row)
@@ -520,7 +520,7 @@ int pw_decode(struct pw_dev *dev, struct pw_tensor out, const struct pw_weight *
              "decode: rows %" PRId64 " + %" PRId64 " outside the %" PRId64 " there are", first_row, out.shape[0], w->n_out);
     struct named outs[] = { NAMED(out) }, ins[] = { { "w", op_weight_view(w) } };
     APART("decode", outs, ins);
-    return dev->ops->decode(dev, out, w, first_row);
+    return op_over(dev->ops->decode(dev, out, w, first_row), out);
 }
 
 /* ---- scratch ---- */

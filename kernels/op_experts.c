@@ -29,7 +29,7 @@ int pw_route_fwd(struct pw_dev *dev, struct pw_tensor weights, struct pw_tensor 
     PW_PASS(good_route(dev, "route_fwd", logits, weights, chosen));
     struct named outs[] = { NAMED(weights), NAMED(chosen) }, ins[] = { NAMED(logits) };
     APART("route_fwd", outs, ins);
-    return dev->ops->route_fwd(dev, weights, chosen, logits, renormalise);
+    return op_over(dev->ops->route_fwd(dev, weights, chosen, logits, renormalise), logits);
 }
 
 int pw_route_bwd(struct pw_dev *dev, struct pw_tensor dlogits, struct pw_tensor dweights, struct pw_tensor weights, struct pw_tensor chosen, struct pw_tensor logits, bool renormalise)
@@ -43,7 +43,7 @@ int pw_route_bwd(struct pw_dev *dev, struct pw_tensor dlogits, struct pw_tensor 
     PW_PASS(op_want_like(op, "dweights", dweights, weights));
     struct named outs[] = { NAMED(dlogits) }, ins[] = { NAMED(dweights), NAMED(weights), NAMED(chosen), NAMED(logits) };
     APART(op, outs, ins);
-    return dev->ops->route_bwd(dev, dlogits, dweights, weights, chosen, logits, renormalise);
+    return op_over(dev->ops->route_bwd(dev, dlogits, dweights, weights, chosen, logits, renormalise), logits);
 }
 
 int pw_route_rows(struct pw_dev *dev, struct pw_tensor starts, struct pw_tensor tokens, struct pw_tensor places, struct pw_tensor chosen)
@@ -58,7 +58,7 @@ int pw_route_rows(struct pw_dev *dev, struct pw_tensor starts, struct pw_tensor 
     PW_PASS(op_want_like(op, "places", places, chosen));
     struct named outs[] = { NAMED(starts), NAMED(tokens), NAMED(places) }, ins[] = { NAMED(chosen) };
     APART(op, outs, ins);
-    return dev->ops->route_rows(dev, starts, tokens, places, chosen);
+    return op_over(dev->ops->route_rows(dev, starts, tokens, places, chosen), chosen);
 }
 
 static int good_experts(const struct pw_dev *dev, const char *op, const struct pw_experts *experts, struct pw_tensor starts, int64_t rows, enum pw_dtype type)
@@ -151,7 +151,7 @@ int pw_combine_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor y,
     PW_PASS(good_combine(dev, "combine_fwd", out, "out", y, "y", places, weights));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(y), NAMED(places), NAMED(weights) };
     APART("combine_fwd", outs, ins);
-    return dev->ops->combine_fwd(dev, out, y, places, weights);
+    return op_over(dev->ops->combine_fwd(dev, out, y, places, weights), out);
 }
 
 int pw_combine_bwd(struct pw_dev *dev, struct pw_tensor dy, struct pw_tensor dweights, struct pw_tensor dout, struct pw_tensor y, struct pw_tensor places, struct pw_tensor weights)
@@ -162,5 +162,5 @@ int pw_combine_bwd(struct pw_dev *dev, struct pw_tensor dy, struct pw_tensor dwe
     if (dweights.data) PW_PASS(op_want2(op, "dweights", dweights, op_wide_of(dout.dtype), places.shape[0], places.shape[1]));
     struct named outs[] = { NAMED(dy), NAMED(dweights) }, ins[] = { NAMED(dout), NAMED(y), NAMED(places), NAMED(weights) };
     APART(op, outs, ins);
-    return dev->ops->combine_bwd(dev, dy, dweights, dout, y, places, weights);
+    return op_over(dev->ops->combine_bwd(dev, dy, dweights, dout, y, places, weights), dout);
 }

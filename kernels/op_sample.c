@@ -13,7 +13,7 @@ int pw_softcap(struct pw_dev *dev, struct pw_tensor x, double cap)
 {
     PW_PASS(op_lead_wide(dev, "softcap", "x", x, 0));
     PW_CHECK(cap > 0 && isfinite(cap), PW_E_FAIL, "softcap: cap: expected a number above 0, got %g", cap);
-    return dev->ops->softcap(dev, x, cap);
+    return op_over(dev->ops->softcap(dev, x, cap), x);
 }
 
 static int good_draws(const struct pw_draws *draws)
@@ -52,5 +52,5 @@ int pw_sample(struct pw_dev *dev, struct pw_tensor ids, struct pw_tensor logits,
     struct named outs[] = { NAMED(ids) }, ins[] = { NAMED(logits) };
     APART(op, outs, ins);
     PW_PASS(op_enough(dev, op, pw_scratch_sample(dev, logits.shape[1])));
-    return dev->ops->sample(dev, ids, logits, draws);
+    return op_over(dev->ops->sample(dev, ids, logits, draws), logits);
 }

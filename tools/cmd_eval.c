@@ -72,6 +72,8 @@ static int eval_run(struct pw_cmd *c)
     double started = pw_seconds();
     pw_progress_start(c->progress, "evaluating", c->common->quiet);
     rc = score_all(b, &l, o->with_base);
+    if (pw_benchmark_tokens(b) == 0) /* nothing has been scored */
+        rc = pw_load_refusal(rc);
     pw_progress_end(c->progress, NULL);
     if (rc < 0)
         goto out;

@@ -152,7 +152,7 @@ static int generate(struct pw_loaded *l, const struct options *o, struct pw_gen 
     int rc = 0;
     pw_gen_sizes(config, gens, n, CHUNK, &rows, &batch_tokens);
     rows = pw_gen_rows(l->model, gens, n, rows, batch_tokens);
-    PW_PASS_OUT(pw_session_open(&s, l->model, rows, batch_tokens, n));
+    PW_PASS_OUT(pw_load_refusal(pw_session_open(&s, l->model, rows, batch_tokens, n)));
     PW_PASS_OUT(pw_generate(s, l->tokenizer, gens, n, &opt));
 out:
     pw_session_close(s);

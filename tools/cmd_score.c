@@ -286,7 +286,7 @@ static int score_all(struct work *w, struct pw_arena *a, const struct sequence *
     for (size_t i = 0; i < n; i++)
         longest = list[i].n > longest ? list[i].n : longest;
     const int64_t rows = longest < w->l->model->config.context ? longest : w->l->model->config.context;
-    PW_PASS(pw_session_open(&w->s, w->l->model, rows, rows < PIECE ? rows : PIECE, 1));
+    PW_PASS(pw_load_refusal(pw_session_open(&w->s, w->l->model, rows, rows < PIECE ? rows : PIECE, 1)));
     w->logprobs = pw_arena_array(a, (size_t)longest, sizeof *w->logprobs);
     PW_CHECK(w->logprobs, PW_E_NOMEM, "out of memory");
     if (w->o->top > 0 || w->npy) {

@@ -1,4 +1,5 @@
 /* pw train, pw plan, pw recipe: recipes from the command line to train/run.h. Owns the texts printed. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -165,6 +166,23 @@ static int say_plan(struct pw_cmd *c, struct pw_run *run)
     return 0;
 }
 
+/* The device, or the host, had less than the plan was promised: nothing has been trained, so this is a refusal, and the plan says what was wanted. */
+static int refuse_for_memory(const struct pw_run *run, bool first)
+{
+    struct pw_buf plan = {0};
+    char what[2048];
+    snprintf(what, sizeof what, "%s", pw_error_text());
+    if (first && run->budget.n > 0) {
+        table(&plan, run);
+        if (pw_buf_status(&plan) == 0)
+            fwrite(plan.data, 1, plan.len, stderr);
+        pw_buf_free(&plan);
+    }
+    int rc = pw_error(PW_E_REFUSED, "there is less memory than planned: %s", what);
+    pw_error_hint("another process may have taken it since the plan was made: look, and start again, or give --memory what is left");
+    return rc;
+}
+
 static int print_result(struct pw_cmd *c, const struct pw_run_result *r, const struct pw_dev *dev)
 {
     char planned[32], peak[32], time[32];
@@ -257,6 +275,8 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
     if (rc == 0 && first)
         rc = print_result(c, &result, dev);
 out:
+    if (rc == PW_E_NOMEM && !result.stepped && !plan_only)
+        rc = refuse_for_memory(&run, first);
     rc = pw_ranks_agree(ranks, rc);
     pw_ranks_release(ranks);
     pw_run_close(&run);

@@ -2,6 +2,7 @@
 #include "tools/load.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/file.h"
@@ -122,6 +123,17 @@ static int choose_products(struct pw_loaded *l, const struct pw_cmd *c)
     return 0;
 }
 
+int pw_load_refusal(int rc)
+{
+    char what[2048];
+    if (rc != PW_E_NOMEM)
+        return rc;
+    snprintf(what, sizeof what, "%s", pw_error_text());
+    rc = pw_error(PW_E_REFUSED, "there is less memory than this wants: %s", what);
+    pw_error_hint("--type nf4, a smaller --ctx or --cache-type int8 want less");
+    return rc;
+}
+
 int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer)
 {
     const struct pw_common *o = c->common;
@@ -144,7 +156,7 @@ int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool 
 out:
     if (rc < 0)
         pw_unload(l);
-    return rc;
+    return pw_load_refusal(rc);
 }
 
 int pw_load_attached(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer)

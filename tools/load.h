@@ -19,6 +19,9 @@ struct pw_loaded {
 };
 /* Loads MODEL as --type, --ctx, --device, --threads and --tokenizer say, and reads every --adapter. Errors leave nothing open. */
 int pw_load(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);
+/* Memory that is not there when a command begins is a refusal (exit 3): PW_E_NOMEM becomes PW_E_REFUSED, with the way out; other codes stay. pw_load does
+ * it itself. */
+int pw_load_refusal(int rc);
 /* As pw_load, for commands that run with at most one adapter: attaches it. */
 int pw_load_attached(struct pw_loaded *l, const struct pw_cmd *c, const char *path, bool needs_tokenizer);
 /* The file of choices of products: that of --products, or the card's in the cache. NULL: none, since there is nothing to choose, or no home. */

@@ -2,6 +2,7 @@
 #include "train/resume.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +68,17 @@ static bool on_host(const struct pw_optim *o, const struct pw_dev *dev, int k)
     return dev->host || (o->on_host && k > 0);
 }
 
+/* A state that is not finite is worth nothing, and would push out one that is: pw_state_save refuses to write it. */
+static int check_finite(const char *name, struct pw_tensor t, const void *host)
+{
+    const float *x = host;
+    if (stored(t) == PW_H5_U8)
+        return 0;
+    for (int64_t i = 0, n = pw_count(t); i < n; i++)
+        PW_CHECK(isfinite(x[i]), PW_E_NUMERIC, "%s: element %lld is not finite (expected a number, got %g)", name, (long long)i, (double)x[i]);
+    return 0;
+}
+
 static int put_tensors(struct pw_h5_out *h, const struct pw_optim *o, struct pw_dev *dev, void *host)
 {
     char name[NAME_BYTES];
@@ -78,6 +90,7 @@ static int put_tensors(struct pw_h5_out *h, const struct pw_optim *o, struct pw_
             name_of(name, &o->slots[i], &parts[k]);
             if (!on_host(o, dev, k))
                 PW_PASS(pw_dev_get(dev, host, t.data, pw_bytes(t)));
+            PW_PASS(check_finite(name, t, on_host(o, dev, k) ? t.data : host));
             PW_PASS(pw_h5_put(h, name, stored(t), on_host(o, dev, k) ? t.data : host, t.ndim, t.shape));
         }
     return 0;

@@ -581,24 +581,37 @@ static int one_step(struct training *k)
     return 0;
 }
 
-/* The state of the last whole step, if it can still be read; says so in `said`. Not after a failure of the disk, which would fail again. */
-static void save_what_is_whole(struct training *k, int rc, char said[4200])
+/* The state of the last whole step, if it can still be read and is finite. Says in `said` what became of it, and which saved state is the newest. Not
+ * after a failure of the disk, which would fail again. */
+static void save_what_is_whole(struct training *k, int rc, char said[4300])
 {
+    const long long step = k->t->step;
+    char why[80] = "";
     double square = 0;
     said[0] = 0;
-    if (k->t->torn) {
-        snprintf(said, 4200, "; step %lld was half done and is not saved", (long long)k->t->step + 1);
+    if (!k->writes || rc == PW_E_IO)
         return;
-    }
-    if (rc == PW_E_IO || k->t->step == 0 || pw_trainer_square(k->t, &square) < 0 || !isfinite(square) || save_state(k) < 0 || !k->writes)
+    if (k->t->torn)
+        snprintf(why, sizeof why, "; step %lld was half done and is not saved", step + 1);
+    else if (step > 0 && k->saved_step != step && pw_trainer_square(k->t, &square) < 0)
+        snprintf(why, sizeof why, "; the state of step %lld cannot be read any more", step);
+    else if (!isfinite(square))
+        snprintf(why, sizeof why, "; the state of step %lld is not finite either and is not saved", step);
+    else if (step > 0 && save_state(k) == 0) {
+        snprintf(said, 4300, "; state of step %lld saved in %s", step, k->states);
         return;
-    snprintf(said, 4200, "; state of step %lld saved in %s", (long long)k->saved_step, k->states);
+    } else if (step > 0)
+        snprintf(why, sizeof why, "; the state of step %lld could not be saved", step);
+    if (k->saved_step >= 0)
+        snprintf(said, 4300, "%s; the newest saved state is that of step %lld, in %s", why, (long long)k->saved_step, k->states);
+    else
+        snprintf(said, 4300, "%s; no state was saved before", why);
 }
 
 /* What is left to do when a step failed: the last whole step is saved, if that can be. */
 static int after_failure(struct training *k, int rc)
 {
-    char what[2048], hint[512], said[4200];
+    char what[2048], hint[512], said[4300];
     if (rc == PW_E_INTERRUPTED) {
         PW_PASS(save_state(k));
         rc = pw_error(PW_E_INTERRUPTED, "interrupted after step %lld of %lld, state saved in %s", (long long)k->t->step, (long long)k->t->epochs.steps, k->states);
@@ -609,7 +622,7 @@ static int after_failure(struct training *k, int rc)
     snprintf(hint, sizeof hint, "%s", pw_error_hint_text());
     save_what_is_whole(k, rc, said);
     rc = pw_error(rc, "%s%s%s", what, pw_ranks_lost(k->ranks) ? ": the run ends" : "", said);
-    pw_error_hint("%s", hint[0] ? hint : "--resume goes on from the newest saved state");
+    pw_error_hint("%s", hint[0] ? hint : k->saved_step >= 0 ? "--resume goes on from the newest saved state" : "--resume begins it again");
     return rc;
 }
 

@@ -315,12 +315,13 @@ static void lines_of(const struct pw_trainer *t, int64_t first, int64_t last, ch
     }
 }
 
-/* The first tensor whose gradient, or whose values, are not finite; NULL: none, or they cannot be read. */
+/* A tensor whose gradient is not finite, of several that which backward came to first: from there it spread to the layers below. Or the first whose
+ * values are not finite. NULL: none, or they cannot be read. */
 static const char *first_bad(struct pw_trainer *t, bool gradients)
 {
     struct pw_dev *dev = t->set.model->dev;
     for (size_t i = 0; i < t->optim.n; i++) {
-        const struct pw_slot *s = &t->optim.slots[i];
+        const struct pw_slot *s = &t->optim.slots[gradients ? t->optim.n - 1 - i : i];
         double sum = 0;
         if (pw_fill(dev, t->optim.norm2, 0) < 0 || pw_sumsq(dev, t->optim.norm2, gradients ? s->grad : s->value) < 0 ||
             pw_dev_get(dev, &sum, t->optim.norm2.data, sizeof sum) < 0)
@@ -489,13 +490,13 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
         report->tokens += t->plan->pass_tokens[i];
         report->trained_tokens += t->plan->pass_trained[i];
     }
-    PW_PASS(pw_optim_clear(dev, &t->optim));
+    PW_TRY(pw_optim_clear(dev, &t->optim), "step %lld: clearing the gradients", (long long)t->step + 1);
     PW_PASS(accumulate(t, last, report));
     PW_PASS(check_spike(t, report->loss, last));
     report->lr = pw_schedule_lr(r, t->step, t->epochs.steps);
     if (report->trained_tokens > 0) {       /* a step of cut rows that trains nothing changes nothing */
-        PW_PASS(hold_still(t));
-        PW_PASS(pw_optim_norm(dev, &t->optim, &report->grad_norm));
+        PW_TRY(hold_still(t), "step %lld: what is not trained", (long long)t->step + 1);
+        PW_TRY(pw_optim_norm(dev, &t->optim, &report->grad_norm), "step %lld: the norm of the gradients", (long long)t->step + 1);
         if (!isfinite(report->grad_norm))
             return not_a_number(t, true, report->grad_norm, t->at, last);
         const struct pw_adamw h = {
@@ -505,7 +506,7 @@ int pw_trainer_step(struct pw_trainer *t, struct pw_step_report *report)
         t->torn = true;
         PW_TRY(pw_optim_step(dev, &t->optim, &h), "the update of step %lld", (long long)t->step + 1);
         t->torn = false;
-        PW_PASS(pw_model_norms(t->set.model));
+        PW_TRY(pw_model_norms(t->set.model), "after the update of step %lld", (long long)t->step + 1);
     }
     t->step++;
     t->recent[t->step % PW_TRAINER_RECENT] = report->loss;

@@ -48,6 +48,8 @@ struct cuda_impl {
     int card;                 /* index; -1 on simt */
     int processors;           /* streaming multiprocessors */
     bool capturing;           /* ops are recorded; nothing else may be queued */
+    const char *last;         /* op whose launch was queued last, and how many launches were since the last wait: what a lost card may have died of */
+    int64_t queued;
     size_t shared_limit;      /* bytes of shared memory a block may ask for */
     const struct pw_choice *choices; /* of other ways than the fixed rule's */
     size_t n_choices;

@@ -15,17 +15,31 @@ static const struct pw_ops ops = {
 
 /* ---- errors ---- */
 
+/* A lost card says so to whoever asks next, and not which op it died of: that is one of those queued since the last wait. */
+static int lost(struct pw_dev *dev, int rc)
+{
+    struct cuda_impl *impl = cuda_of(dev);
+    if (!rt_lost(impl->stream)) return rc;
+    if (impl->queued > 0) (void)pw_error(rc, "%s: the card is lost to this process; launches queued since it last answered: %lld, the last of them by %s", pw_error_text(), (long long)impl->queued, impl->last);
+    else (void)pw_error(rc, "%s: the card is lost to this process", pw_error_text());
+    pw_error_hint("with CUDA_LAUNCH_BLOCKING=1 in the environment the op that fails says so itself");
+    return rc;
+}
+
 int cuda_launched(struct pw_dev *dev, const char *op, simt_error e)
 {
-    cuda_of(dev)->hooks.launches++;
-    if (e == 0) return 0;
-    return pw_error(PW_E_FAIL, "%s: launch on device %s failed: %s", op, dev->kind, rt_error_text(e));
+    struct cuda_impl *impl = cuda_of(dev);
+    impl->hooks.launches++;
+    if (e != 0) return lost(dev, pw_error(e == RT_NO_MEMORY ? PW_E_NOMEM : PW_E_FAIL, "%s: launch on device %s failed: %s", op, dev->kind, rt_error_text(e)));
+    impl->last = op;
+    impl->queued++;
+    return 0;
 }
 
 static int failed(struct pw_dev *dev, const char *what, simt_error e)
 {
     if (e == 0) return 0;
-    return pw_error(PW_E_FAIL, "device %s: %s: %s", dev->kind, what, rt_error_text(e));
+    return lost(dev, pw_error(PW_E_FAIL, "device %s: %s: %s", dev->kind, what, rt_error_text(e)));
 }
 
 /* What a kernel reported, as an error; the report is taken back. */
@@ -59,7 +73,7 @@ static int take(struct pw_dev *dev, void **out, size_t bytes)
     PW_PASS(not_capturing(dev, "taking memory"));
     *out = NULL;
     simt_error e = rt_malloc(out, bytes);
-    if (e != 0) return pw_error(PW_E_NOMEM, "device %s: no memory for %zu bytes: %s", dev->kind, bytes, rt_error_text(e));
+    if (e != 0) return lost(dev, pw_error(e == RT_NO_MEMORY ? PW_E_NOMEM : PW_E_FAIL, "device %s: no memory for %zu bytes: %s", dev->kind, bytes, rt_error_text(e)));
     return failed(dev, "clearing memory", rt_clear(*out, bytes, cuda_of(dev)->stream));
 }
 static void give(struct pw_dev *dev, void *p)
@@ -77,6 +91,7 @@ static int sync(struct pw_dev *dev)
 {
     PW_PASS(not_capturing(dev, "waiting"));
     PW_PASS(failed(dev, "work on the device", rt_sync(cuda_of(dev)->stream)));
+    cuda_of(dev)->queued = 0;
     return look_at_status(dev);
 }
 static int get(struct pw_dev *dev, void *host, const void *device, size_t bytes)
@@ -93,7 +108,9 @@ static size_t held(const struct pw_dev *dev) { return cuda_of(dev)->held; }
 static_assert((int)RT_LANES == (int)PW_LANES, "the lanes of the runtime are those of the device");
 static int take_pinned(struct pw_dev *dev, void **out, size_t bytes)
 {
-    PW_PASS(failed(dev, "pinned memory", rt_pinned(out, bytes)));
+    const simt_error e = rt_pinned(out, bytes);
+    if (e == RT_NO_MEMORY) return pw_error(PW_E_NOMEM, "device %s: no pinned memory of the host for %zu bytes", dev->kind, bytes);
+    PW_PASS(failed(dev, "pinned memory", e));
     memset(*out, 0, bytes);
     return 0;
 }
@@ -182,12 +199,17 @@ static void close_card(struct cuda_impl *impl)
 }
 #define KIND "cuda"
 #else
+/* The level is the order of threads and, after a comma, the fault that a test asks for (kernels/simt/faults.h). Only the order names the device: what a
+ * run computes before its fault is what it computes without. */
 static int open_card(struct pw_dev *dev, struct cuda_impl *impl, const struct pw_dev_options *opt, int index)
 {
     (void)index;
-    PW_CHECK(simt_schedule(opt->level), PW_E_USAGE, "simt has no schedule \"%s\": expected forward, reverse or random:SEED", opt->level);
+    const size_t order = strcspn(opt->level, ","), all = strlen(opt->level), fault = order < all ? order + 1 : all;
+    PW_CHECK(order < sizeof impl->name, PW_E_USAGE, "simt has no schedule of so long a name");
+    memcpy(impl->name, opt->level, order);
+    PW_CHECK(simt_schedule(impl->name), PW_E_USAGE, "simt has no schedule \"%s\": expected forward, reverse or random:SEED", impl->name);
+    PW_CHECK(simt_faults_set(opt->level + fault, all - fault), PW_E_USAGE, "simt has no fault \"%s\": expected memory:N, launch:N, lost:N or nan:N", opt->level + fault);
     simt_threads(dev->threads);
-    snprintf(impl->name, sizeof impl->name, "%s", opt->level);
     impl->card = -1;
     impl->processors = 4;
     impl->shared_limit = SIMT_SMEM_MAX;
@@ -230,7 +252,14 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     PW_PASS_OUT(failed(dev, "opening lanes for transfers", rt_lanes_open(lanes_of(dev))));
     impl->status = (struct cuda_status *)status;
     memset(status, 0, sizeof *impl->status);
-    PW_PASS_OUT(failed(dev, "memory for sums", rt_malloc(&sums, CUDA_SUMS * sizeof(double))));
+    {
+        const simt_error e = rt_malloc(&sums, CUDA_SUMS * sizeof(double));
+        if (e == RT_NO_MEMORY) {
+            rc = pw_error(PW_E_REFUSED, "there is no memory left on it");
+            goto out;
+        }
+        PW_PASS_OUT(failed(dev, "memory for sums", e));
+    }
     impl->sums = (double *)sums;
     {
         size_t free_bytes = 0, total = 0;

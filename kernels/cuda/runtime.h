@@ -6,7 +6,14 @@
 #include "kernels/cuda/simt.h"
 
 #if defined(__CUDACC__)
+static const simt_error RT_NO_MEMORY = cudaErrorMemoryAllocation;
 static inline const char *rt_error_text(simt_error e) { return cudaGetErrorString(e); }
+/* After an error: whether the card is lost to this process (an illegal address, an end that never came), so that every call fails from now on. */
+static inline bool rt_lost(simt_stream s)
+{
+    const cudaError_t e = cudaStreamQuery(s);
+    return e != cudaSuccess && e != cudaErrorNotReady;
+}
 static inline simt_error rt_malloc(void **p, size_t bytes) { return cudaMalloc(p, bytes); }
 static inline simt_error rt_free(void *p) { return cudaFree(p); }
 static inline simt_error rt_clear(void *p, size_t bytes, simt_stream s) { return cudaMemsetAsync(p, 0, bytes, s); }
@@ -70,14 +77,40 @@ static inline simt_error rt_replay(void *graph, simt_stream s) { return cudaGrap
 static inline void rt_graph_free(void *graph) { (void)cudaGraphExecDestroy((cudaGraphExec_t)graph); }
 #else
 #include "base/memory.h"
+#include "kernels/simt/faults.h"
 #include "kernels/simt/memory.h"
-static inline const char *rt_error_text(simt_error e) { return e == 2 ? "out of memory" : simt_fault_text(); }
-static inline simt_error rt_malloc(void **p, size_t bytes) { return (*p = simt_memory_take(bytes)) ? 0 : 2; }
+static const simt_error RT_NO_MEMORY = SIMT_E_MEMORY;
+static inline const char *rt_error_text(simt_error e)
+{
+    const char *known = simt_faults_text(e);
+    return known ? known : simt_fault_text();
+}
+static inline bool rt_lost(simt_stream) { return simt_faults_lost() != 0; }
+static inline simt_error rt_malloc(void **p, size_t bytes)
+{
+    const simt_error e = simt_faults_memory();
+    return e ? e : (*p = simt_memory_take(bytes)) ? 0 : SIMT_E_MEMORY;
+}
 static inline simt_error rt_free(void *p) { return simt_memory_give(p), 0; }
-static inline simt_error rt_clear(void *p, size_t bytes, simt_stream) { return simt_memory_open(), memset(p, 0, bytes), simt_memory_close(), 0; }
-static inline simt_error rt_put(void *device, const void *host, size_t bytes, simt_stream) { return simt_memory_open(), memcpy(device, host, bytes), simt_memory_close(), 0; }
-static inline simt_error rt_get(void *host, const void *device, size_t bytes, simt_stream) { return simt_memory_open(), memcpy(host, device, bytes), simt_memory_close(), 0; }
-static inline simt_error rt_sync(simt_stream) { return 0; }
+static inline simt_error rt_clear(void *p, size_t bytes, simt_stream)
+{
+    simt_memory_open();
+    memset(p, 0, bytes);
+    simt_memory_close();
+    return simt_faults_lost();
+}
+/* A lost card copies nothing. */
+static inline simt_error rt_copy(void *to, const void *from, size_t bytes)
+{
+    if (simt_faults_lost()) return SIMT_E_LOST;
+    simt_memory_open();
+    memcpy(to, from, bytes);
+    simt_memory_close();
+    return 0;
+}
+static inline simt_error rt_put(void *device, const void *host, size_t bytes, simt_stream) { return rt_copy(device, host, bytes); }
+static inline simt_error rt_get(void *host, const void *device, size_t bytes, simt_stream) { return rt_copy(host, device, bytes); }
+static inline simt_error rt_sync(simt_stream) { return simt_faults_lost(); }
 static inline simt_error rt_pinned(void **p, size_t bytes) { return (*p = pw_alloc_zero(bytes, 1)) ? 0 : 2; }
 static inline simt_error rt_pinned_free(void *p) { return pw_free(p), 0; }
 /* As late as a card may be: a transfer happens when its lane is waited for, or used again, or memory is given back. Until then what comes to the device is
@@ -88,11 +121,9 @@ static inline simt_error rt_lanes_open(struct rt_lanes *) { return 0; }
 static inline simt_error rt_wait(struct rt_lanes *l, int lane, simt_stream)
 {
     auto &t = l->on_its_way[lane];
-    simt_memory_open();
-    if (t.bytes) memcpy(t.to, t.from, t.bytes);
-    simt_memory_close();
+    const simt_error e = t.bytes ? rt_copy(t.to, t.from, t.bytes) : simt_faults_lost();
     t.bytes = 0;
-    return 0;
+    return e;
 }
 static inline void rt_lanes_drain(struct rt_lanes *l)
 {
@@ -101,7 +132,8 @@ static inline void rt_lanes_drain(struct rt_lanes *l)
 static inline void rt_lanes_close(struct rt_lanes *l) { rt_lanes_drain(l); }
 static inline simt_error rt_transfer(struct rt_lanes *l, int lane, void *to, const void *from, size_t bytes, bool to_host, simt_stream s)
 {
-    (void)rt_wait(l, lane, s);
+    const simt_error e = rt_wait(l, lane, s);
+    if (e) return e;
     simt_memory_open();
     if (!to_host) memset(to, 0xff, bytes);
     simt_memory_close();
@@ -113,6 +145,6 @@ static inline simt_error rt_capture_begin(simt_stream) { return simt_record_begi
 static inline simt_error rt_capture_end(void **out, simt_stream) { return simt_record_end((struct simt_graph **)out); }
 static inline simt_error rt_replay(void *graph, simt_stream) { return simt_replay((struct simt_graph *)graph); }
 static inline void rt_graph_free(void *graph) { simt_graph_free((struct simt_graph *)graph); }
-static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return *free_bytes = pw_memory_available(), *total = *free_bytes + simt_memory_taken(), 0; }
+static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return *free_bytes = pw_memory_available(), *total = *free_bytes + simt_memory_taken(), simt_faults_lost(); }
 #endif
 #endif

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "base/memory.h"
+#include "kernels/simt/faults.h"
 #include "kernels/simt/memory.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -511,6 +512,9 @@ simt_error simt_launch(dim3 grid, dim3 block, size_t smem, void (*body)(void *),
                  block.y, block.z, smem);
         return 9; /* as CUDA numbers it */
     }
+    bool skip;
+    const simt_error fault = simt_faults_before(&skip);
+    if (fault || skip) return fault;
     int failed = 0;
     simt_memory_open();
 #pragma omp parallel num_threads(schedule_threads) reduction(| : failed)
@@ -531,6 +535,7 @@ simt_error simt_launch(dim3 grid, dim3 block, size_t smem, void (*body)(void *),
         }
     }
     simt_memory_close();
+    simt_faults_after();
     return failed;
 }
 
@@ -598,14 +603,16 @@ simt_error simt_enqueue(dim3 grid, dim3 block, size_t smem, void (*body)(void *)
 
 simt_error simt_host(simt_error (*work)(void *), void *arg, size_t bytes)
 {
-    return recording ? keep({dim3(0), dim3(0), 0, NULL, work, NULL}, arg, bytes) : work(arg);
+    const simt_error lost = simt_faults_lost();
+    return recording ? keep({dim3(0), dim3(0), 0, NULL, work, NULL}, arg, bytes) : lost ? lost : work(arg);
 }
 
 simt_error simt_replay(const simt_graph *g)
 {
     for (size_t i = 0; i < g->n; i++) {
         const record &r = g->list[i];
-        const simt_error e = r.work ? r.work(r.arg) : simt_launch(r.grid, r.block, r.smem, r.body, r.arg);
+        const simt_error lost = simt_faults_lost();
+        const simt_error e = lost ? lost : r.work ? r.work(r.arg) : simt_launch(r.grid, r.block, r.smem, r.body, r.arg);
         if (e) return e;
     }
     return 0;

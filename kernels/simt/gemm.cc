@@ -2,6 +2,7 @@
 #include "kernels/cuda/gemm.h"
 
 #include "base/memory.h"
+#include "kernels/simt/faults.h"
 #include "kernels/simt/memory.h"
 
 int gemm_open(void **handle, const char *)
@@ -17,7 +18,7 @@ static simt_error multiply(void *arg)
 {
     const struct gemm_call *g = &((struct work *)arg)->call;
     float *b = (float *)pw_alloc_zero((size_t)(g->n * g->k), sizeof *b); /* B as f32, (n, k): each element is read m times */
-    if (!b) return 2;
+    if (!b) return SIMT_E_MEMORY;
     simt_memory_open();
     for (int64_t n = 0; n < g->n; n++)
         for (int64_t k = 0; k < g->k; k++) b[n * g->k + k] = bf16_to_f32(g->b[g->layout == GEMM_NT ? n * g->ldb + k : k * g->ldb + n].bits);
@@ -38,6 +39,8 @@ static simt_error multiply(void *arg)
 int gemm_run(struct pw_dev *dev, const char *op, const struct gemm_call *g)
 {
     struct work w = {*g, dev->threads};
-    PW_CHECK(simt_host(multiply, &w, sizeof w) == 0, PW_E_NOMEM, "%s: device %s: no memory for a copy of the second operand", op, dev->kind);
+    const simt_error e = simt_host(multiply, &w, sizeof w);
+    PW_CHECK(e == 0, e == SIMT_E_MEMORY ? PW_E_NOMEM : PW_E_FAIL, "%s: device %s: the product of (%lld, %lld) by (%lld, %lld): %s", op, dev->kind, (long long)g->m, (long long)g->k,
+             (long long)g->k, (long long)g->n, simt_faults_text(e));
     return 0;
 }

@@ -48,6 +48,13 @@ void simt_memory_give(void *data)
     pthread_mutex_unlock(&lock);
 }
 
+/* The lock is not held while `see` runs: pieces come and go on the thread that calls this. */
+void simt_memory_each(bool (*see)(void *ctx, char *data, size_t bytes), void *ctx)
+{
+    for (piece *p = pieces; p; p = p->next)
+        if (!see(ctx, p->data, (size_t)(p->map + p->bytes - p->data))) return;
+}
+
 size_t simt_memory_taken(void)
 {
     size_t sum = 0;

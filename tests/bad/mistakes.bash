@@ -389,3 +389,7 @@ mutant test_adapter_golden lora/principal.c 's/round < rounds; round++/round < r
 mutant test_train train/trainer.c 's/row += t->plan->pass_tokens\[i\];/row += 0;/; s/row += t->plan->pass_tokens\[i++\]/i++/'
 mutant test_op kernels/cuda/philox.h 's/    i += d.first;//' dropout
 mutant test_op kernels/ref/ref_ops.c 's/draw.first + (uint64_t)i;/(uint64_t)i;/' noise
+mutant test_faults kernels/cuda/plugin.cu 's/    if (e != 0) return lost(dev, pw_error(e == RT_NO_MEMORY/    if (e == 1) return lost(dev, pw_error(e == RT_NO_MEMORY/'
+mutant test_faults kernels/cuda/plugin.cu 's/    if (!rt_lost(impl->stream)) return rc;/    return rc;/'
+mutant test_faults train/resume.c 's/PW_CHECK(isfinite(x\[i\])/PW_CHECK(true || isfinite(x[i])/'
+mutant test_faults train/trainer.c 's/        t->torn = true;/        t->torn = false;/'
