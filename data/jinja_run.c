@@ -105,12 +105,26 @@ static int loop_attr(struct jinja_run *r, const struct jv *v, const char *name, 
     return 0;
 }
 
+/* What an integer has of the numbers of Python that is no method. */
+static bool of_integer(const struct jv *v, const char *name, size_t n, struct jv *out)
+{
+    static const struct { const char *name; int64_t value; } parts[] = {{"real", -1}, {"numerator", -1}, {"imag", 0}, {"denominator", 1}};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (strlen(parts[i].name) == n && memcmp(parts[i].name, name, n) == 0) {
+            *out = jv_int(parts[i].value >= 0 ? parts[i].value : v->kind == JV_INT ? v->i : v->b);
+            return true;
+        }
+    return false;
+}
+
 int jinja_attr(struct jinja_run *r, const struct jv *v, const char *name, size_t n, struct jv *out)
 {
     if (v->kind == JV_UNDEFINED)
         return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
     if (v->kind == JV_LOOP)
         return loop_attr(r, v, name, out);
+    if ((v->kind == JV_INT || v->kind == JV_BOOL) && of_integer(v, name, n, out))
+        return 0;
     bool plain_map = v->kind == JV_MAP && !v->map->is_namespace;
     const char *method = v->kind == JV_STRING || v->kind == JV_LIST || plain_map ? jinja_method_find(v, name, n) : NULL;
     if (method) { /* Python looks for attributes before items */

@@ -121,7 +121,6 @@ static int stand_in(struct pw_model *m, const struct pw_adapter_saved *s)
     struct pw_tensor *norm = embed || head ? NULL : norm_of(m, m->layers, &m->norm_final, s->name);
     const int64_t rows = norm ? norm->shape[0] : m->config.vocab, width = norm ? 1 : m->config.hidden;
     PW_CHECK(embed || head || norm, PW_E_FORMAT, "attaching an adapter: %s: the model has no such norm, embedding or head", s->name);
-    PW_CHECK(!m->config.tied || norm, PW_E_UNSUPPORTED, "attaching an adapter: %s: the model's output layer is its embedding", s->name);
     PW_CHECK(s->value.ndim == (norm ? 1 : 2) && s->value.shape[0] == rows && (norm || s->value.shape[1] == width), PW_E_FORMAT,
              "attaching an adapter: %s: expected (%lld, %lld), got (%lld, %lld)", s->name, (long long)rows, (long long)width, (long long)s->value.shape[0],
              (long long)(s->value.ndim > 1 ? s->value.shape[1] : 1));

@@ -255,7 +255,7 @@ static int add_saved(struct pw_adapter *a, const char *name, struct pw_tensor va
 }
 
 /* Each word must name something, and no linear layer of a block. */
-static int check_saved(const struct pw_adapter *a, const struct pw_model_config *model)
+static int check_saved(const struct pw_adapter *a)
 {
     static const char *const known[] = {"embed_tokens", "lm_head", "norm", "input_layernorm", "post_attention_layernorm"};
     char word[256], name[320];
@@ -274,11 +274,7 @@ static int check_saved(const struct pw_adapter *a, const struct pw_model_config 
             return rc;
         }
     }
-    if (!model->tied || !(pw_adapter_find_saved(a, "lm_head") || pw_adapter_find_saved(a, "model.embed_tokens")))
-        return 0;
-    const int rc = pw_error(PW_E_UNSUPPORTED, "adapter.modules_to_save: the model's output layer is its embedding; training one of them would part them");
-    pw_error_hint("leave embed_tokens and lm_head out");
-    return rc;
+    return 0;
 }
 
 bool pw_adapter_is_bias(const char *saved, char *module)
@@ -344,7 +340,7 @@ static int plan_saved(struct pw_adapter *a, const struct pw_model_config *model)
         }
     PW_PASS(add_saved(a, "model.norm", pw_tensor1(NULL, PW_F32, model->hidden)));
     PW_PASS(add_saved(a, "lm_head", pw_tensor2(NULL, PW_F32, model->vocab, model->hidden)));
-    return check_saved(a, model);
+    return check_saved(a);
 }
 
 int pw_adapter_plan(struct pw_adapter *a, const struct pw_adapter_config *config, const struct pw_model_config *model)

@@ -117,6 +117,11 @@ int pw_lora_merge_into(struct pw_dev *dev, struct pw_checkpoint *c, const struct
     bool interleaved = false;
     int rc = 0;
     *result = (struct pw_merge_result){.modules = a->n};
+    if (pw_checkpoint_config(c)->tied && (pw_adapter_find_saved(a, "lm_head") || pw_adapter_find_saved(a, "model.embed_tokens"))) {
+        rc = pw_error(PW_E_UNSUPPORTED, "merging: the model's output layer is its embedding, and the adapter holds one of its own; a merged model of this kind has one tensor for both");
+        pw_error_hint("keep base and adapter as they are: --adapter takes them together everywhere");
+        return rc;
+    }
     if (o->gguf)
         PW_PASS(pw_gguf_permutes(pw_checkpoint_config(c), &interleaved));
     PW_CHECK((a->paired > 0) == interleaved, PW_E_FAIL, "merging: the adapter's rows are not in the order of what is to be written");

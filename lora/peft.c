@@ -56,7 +56,8 @@ static int check_keys(const struct pw_value *json, const char *path)
     return 0;
 }
 
-/* target_modules as a list -> "q_proj,v_proj"; as a string it is a regular expression or all-linear: *exact = false. */
+/* target_modules as a list -> "q_proj,v_proj"; as a string it is a regular expression or all-linear: *exact = false. What an expression selects is what the
+ * file has tensors of (narrowed). */
 static int read_targets(struct pw_adapter *a, const struct pw_value *json, const char *path, bool *exact)
 {
     const struct pw_value *v = pw_get(json, "target_modules");
@@ -87,11 +88,12 @@ static int read_targets(struct pw_adapter *a, const struct pw_value *json, const
     return 0;
 }
 
-/* Keys that take modules away from target_modules. Which are left is what the file has tensors of. */
+/* An expression for target_modules, or keys that take modules away from it. Which are left is what the file has tensors of. */
 static bool narrowed(const struct pw_value *json)
 {
     const struct pw_value *layers = pw_get(json, "layers_to_transform"), *without = pw_get(json, "exclude_modules"), *joined = pw_get(json, "target_parameters");
-    return (joined && !pw_peft_empty(joined)) || (layers && layers->kind != PW_NULL) || (without && !pw_peft_empty(without));
+    const struct pw_value *targets = pw_get(json, "target_modules");
+    return (targets && targets->kind == PW_STRING && strcmp(targets->s, "all-linear") != 0) || (joined && !pw_peft_empty(joined)) || (layers && layers->kind != PW_NULL) || (without && !pw_peft_empty(without));
 }
 
 static int check_narrowing(const struct pw_value *json, const char *path)
@@ -651,7 +653,10 @@ static int write_config(const struct pw_adapter *a, struct pw_arena *arena, cons
     pw_json_str(&w, "megatron_core", "megatron.core");
     if (a->n_saved > pw_adapter_biases(a)) {
         pw_json_open(&w, "modules_to_save", '[');
-        write_words(&w, c->modules_to_save);
+        if (c->of_text)
+            PW_PASS_OUT(pw_peft_write_text_saved(a, arena, &w));
+        else
+            write_words(&w, c->modules_to_save);
         pw_json_close(&w, ']');
     } else
         pw_json_null(&w, "modules_to_save");

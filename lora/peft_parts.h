@@ -28,9 +28,10 @@ int pw_peft_widen(float *out, const struct pw_st_tensor *t, const char *path); /
 /* Joined experts among the modules become a pair for each expert; names as in the model (NULL: mlp.experts.E.gate_proj). target_parameters is checked. */
 int pw_peft_split_experts(struct pw_adapter *a, const struct pw_value *json, const struct pw_model_config *model, const char *config_path, const char *path,
                           struct pw_peft_found **list, size_t *n);
-/* peft_text.c. Tensors of the text part of a model of several parts get the names of a model of text; a->config.of_text says whether there were any. */
+/* peft_text.c. Tensors of the text part of a model of several parts, and the words of modules_to_save, get the names of a model of text; a->config.of_text says whether there were any. */
 int pw_peft_take_text(struct pw_adapter *a, struct pw_safetensors *s, const char *path);
 const char *pw_peft_name(const struct pw_adapter *a, struct pw_arena *arena, const char *module); /* as in PEFT's files; NULL: no memory */
 void pw_peft_write_text_targets(const struct pw_adapter *a, struct pw_json *w);
+int pw_peft_write_text_saved(const struct pw_adapter *a, struct pw_arena *arena, struct pw_json *w); /* the names of modules_to_save, into an open list */
 int pw_peft_fill_joined(struct pw_adapter_module *m, const struct pw_peft_found *f, const char *path); /* A and B of one expert */
 #endif

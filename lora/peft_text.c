@@ -1,6 +1,6 @@
 /* Adapters of the text part of a model of several parts (Gemma3ForConditionalGeneration): in PEFT's files its layers are model.language_model.layers.N, or language_model.model.layers.N as
  * transformers before 4.52 built them; here and in every other file they are model.layers.N. Owns these names. target_modules is written as an expression that
- * selects the text alone, since the vision part has linears of the same names. */
+ * selects the text alone, since the vision part has linears of the same names, and modules_to_save as whole names, since PEFT takes a word for every end of a name. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +14,27 @@ static const struct { const char *from, *to; } spelled[] = {
 static int by_name(const void *a, const void *b)
 {
     return strcmp(((const struct pw_st_tensor *)a)->name, ((const struct pw_st_tensor *)b)->name);
+}
+
+/* Words of modules_to_save with the names of the text model alone. */
+static int take_words(struct pw_adapter *a, const char *path)
+{
+    static const char part[] = "language_model.";
+    const char *words = "";
+    if (!a->config.modules_to_save)
+        return 0;
+    for (const char *at = a->config.modules_to_save; *at && words;) {
+        const size_t n = strcspn(at, ",");
+        char *word = pw_arena_strndup(&a->arena, at, n), *own = word ? strstr(word, part) : NULL;
+        PW_CHECK(word, PW_E_NOMEM, "%s: no memory", path);
+        const char *rest = own ? own + strlen(part) : word;
+        const bool bare = own && strncmp(rest, inner, strlen(inner)) != 0 && strcmp(rest, "lm_head") != 0;
+        words = pw_arena_printf(&a->arena, "%s%s%s%s", words, *words ? "," : "", bare ? inner : "", rest);
+        at += n + (at[n] == ',');
+    }
+    PW_CHECK(words, PW_E_NOMEM, "%s: no memory", path);
+    a->config.modules_to_save = words;
+    return 0;
 }
 
 int pw_peft_take_text(struct pw_adapter *a, struct pw_safetensors *s, const char *path)
@@ -32,6 +53,7 @@ int pw_peft_take_text(struct pw_adapter *a, struct pw_safetensors *s, const char
         }
     if (!a->config.of_text)
         return 0;
+    PW_PASS(take_words(a, path));
     qsort(s->tensors, s->n, sizeof *s->tensors, by_name);
     for (size_t i = 1; i < s->n; i++)
         PW_CHECK(by_name(&s->tensors[i - 1], &s->tensors[i]) != 0, PW_E_FORMAT, "%s: %s is there in two spellings", path, s->tensors[i].name);
@@ -55,6 +77,17 @@ static void add(struct pw_buf *text, const char *name)
 {
     for (; *name; name++)
         pw_buf_printf(text, "%s%c", *name == '.' ? "\\" : "", *name);
+}
+
+int pw_peft_write_text_saved(const struct pw_adapter *a, struct pw_arena *arena, struct pw_json *w)
+{
+    for (size_t i = 0; i < a->n_saved; i++) {
+        const char *name = pw_peft_name(a, arena, a->saved[i].name);
+        PW_CHECK(name, PW_E_NOMEM, "no memory to write the adapter");
+        if (!pw_adapter_is_bias(name, NULL))
+            pw_json_str(w, NULL, name);
+    }
+    return 0;
 }
 
 void pw_peft_write_text_targets(const struct pw_adapter *a, struct pw_json *w)

@@ -63,7 +63,7 @@ static const struct { const char *template, *text; } cases[] = {
     {"{{ 5[::-1] }}|{{ ('a b'|wordcount)[1:] ~ 'x' }}|{{ 'abc'[:2.5] is undefined }}|{{ l[:true] }}{{ 'abc'[::true] }}", "|x|True|[3]abc"},
     {"{{ ' 1_0 '|int }} {{ '+0x1F'|int(base=16) }} {{ '0b11'|int(base=2) }} {{ '_1'|int }} {{ '1e3'|int }} {{ 'nan'|float }} {{ '-Infinity'|float }} {{ 'inf'|int(4) }}", "10 31 3 0 1000 nan -inf 4"},
     {"{% for a, (b, c) in [(1, (2, 'x'))] %}{{ a }}{{ b }}{{ c }}{{ loop }}{% endfor %}{{ namespace(a='b') }}{{ dict([(1, 2), 'ab'], c=3) }}", "12x<LoopContext 1/1><Namespace {'a': 'b'}>{1: 2, 'a': 'b', 'c': 3}"},
-    {"{{ t is odd }}{{ 3.0 is odd }}{{ 2.5 is even }}{{ -3 is odd }}", "TrueTrueFalseTrue"},
+    {"{{ t is odd }}{{ 3.0 is odd }}{{ 2.5 is even }}{{ -3 is odd }}{{ i.real }}{{ t.real }}{{ i.imag }}", "TrueTrueFalseTrue710"},
 };
 
 START_TEST(as_jinja2_renders)

@@ -1,6 +1,6 @@
 """Adapters of PEFT in every form, live: peft writes one with fresh random values, pw gives its logits; pw writes it again, peft gives the same logits.
 
-Needs: pip install torch transformers peft safetensors. Run from the repository. The base is the tiny Llama of tests/fixtures/train_golden.
+Needs: pip install torch transformers peft safetensors. Run from the repository. The base is the tiny Llama of tests/fixtures/train_golden, as it is and with its embedding as its head.
 """
 import argparse
 import json
@@ -26,13 +26,17 @@ CASES = {
     "layers 0 and 1, pattern of layers": dict(target_modules=["q_proj", "v_proj"], layers_to_transform=[0, 1], layers_pattern="layers"),
     "without k_proj": dict(target_modules=ALL, exclude_modules=["k_proj"]),
     "regular expressions": dict(target_modules=r".*\.(q|v)_proj", exclude_modules=r".*layers\.0\..*"),
+    "an expression that begins with a star": dict(target_modules=".*(q|o|up)_proj", use_dora=True),
     "norms": dict(target_modules=ALL, modules_to_save=["norm"]),
     "dora, embedding, head": dict(target_modules=ALL, use_dora=True, modules_to_save=["embed_tokens", "lm_head"]),
+    "tied, embedding": dict(target_modules=ALL, modules_to_save=["embed_tokens"]),
+    "tied, head, norms": dict(target_modules=ALL, modules_to_save=["lm_head", "norm"]),
+    "tied, embedding, head": dict(target_modules=ALL, modules_to_save=["embed_tokens", "lm_head"]),
 }
 
 
-def base():
-    return transformers.LlamaForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager")
+def base(folder=MODEL):
+    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
 
 
 def logits(model, ids):
@@ -52,9 +56,14 @@ def main(seed):
     with tempfile.TemporaryDirectory() as at:
         ids = torch.randint(0, 64, (40,)).tolist()
         json.dump(ids, open(at + "/ids.json", "w"))
-        plain = logits(base(), ids)
+        model = base()
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+        model.save_pretrained(at + "/tied")
         for i, (name, more) in enumerate(CASES.items()):
-            model = peft.get_peft_model(base(), peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **more))
+            folder = at + "/tied" if name.startswith("tied") else MODEL
+            plain = logits(base(folder), ids)
+            model = peft.get_peft_model(base(folder), peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **more))
             for n, p in model.named_parameters():
                 if "lora_A" in n or "lora_B" in n:
                     p.data = 0.2 * torch.randn_like(p)
@@ -64,10 +73,10 @@ def main(seed):
             model.save_pretrained(one)
             moved = float(np.abs(theirs - plain).max())
             assert moved > 0.05, "%s: the adapter hardly matters" % name
-            pw("score", MODEL, "--ids", at + "/ids.json", "--logits", at + "/logits.npy", "--device", "cpu", "-q", "--force", "--adapter", one)
+            pw("score", folder, "--ids", at + "/ids.json", "--logits", at + "/logits.npy", "--device", "cpu", "-q", "--force", "--adapter", one)
             read = float(np.abs(np.load(at + "/logits.npy") - theirs).max())
-            pw("lora", "export", one, "--to", "peft", "-o", two, "--model", MODEL, "-q")
-            back = float(np.abs(logits(peft.PeftModel.from_pretrained(base(), two), ids) - theirs).max())
+            pw("lora", "export", one, "--to", "peft", "-o", two, "--model", folder, "-q")
+            back = float(np.abs(logits(peft.PeftModel.from_pretrained(base(folder), two), ids) - theirs).max())
             assert read <= 1e-4 and back <= 1e-4, "%s: logits differ by %g read by pw, by %g written by pw and read by peft" % (name, read, back)
             worst = max(worst, read, back)
             print("adapters %-36s read by pw %.2g, written by pw and read by peft %.2g (moves logits by up to %.2f)" % (name, read, back, moved))
