@@ -3,7 +3,6 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "infer/block.h"
 #include "infer/session.h"
 
 /* Buffers that the dense products take when they first run, measured on 1 to 8 threads. */
@@ -48,19 +47,9 @@ int pw_memory_check_weights(const struct pw_model *m, size_t weights)
     return check(m, parts, 3);
 }
 
-/* Of the ops of a pass. */
-static size_t op_scratch(const struct pw_model *m, int64_t rows, int64_t batch_tokens)
-{
-    size_t most = pw_block_scratch(m, batch_tokens, rows, false);
-    const size_t others[] = {pw_scratch_head(m->dev, batch_tokens, &m->head, false), pw_scratch_linear(m->dev, batch_tokens, &m->head, false)};
-    for (int i = 0; i < 2; i++)
-        most = others[i] > most ? others[i] : most;
-    return most;
-}
-
 size_t pw_memory_need(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
-    const size_t session = m->pool.bytes + pw_session_bytes(m, rows, batch_tokens, max_seqs) + op_scratch(m, rows, batch_tokens);
+    const size_t session = m->pool.bytes + pw_session_bytes(m, rows, batch_tokens, max_seqs) + pw_session_scratch(m, rows, batch_tokens);
     return session + (m->dev->host ? m->program_bytes + pw_rss_anon_bytes() + mapped(m) + LIBRARY_BYTES : pw_dev_held(m->dev));
 }
 
@@ -68,7 +57,7 @@ int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batc
 {
     if (m->memory == 0)
         return 0;
-    const size_t scratch = op_scratch(m, rows, batch_tokens);
+    const size_t scratch = pw_session_scratch(m, rows, batch_tokens);
     const size_t session = pw_session_bytes(m, rows, batch_tokens, max_seqs);
     const struct part there[] = {{"weights", m->pool.bytes}, {"KV cache and activations", session}, {"scratch", scratch}};
     if (!m->dev->host)

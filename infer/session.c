@@ -123,9 +123,25 @@ static size_t scratch_bytes(const struct pw_model *m, int64_t rows, int64_t toke
            pw_pool_round(logit_bytes(m, tokens)) + device_bytes(m, rows, tokens, max_seqs);
 }
 
+/* The largest rank of the adapter that is attached; 0: none is. */
+static int rank_of(const struct pw_model *m)
+{
+    int ranks[PW_LIN_COUNT], most = 0;
+    pw_model_ranks(m, ranks);
+    for (int l = 0; l < PW_LIN_COUNT; l++)
+        most = ranks[l] > most ? ranks[l] : most;
+    return most;
+}
+
+/* One buffer for the adapter's product serves all linears, since nothing is kept. */
+static size_t adapter_bytes(const struct pw_model *m, int64_t tokens, int rank)
+{
+    return pw_pool_round(act_bytes(m, pw_expert_rows(&m->config, tokens), rank));
+}
+
 size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
-    return kv_bytes(m, pw_session_rows(rows)) + scratch_bytes(m, rows, batch_tokens, max_seqs);
+    return kv_bytes(m, pw_session_rows(rows)) + scratch_bytes(m, rows, batch_tokens, max_seqs) + adapter_bytes(m, batch_tokens, rank_of(m));
 }
 
 static int open_pools(struct pw_session *s)
@@ -171,15 +187,14 @@ static int open_pools(struct pw_session *s)
     return 0;
 }
 
-static int reserve(struct pw_session *s)
+size_t pw_session_scratch(const struct pw_model *m, int64_t rows, int64_t batch_tokens)
 {
-    struct pw_model *m = s->m;
-    size_t most = pw_block_scratch(m, s->batch_tokens, s->rows, false);
-    const size_t others[] = {pw_scratch_head(m->dev, s->batch_tokens, &m->head, false), pw_scratch_linear(m->dev, s->batch_tokens, &m->head, false),
+    size_t most = pw_block_scratch(m, batch_tokens, pw_session_rows(rows), false);
+    const size_t others[] = {pw_scratch_head(m->dev, batch_tokens, &m->head, false), pw_scratch_linear(m->dev, batch_tokens, &m->head, false),
                              pw_scratch_sample(m->dev, m->config.vocab)};
     for (int i = 0; i < 3; i++)
         most = others[i] > most ? others[i] : most;
-    return pw_dev_reserve(m->dev, most);
+    return most;
 }
 
 static int open_host(struct pw_session *s)
@@ -220,7 +235,7 @@ int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, i
     PW_TRY_OUT(open_host(s), "opening a session");
     pw_session_reset(s);
     PW_TRY_OUT(open_pools(s), "opening a session");
-    PW_TRY_OUT(reserve(s), "opening a session");
+    PW_TRY_OUT(pw_dev_reserve(m->dev, pw_session_scratch(m, s->rows, batch_tokens)), "opening a session");
     s->capture = pw_dev_captures(m->dev) && !m->stream.count;   /* which layer is where changes from step to step */
 out:
     if (rc < 0) {
@@ -458,26 +473,22 @@ static int check_feed(const struct pw_session *s, const struct pw_feed *feeds, i
     return 0;
 }
 
-/* One buffer for the adapter's product serves all linears, since nothing is kept. */
 static int follow_adapter(struct pw_session *s)
 {
-    int ranks[PW_LIN_COUNT], most = 0;
-    pw_model_ranks(s->m, ranks);
-    for (int l = 0; l < PW_LIN_COUNT; l++)
-        most = ranks[l] > most ? ranks[l] : most;
+    const int most = rank_of(s->m);
     if (most > s->xa_rank) {
         forget_steps(s);
         pw_pool_close(&s->adapter);
         s->adapter = (struct pw_pool){0};
         s->xa_rank = 0;
         const int64_t rows = pw_expert_rows(&s->m->config, s->batch_tokens);
-        PW_PASS(pw_pool_open(&s->adapter, s->m->dev, pw_pool_round(act_bytes(s->m, rows, most)), "adapter activations"));
+        PW_PASS(pw_pool_open(&s->adapter, s->m->dev, adapter_bytes(s->m, s->batch_tokens, most), "adapter activations"));
         void *data = pw_pool_take(&s->adapter, act_bytes(s->m, rows, most));
         PW_CHECK(data, PW_E_NOMEM, "no room for the adapter's activations");
         for (int l = 0; l < PW_LIN_COUNT; l++)
             s->work.xa[l] = pw_tensor2(data, s->m->dev->act, rows, most);
         s->xa_rank = most;
-        PW_PASS(reserve(s));
+        PW_PASS(pw_dev_reserve(s->m->dev, pw_session_scratch(s->m, s->rows, s->batch_tokens)));
     }
     return 0;
 }

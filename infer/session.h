@@ -15,8 +15,10 @@ int64_t pw_session_rows(int64_t tokens);
 /* rows: KV rows per layer, rounded up to whole pages; batch_tokens: most tokens of one pass; max_seqs: most timelines. Everything is allocated here. */
 int pw_session_open(struct pw_session **out, struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
 void pw_session_close(struct pw_session *s);
-/* Device memory a session takes, for plans: cache, activations, some rows of logits and, where they are not host memory, the lists. */
+/* Device memory a session takes, for plans: cache, activations (of the adapter that is attached too), some rows of logits and, where they are not host memory, the lists. */
 size_t pw_session_bytes(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs);
+/* And what its ops want of the device's scratch, which others use too. */
+size_t pw_session_scratch(const struct pw_model *m, int64_t rows, int64_t batch_tokens);
 
 const struct pw_model *pw_session_model(const struct pw_session *s);
 int64_t pw_session_batch_tokens(const struct pw_session *s);

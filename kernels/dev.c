@@ -125,22 +125,20 @@ void pw_dev_close(struct pw_dev *d)
     pw_free(d);
 }
 
-int pw_dev_reserve(struct pw_dev *d, size_t bytes)
-{
-    if (bytes <= d->scratch_bytes) return 0;
-    void *p = NULL;
-    PW_TRY(d->backend->take(d, &p, bytes), "reserving scratch");
-    d->backend->give(d, d->scratch);
-    d->scratch = p;
-    d->scratch_bytes = bytes;
-    return 0;
-}
-
 void pw_dev_unreserve(struct pw_dev *d)
 {
     d->backend->give(d, d->scratch);
     d->scratch = NULL;
     d->scratch_bytes = 0;
+}
+
+int pw_dev_reserve(struct pw_dev *d, size_t bytes)
+{
+    if (bytes <= d->scratch_bytes) return 0;
+    pw_dev_unreserve(d);             /* first: the old and the new are never there at once, and no plan counts both */
+    PW_TRY(d->backend->take(d, &d->scratch, bytes), "reserving scratch");
+    d->scratch_bytes = bytes;
+    return 0;
 }
 
 int pw_dev_put(struct pw_dev *d, void *device, const void *host, size_t bytes) { return bytes ? d->backend->put(d, device, host, bytes) : 0; }

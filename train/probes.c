@@ -105,6 +105,11 @@ size_t pw_probes_bytes(const struct pw_probes *s, const struct pw_model *m)
     return s->n ? pw_session_bytes(m, s->rows, s->batch_tokens, s->n) : 0;
 }
 
+size_t pw_probes_scratch(const struct pw_probes *s, const struct pw_model *m)
+{
+    return s->n ? pw_session_scratch(m, s->rows, s->batch_tokens) : 0;
+}
+
 int pw_probes_open(struct pw_probes *s, struct pw_model *m)
 {
     return s->n ? pw_session_open(&s->session, m, s->rows, s->batch_tokens, s->n) : 0;

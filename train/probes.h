@@ -20,6 +20,7 @@ struct pw_probes {
 /* Reads and tokenises; template NULL: the model has none. A prompt that leaves no room for `tokens` in the context is an error. */
 int pw_probes_read(struct pw_probes *s, const char *path, const struct pw_tokenizer *t, const char *template, const struct pw_model_config *c, int64_t tokens);
 size_t pw_probes_bytes(const struct pw_probes *s, const struct pw_model *m);
+size_t pw_probes_scratch(const struct pw_probes *s, const struct pw_model *m);   /* of the device's scratch */
 int pw_probes_open(struct pw_probes *s, struct pw_model *m);
 /* One JSON line a prompt, {"step","prompt","text","finish"}, into a file that appears whole. */
 int pw_probes_write(struct pw_probes *s, int64_t step, const char *path);

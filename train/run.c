@@ -214,6 +214,16 @@ static int plan_adapter(struct pw_run *run)
     return 0;
 }
 
+/* The session that answers the sample prompts, and what its ops want of the scratch beyond those of a pass. */
+static void plan_samples(const struct pw_run *run, struct pw_budget *b)
+{
+    const size_t scratch = pw_probes_scratch(&run->probes, run->model);
+    struct pw_pass_bytes pass;
+    pw_pass_size(run->model, &run->trainer.shape, &pass);
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "samples", pw_probes_bytes(&run->probes, run->model));
+    pw_budget_add(b, PW_BUDGET_SCRATCH, "operations of samples", scratch > pass.device ? scratch - pass.device : 0);
+}
+
 int pw_run_fill_budget(struct pw_run *run)
 {
     struct pw_budget *b = &run->budget;
@@ -227,7 +237,7 @@ int pw_run_fill_budget(struct pw_run *run)
                       pw_stream_host_bytes(run->model->block_bytes, run->config.layers, run->fit.stream));
         pw_budget_add(b, PW_BUDGET_STATIC, "slots for streamed layers", pw_stream_slot_bytes(run->model->block_bytes, run->config.layers, run->fit.stream));
         pw_trainer_budget(t, b);
-        pw_budget_add(b, PW_BUDGET_SCRATCH, "samples", pw_probes_bytes(&run->probes, run->model));
+        plan_samples(run, b);
         PW_PASS(pw_dev_memory(dev, &free_bytes, &total_bytes));
         run->limit = run->opt.memory ? run->opt.memory : free_bytes + pw_dev_held(dev);
         run->host_limit = pw_memory_available() / (size_t)pw_ranks_local(run->opt.ranks, NULL);
@@ -240,6 +250,7 @@ int pw_run_fill_budget(struct pw_run *run)
         pw_budget_add(b, PW_BUDGET_STATIC, "model file, mapped", pw_checkpoint_bytes(run->model->checkpoint));
     pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
     pw_trainer_budget(t, b);
+    plan_samples(run, b);
     /* A state is written, mapped and hashed. Weights that are converted for the output come later and are fewer bytes: they have its place. */
     pw_budget_add(b, PW_BUDGET_SCRATCH, "beginning the adapter", pw_run_init_bytes(run));
     pw_budget_add(b, PW_BUDGET_SCRATCH, "saving a state", pw_optim_state_bytes(t->kind, t->slots, t->n_slots));

@@ -207,8 +207,8 @@ void pw_trainer_budget(const struct pw_trainer *t, struct pw_budget *b)
     size_t region = pw_optim_region(t->slots, t->n_slots);
     if (t->set.adapter)
         pw_budget_add(b, PW_BUDGET_STATIC, "adapter", pw_pool_round(pw_adapter_bytes(t->set.adapter)) + still_bytes(t->set.adapter));
-    pw_budget_add(b, PW_BUDGET_STATIC, "reference log-probabilities",
-                  pw_preference_bytes(&t->preference.objective, t->set.train, t->eval_plan ? t->set.eval : NULL, most_rows(t)));
+    if (t->set.model->dev->host)                   /* they never lie on a card */
+        pw_budget_add(b, PW_BUDGET_STATIC, "reference log-probabilities", pw_preference_bytes(&t->preference.objective, t->set.train, t->eval_plan ? t->set.eval : NULL, most_rows(t)));
     pw_budget_add(b, PW_BUDGET_STATIC, "gradients", region);
     pw_budget_add(b, PW_BUDGET_STATIC, "optimizer", pw_optim_bytes(t->kind, t->slots, t->n_slots, t->set.optim_host) - region);
     pw_budget_add(b, PW_BUDGET_SAVED, saved_name(t), bytes.saved);

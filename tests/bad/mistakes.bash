@@ -255,6 +255,7 @@ mutant test_adapter_golden lora/peft_text.c 's/a->config.of_text = true;/a->conf
 mutant test_adapter_golden lora/peft_text.c 's/alike = alike \&\& a->n % of_first == 0;/alike = of_first > 0;/'
 mutant test_adapter_golden lora/peft.c 's/if (c->of_text)/if (c->of_text \&\& false)/'
 mutant test_budget train/fits.c 's/r->memory = "auto";//'
+mutant test_plan_bytes infer/session.c 's/ + adapter_bytes(m, batch_tokens, rank_of(m));/;/'
 mutant test_budget infer/memory_limit.c 's/= m->pool.bytes + pw_session_bytes/= pw_session_bytes/'
 mutant test_families infer/rope.c 's/freq \/ c->rope_factor \* slow + freq/freq * slow + freq/'
 mutant test_families infer/session.c 's/factors > length ? factors : length, s->pos/factors < 0 ? factors : length, s->pos/'
