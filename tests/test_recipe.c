@@ -59,6 +59,7 @@ START_TEST(mistakes)
     refused(HEAD "adapter: {init: pissa_niter_1001}\n", NULL, "no such choice");
     refused(HEAD "adapter: {init: pissa_niter_N}\n", NULL, "no such choice");
     refused(HEAD "adapter: {init: pissa_niter_04}\n", NULL, "no such choice");
+    refused(HEAD "train: {load_best: true}\n", NULL, "train.load_best needs rows to evaluate on");
     refused(HEAD "adapter: {loftq_iter: 2}\n", NULL, "adapter.loftq_iter: 2 needs adapter.init: loftq");
     refused(HEAD "adapter: {init: pissa, init_from: there}\n", NULL, "exclude each other");
     refused(HEAD "adapter: {kind: full, bias: all}\n", NULL, "adapter.bias needs adapter.kind: lora or dora");

@@ -259,6 +259,22 @@ START_TEST(patience)
     ck_assert_int_eq(s.worse, 3);
     ck_assert_int_eq(s.best_step, 8);
     pw_state_free(&s);
+    /* A rate that spoils what was learnt: best/ is of an earlier step, and with load_best adapter/ is that. */
+    r.min_delta = 0;
+    r.lr = 0.3;
+    for (int load = 0; load < 2; load++) {
+        struct pw_buf best = {0}, last = {0};
+        r.load_best = load;
+        r.output = output = test_path(test_tmpdir(), load ? "loaded" : "not-loaded");
+        ck_ok(train_once(&r, false));
+        ck_ok(pw_file_read(test_path(output, "best/adapter_model.safetensors"), 0, &best));
+        ck_ok(pw_file_read(test_path(output, "adapter/adapter_model.safetensors"), 0, &last));
+        ck_assert_uint_eq(best.len, last.len);
+        ck_assert((memcmp(best.data, last.data, best.len) == 0) == (load == 1));
+        ck_assert(pw_file_exists(test_path(output, "adapter/adapter_config.json")));
+        pw_buf_free(&best);
+        pw_buf_free(&last);
+    }
     pw_recipe_free(&r);
 }
 END_TEST

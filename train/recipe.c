@@ -318,6 +318,7 @@ bool pw_recipe_loftq_base(const struct pw_recipe *r)
 static int check_whole(struct pw_recipe *r)
 {
     PW_CHECK(r->patience == 0 || r->n_eval > 0 || r->eval_share > 0, PW_E_USAGE, "%s: train.patience needs rows to evaluate on: data.eval", r->source);
+    PW_CHECK(!r->load_best || r->n_eval > 0 || r->eval_share > 0, PW_E_USAGE, "%s: train.load_best needs rows to evaluate on: data.eval", r->source);
     PW_PASS(check_objective(r));
     PW_CHECK(r->lora_plus == 1 || strcmp(r->kind, "full") != 0, PW_E_USAGE, "%s: adapter.lora_plus needs adapter.kind: lora (got full)", r->source);
     PW_CHECK(r->model || r->fresh, PW_E_USAGE, "%s: model: is missing", r->source);
@@ -545,7 +546,7 @@ const char *pw_recipe_difference(const struct pw_recipe *x, const struct pw_reci
     for (int i = 0; pw_recipe_rows[i].key && !found; i++) {
         const struct pw_recipe_row *row = &pw_recipe_rows[i];
         struct pw_buf s = {0}, t = {0};
-        const bool free = row->free && !((x->patience > 0 || y->patience > 0) && strcmp(row->key, "train.eval_every") == 0);
+        const bool free = row->free && !((x->patience > 0 || y->patience > 0 || x->load_best || y->load_best) && strcmp(row->key, "train.eval_every") == 0);
         if (!free) {
             if (row->type == PW_ROW_EVAL) {   /* the rows that are trained on depend on the share alone */
                 write_number(&s, x->eval_share);

@@ -51,7 +51,7 @@ struct pw_recipe {
     double label_smoothing, rpo_alpha, gamma, desirable_weight, undesirable_weight;
     double betas[2];
     double eps, weight_decay, clip;
-    bool checkpointing;
+    bool checkpointing, load_best;
     const char *compute;                  /* "f32", "bf16" */
     const char *optimizer_state;          /* "auto", "device", "host" */
     const char *memory;                   /* "auto", "as_given", "least", "stream" */

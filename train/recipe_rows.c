@@ -94,10 +94,11 @@ const struct pw_recipe_row pw_recipe_rows[] = {
              "state of the optimizer and block inputs in host memory, at last the frozen weights of as few blocks as will do, brought as they are needed; least: all savings "
              "but that one; stream: all of them, and of all blocks; the bytes of the result are the same"},
     {"train.save_every", PW_ROW_INT, AT(save_every), "100", 0, 1e9, .free = true, .help = "steps between saved states; 0: at the end alone"},
-    {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone; with patience it may not change on resuming"},
+    {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone; with patience or load_best it may not change on resuming"},
     {"train.patience", PW_ROW_INT, AT(patience), "0", 0, 1e9,
      .help = "end the run after this many evaluations in a row without a better one; best/ holds the best; 0: never"},
     {"train.min_delta", PW_ROW_REAL, AT(min_delta), "0.0", 0, 1e9, .help = "what an evaluation's loss must gain on the best one to count as better for patience"},
+    {"train.load_best", PW_ROW_BOOL, AT(load_best), "false", .help = "adapter/ (or model/) is what the best evaluation left in best/, not what the last step left; with data.eval"},
     {"train.spike", PW_ROW_REAL, AT(spike), "10.0", 0, 1e9, .free = true,
      .help = "stop, with the last good state kept, at a loss of more than this many times the mean of the last 32 steps and 5 above it; 0: only at NaN"},
     {"train.samples", PW_ROW_TEXT, AT(samples), NULL, .free = true, .help = "file of prompts (rows with prompt, or messages) that are answered every sample_every steps: samples/step-N.jsonl"},

@@ -648,6 +648,41 @@ static int loop(struct training *k)
     return rc < 0 ? after_failure(k, rc) : 0;
 }
 
+/* best/ once more, under another name. */
+static int copy_best(struct training *k, struct pw_arena *a, const char *name)
+{
+    const char *from = in_folder(k, "best"), *to = in_folder(k, name);
+    struct pw_outdir dir = {0};
+    char **names = NULL;
+    size_t n = 0;
+    int rc = 0;
+    PW_CHECK(from && to, PW_E_NOMEM, "out of memory");
+    PW_PASS(pw_dir_list(a, from, &names, &n));
+    PW_PASS_OUT(pw_outdir_open(&dir, to, true));
+    for (size_t i = 0; i < n; i++) {
+        const char *source = pw_path_join(a, from, names[i]), *target = pw_path_join(a, dir.temp, names[i]);
+        struct pw_map map = {0};
+        PW_CHECK_OUT(source && target, PW_E_NOMEM, "out of memory");
+        PW_PASS_OUT(pw_map_open(&map, source));
+        rc = pw_file_write(target, map.data, map.bytes, false);
+        pw_map_close(&map);
+        PW_PASS_OUT(rc);
+    }
+    PW_PASS_OUT(pw_outdir_commit(&dir));
+out:
+    pw_outdir_abort(&dir);
+    return rc;
+}
+
+static int write_outputs(struct training *k, struct pw_arena *a, const char *name)
+{
+    if (!k->r->load_best || !k->state.has_best || k->state.best_step == k->t->step)
+        return pw_run_outputs(k->run, k->r->output, name);
+    PW_TRY(copy_best(k, a, name), "copying best/ to %s/", name);
+    pw_progress_say(k->progress, "%s/ is that of step %lld, the best evaluation", name, (long long)k->state.best_step);
+    return 0;
+}
+
 static int finish(struct training *k)
 {
     struct pw_arena a;
@@ -672,7 +707,7 @@ static int finish(struct training *k)
             k->result->loss = lines[i].s.loss;
             k->result->has_loss = true;
         }
-    PW_PASS_OUT(pw_run_outputs(k->run, k->r->output, k->run->has_adapter ? "adapter" : "model"));
+    PW_PASS_OUT(write_outputs(k, &a, k->run->has_adapter ? "adapter" : "model"));
 out:
     pw_arena_free(&a);
     return rc;

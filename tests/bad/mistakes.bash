@@ -395,3 +395,4 @@ mutant test_faults kernels/cuda/plugin.cu 's/    if (e != 0) return lost(dev, pw
 mutant test_faults kernels/cuda/plugin.cu 's/    if (!rt_lost(impl->stream)) return rc;/    return rc;/'
 mutant test_faults train/resume.c 's/PW_CHECK(isfinite(x\[i\])/PW_CHECK(true || isfinite(x[i])/'
 mutant test_faults train/trainer.c 's/        t->torn = true;/        t->torn = false;/'
+mutant test_run train/run_train.c 's/(!k->r->load_best || /(true || /'
