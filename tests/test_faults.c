@@ -99,6 +99,8 @@ END_TEST
 
 /* The n-th of `of` places that are at even distances over all launches of a run. */
 static int64_t place(int n, int of, int64_t launches) { return 1 + (2 * n + 1) * (launches - 1) / (2 * of); }
+/* A launch of the update of step 2 of 4: there are 28 of them at its end, and steps are alike. */
+static int64_t in_update(int64_t launches) { return launches / 2 - 10; }
 
 static int how_many(int all) { return getenv("PW_FAST") ? (all + 3) / 4 : all; }
 
@@ -115,14 +117,15 @@ static void refused_or_lost(const char *kind, int all)
 {
     const int64_t launches = make_whole();
     int failed = 0;
-    for (int i = 0; i < how_many(all); i++) {
+    for (int i = 0; i <= how_many(all); i++) {
         char fault[32];
         const char *output = test_path(test_tmpdir(), "run");
-        snprintf(fault, sizeof fault, "%s:%lld", kind, (long long)place(i, how_many(all), launches));
+        snprintf(fault, sizeof fault, "%s:%lld", kind, (long long)(i == how_many(all) ? in_update(launches) : place(i, how_many(all), launches)));
         const struct attempt a = train(output, fault, false);
         if (a.rc == 0)
             continue; /* launches of empty grids are counted, and are none */
         failed++;
+        ck_assert_msg(i < how_many(all) || says("; step 2 was half done and is not saved; no state was saved before"), "%s: %s", fault, pw_error_text());
         check_message(fault, &a, strcmp(kind, "lost") == 0 ? "the card is lost to this process" : "too many resources requested for launch");
         if (strcmp(kind, "launch") == 0 && a.stepped)
             ck_assert_msg(says("computing over ") && says(": launch on device simt failed: "), "%s: %s", fault, pw_error_text());
@@ -147,10 +150,10 @@ START_TEST(not_a_number)
     const int64_t launches = make_whole();
     int failed = 0;
     const int n = how_many(10);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i <= n; i++) {
         char fault[32];
         const char *output = test_path(test_tmpdir(), "run");
-        snprintf(fault, sizeof fault, "nan:%lld", (long long)place(i, n, launches));
+        snprintf(fault, sizeof fault, "nan:%lld", (long long)(i == n ? in_update(launches) : place(i, n, launches)));
         const struct attempt a = train(output, fault, false);
 
         if (a.rc == 0) {
@@ -161,6 +164,7 @@ START_TEST(not_a_number)
         ck_assert_msg(a.rc == PW_E_NUMERIC || a.rc == PW_E_FAIL, "%s: %d: %s", fault, a.rc, pw_error_text());
         if (!a.stepped)
             continue;
+        ck_assert_msg(i < n || says("saving the state of step 2 to "), "%s: %s", fault, pw_error_text());
         ck_assert_msg(says("not finite") && (says("rows ") || says("the state of step ")), "%s: %s", fault, pw_error_text());
         const struct attempt again = train(output, "", true);
         ck_assert_msg(again.rc == 0 && same_adapter(output), "%s, resumed: %d: %s", fault, again.rc, again.rc ? pw_error_text() : "another adapter");

@@ -75,7 +75,7 @@ static int check_finite(const char *name, struct pw_tensor t, const void *host)
     if (stored(t) == PW_H5_U8)
         return 0;
     for (int64_t i = 0, n = pw_count(t); i < n; i++)
-        PW_CHECK(isfinite(x[i]), PW_E_NUMERIC, "%s: element %lld is not finite (expected a number, got %g)", name, (long long)i, (double)x[i]);
+        PW_CHECK(isfinite(x[i]), PW_E_NUMERIC, "%s: element %lld is not finite (expected a number, got %s)", name, (long long)i, isnan(x[i]) ? "NaN" : "infinity");
     return 0;
 }
 
