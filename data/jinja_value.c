@@ -342,6 +342,8 @@ int jv_contains(struct jinja_run *r, const struct jv *in, const struct jv *what,
         return 0;
     case JV_MAP:
         PW_PASS(jinja_step(r, in->map->n));
+        if (!jinja_hashable(what))
+            return jinja_fail(r, "a %s is no key of a mapping", jv_kind_name(what));
         *out = jv_find(in, what) != NULL;
         return 0;
     default: return jinja_fail(r, "%s cannot be searched with 'in'", jv_kind_name(in));

@@ -7,7 +7,8 @@ Needs: pip install torch transformers bitsandbytes numpy safetensors accelerate.
                         the codes that bitsandbytes gives of each expert (transformers 4.57.6, which opens those folders, is not among the requirements), also of joined ones
 bitsandbytes 0.50 multiplies 4-bit weights on the processor in bf16, whatever the compute type, so the logits are compared on transformers' model with each
 such layer replaced by an f32 one of the weights that bitsandbytes itself decodes: bound 1e-4 (sums of 256 terms in another order). The distance of transformers as
-it is gets printed, and is bounded by a tenth of the logits' size; so is LLM.int8(), where bitsandbytes rounds activations to 8 bits.
+it is gets printed, and is bounded by a tenth of the logits' size; so is LLM.int8() as it is, where bitsandbytes rounds activations to 8 bits. What int8 folders hold is
+compared too (row scales to the last bit, codes but for ties of f16 products), and pw's logits on the weights that they stand for, of experts too.
 """
 import argparse
 import copy
@@ -56,14 +57,44 @@ def widen(m):
     return torch.nn.Module.float(m)
 
 
-def as_bf16(hf, out):
+def decoded8(hf, quantised, out):
+    """The folder hf with the weights that an int8 folder holds: row scales / 127 times codes, in f32. Gives also what is an int8 weight."""
+    os.makedirs(out)
+    for n in os.listdir(hf):
+        if not n.endswith(".safetensors"):
+            open(out + "/" + n, "w").write(open(hf + "/" + n).read())
+    x = load_file(quantised + "/model.safetensors")
+    codes = {k: (v, x[k.removesuffix("weight") + "SCB"]) for k, v in x.items() if v.dtype == torch.int8}
+    wide = {k: (codes[k][0].float() * (codes[k][1] / 127)[:, None] if k in codes else x[k].float()) for k in load_file(hf + "/model.safetensors")}
+    save_file({k: v.contiguous() for k, v in wide.items()}, out + "/model.safetensors", metadata={"format": "pt"})
+    return codes
+
+
+def int8(hf, folder, ids, at, what):
+    """Codes and row scales are those that bitsandbytes makes of each weight (which it rounds to f16 before; pw does not, so they are compared where that changes nothing), and the logits of pw are those of transformers in f32 on the weights they stand for."""
+    wide, base = folder + "-wide", load_file(hf + "/model.safetensors")
+    codes = decoded8(hf, folder, wide)
+    for k, (c, scale) in codes.items():
+        want, absmax, _ = F.int8_vectorwise_quant(base[k].half())
+        exact = base[k].half().double() * 127 / absmax.double()[:, None]
+        tie = ((exact - exact.floor()) - 0.5).abs() <= 127 / 2048      # on the processor bitsandbytes multiplies in f16, pw in f32
+        off = (c.int() - want.int()).abs()
+        assert torch.equal(scale, absmax) and bool(((off == 0) | ((off == 1) & tie)).all()) and int(off.sum()) <= c.numel() // 1000, \
+            "%s: %s: %d codes and %d row scales are not those of bitsandbytes" % (what, k, (c != want).sum(), (scale != absmax).sum())
+    d = float(np.abs(theirs(AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32), ids) - ours(folder, ids, at)).max())
+    print("bnb int8 %-45s codes and scales of %d linears are those of bitsandbytes, logits within %.2g on the decoded weights" % (what, len(codes), d))
+    assert d <= 1e-4, "%s: a logit differs by %g" % (what, d)
+    return d
+
+
+def stored_as(hf, out, dtype):
     os.makedirs(out)
     for n in ("tokenizer.json", "tokenizer_config.json"):
         open(out + "/" + n, "w").write(open(hf + "/" + n).read())
     c = json.load(open(hf + "/config.json"))
-    c["torch_dtype"] = "bfloat16"
+    c["torch_dtype"] = str(dtype)[6:]
     json.dump(c, open(out + "/config.json", "w"))
-    save_file({k: v.to(torch.bfloat16) for k, v in load_file(hf + "/model.safetensors").items()}, out + "/model.safetensors", metadata={"format": "pt"})
+    save_file({k: v.to(dtype) for k, v in load_file(hf + "/model.safetensors").items()}, out + "/model.safetensors", metadata={"format": "pt"})
 
 
 FP4_BETWEEN = torch.tensor([0.00260417, 0.0859375, 0.20833333, 0.29166667, 0.4166667, 0.583333, 0.8333333])
@@ -128,7 +159,9 @@ def experts(rng, family, at):
         worst = max(worst, d)
         assert d <= 1e-4, "%s: a logit differs by %g" % (name, d)
         print("bnb %-24s experts stored: %d tensors as transformers writes them, logits within %.2g; quantised: codes of %d experts' linears as bitsandbytes makes them" % (name, same, d, codes))
-    return worst
+    stored_as(hf, at + "/f16", torch.float16)
+    pw("quant", at + "/f16", "-o", at + "/every8", "-q", "--type", "int8")
+    return max(worst, int8(at + "/f16", at + "/every8", ids, at, "written by pw of float16: %s, experts too" % family))
 
 
 def main(seed):
@@ -137,7 +170,7 @@ def main(seed):
     with tempfile.TemporaryDirectory() as at:
         hf, half = at + "/hf", at + "/bf16"
         folder(hf, rng, "tests/fixtures/train_golden/model")
-        as_bf16(hf, half)
+        stored_as(hf, half, torch.bfloat16)
         ids = rng.integers(0, json.load(open(hf + "/config.json"))["vocab_size"], 60)
         def compare(m, out, what):
             a = ours(out, ids, at)
@@ -172,15 +205,18 @@ def main(seed):
         a, b = theirs(m, ids), ours(out, ids, at)
         print("bnb LLM.int8() written by transformers: pw's logits within %.2g (transformers rounds activations to 8 bits)" % np.abs(a - b).max())
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
-        pw("quant", hf, "-o", at + "/w8", "--type", "int8", "-q")
+        worst = max(worst, int8(hf, out, ids, at, "written by transformers"))
+        stored_as(hf, at + "/f16", torch.float16)
+        pw("quant", at + "/f16", "-o", at + "/w8", "--type", "int8", "-q")
         m = AutoModelForCausalLM.from_pretrained(at + "/w8", dtype=torch.float32)
         a, b = theirs(m, ids), ours(at + "/w8", ids, at)
         print("bnb int8 written by pw: transformers' logits within %.2g" % np.abs(a - b).max())
         assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+        worst = max(worst, int8(at + "/f16", at + "/w8", ids, at, "written by pw of float16"))
     for family in ("mixtral", "qwen3-moe"):
         with tempfile.TemporaryDirectory() as at:
             worst = max(worst, experts(rng, family, at))
-    print("bnb: largest difference of a logit (4 bits, f32) %.3g" % worst)
+    print("bnb: largest difference of a logit (decoded weights, f32) %.3g" % worst)
 
 
 if __name__ == "__main__":
