@@ -158,8 +158,13 @@ size_t pw_run_init_bytes(const struct pw_run *run)
                              (rounds < 0 ? pw_principal_bytes : pw_principal_fast_bytes)(m->n_out, m->n_in, m->lora.r);
         most = bytes > most ? bytes : most;
     }
-    const size_t own = pw_recipe_loftq_base(run->opt.recipe) ? pw_loftq_bytes(run) : 0;
-    return own > most ? own : most;
+    if (!loftq)
+        return most;
+    /* The model as it is stored is mapped once more, beside what is trained on; with several rounds that is a folder as large as the weights in memory. */
+    if (!pw_recipe_loftq_base(run->opt.recipe))
+        return most + pw_checkpoint_bytes(run->model->checkpoint);
+    const size_t own = pw_loftq_bytes(run);
+    return (own > most ? own : most) + run->model->pool.bytes;
 }
 
 int pw_run_fresh_adapter(struct pw_run *run)

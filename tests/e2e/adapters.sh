@@ -80,6 +80,13 @@ refused 1 'was trained whole, which :0.5 cannot multiply' pw lora merge "$BASE" 
 refused 1 'was trained whole, which :0.5 cannot multiply' pw lora export dora/adapter:0.5 --to peft -o x -q
 json pw lora merge "$BASE" --adapter dora/adapter -o dora.gguf --type f32 --json -q; json pw lora verify "$BASE+dora/adapter" dora.gguf --json -q --tolerance 1e-3
 
+# ---- LoftQ of two rounds: the run's own base, which the adapter names and belongs to ----
+rc 0 pw train r.yaml --set quant.type=nf4 --set adapter.init=loftq --set adapter.loftq_iter=2 --set output=lq --quiet
+json pw lora info lq/adapter --json; has out '"lq/base"'
+json pw model info lq/base --json; has out 'nf4'
+rc 0 pw run lq/base --adapter lq/adapter -p 'Q: red?' -n 2
+refused 1 'it was made on lq/base' pw run "$BASE" --type nf4 --adapter lq/adapter -p 'Q: red?' -n 2
+
 # ---- the same model in every form ----
 rc 0 pw quant "$BASE" -o nf4 --type nf4 --double-quant -q
 for form in "$BASE" base.gguf nf4; do json pw model info "$form" --json; has out '"family":"llama","architecture":"LlamaForCausalLM"'; has out '"rope_scaling":"none"'; has out '"special":[{"id":0,"text":"<|start|>"}'; has out '"stops":[1]'; has out '"fits":[{"use":"run as stored","bytes":'; has out '"use":"train an adapter as stored"'; has out '"planned_for":"'; checks=$((checks + 1)); [ "$form" != nf4 ] || ! grep -q 'adapter on nf4' out || fail "a 4-bit base is quantised again"; done
