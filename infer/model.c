@@ -375,15 +375,18 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     return bytes;
 }
 
+/* What of a weight is made in the stage. What the device gets as it is stored, and what it quantises itself, goes there from the mapping: only a bias is made. */
 static size_t stage_need(const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum pw_place where)
 {
-    return made_there(p, m, w, where) ? (w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0) : weight_need(p, w, where);
+    const enum pw_dtype to = p->convert ? p->type : w->dtype;
+    const bool stored = w->type != PW_Q_DENSE ? !p->convert : !quant_of(p, where) && to == w->dtype && aligned(w->data, to);
+    return stored || made_there(p, m, w, where) ? (w->bias ? pw_pool_round((size_t)w->n_out * sizeof(float)) : 0) : weight_need(p, w, where);
 }
 
 /* The most that is in the stage at once: one tensor, or one weight with its bias. */
 static size_t largest(const struct pw_model *m, const struct plan *p)
 {
-    size_t most = weight_need(p, &m->embed, PW_PLACE_EMBED), n;
+    size_t most = stage_need(m, p, &m->embed, PW_PLACE_EMBED), n;
     if (own_head(m, p) && (n = stage_need(m, p, &m->head, PW_PLACE_HEAD)) > most)
         most = n;
     for (int i = 0; i < m->config.layers; i++) {

@@ -203,6 +203,67 @@ START_TEST(recomputed_backward_equals_saved)
 }
 END_TEST
 
+/* The feed-forward half in parts of five rows, of three, and as one, without dropout and with it (masks belong to rows, not to parts): the same losses and
+ * the same gradient of the input, bit for bit; sums over rows are another order. */
+START_TEST(parts_are_the_whole)
+{
+    static const int64_t rows[] = {WHOLE_TOKENS, WHOLE_MLP_ROWS, 3};
+    const struct pw_model_config c = whole_config(false);
+    struct whole w[3];
+    for (int i = 0; i < 3; i++) {
+        whole_open_parts(&w[i], "cpu", &c, PW_F32, 3, packed, 3, rows[i]);
+        w[i].batch.train = _i > 0;
+        w[i].batch.drop_p = 0.25 * _i;
+        w[i].batch.drop_seed = 5;
+        whole_forward(&w[i], true);
+        whole_backward(&w[i], false);
+        ck_assert(same(w[0].loss, w[i].loss) && same(w[0].dx, w[i].dx));
+        double apart = 0, top = 0;
+        for (int64_t j = 0; j < pw_count(w[0].grads[0].da[PW_LIN_UP]); j++) {
+            const double want = whole_get(w[0].grads[0].da[PW_LIN_UP], j);
+            apart = fmax(apart, fabs(whole_get(w[i].grads[0].da[PW_LIN_UP], j) - want));
+            top = fmax(top, fabs(want));
+        }
+        ck_assert(top > 0 && apart <= WHOLE_TOKENS * 0x1p-23 * top * 4);
+    }
+    for (int i = 0; i < 3; i++)
+        whole_close(&w[i]);
+}
+END_TEST
+
+/* Two equal sequences of five rows, attention's pairs at nothing, so that row t of the second part is row t of the first: without dropout the adapter
+ * sees the same, with it every part has a mask of its own. */
+START_TEST(parts_have_their_own_masks)
+{
+    static const int twins[] = {WHOLE_MLP_ROWS, WHOLE_MLP_ROWS, 0};
+    static const enum pw_linear half[] = {PW_LIN_GATE, PW_LIN_UP, PW_LIN_DOWN};
+    const struct pw_model_config c = whole_config(false);
+    for (int dropped = 0; dropped < 2; dropped++) {
+        struct whole w;
+        whole_open(&w, "cpu", &c, PW_F32, 3, twins, 3);
+        memcpy(w.ids + WHOLE_MLP_ROWS, w.ids, WHOLE_MLP_ROWS * sizeof *w.ids);
+        for (int l = PW_LIN_Q; l <= PW_LIN_O; l++)
+            for (int64_t j = 0; w.lora[0][l].b.data && j < pw_count(w.lora[0][l].b); j++)
+                whole_set(w.lora[0][l].b, j, 0);
+        for (int k = 1; k < 3; k++)                    /* down reads what gate and up have made */
+            for (int64_t j = 0; j < pw_count(w.lora[0][half[k - 1]].b); j++)
+                whole_set(w.lora[0][half[k - 1]].b, j, 0);
+        w.batch.train = dropped;
+        w.batch.drop_p = 0.5 * dropped;
+        w.batch.drop_seed = 5;
+        whole_forward(&w, true);
+        for (int k = 0; k < 3; k++) {
+            int equal = 0;
+            for (int t = 0; t < WHOLE_MLP_ROWS; t++)
+                equal += same(pw_rows(w.saved[0].xa[half[k]], t, 1), pw_rows(w.saved[0].xa[half[k]], t + WHOLE_MLP_ROWS, 1));
+            ck_assert_msg(dropped ? equal == 0 : equal == WHOLE_MLP_ROWS, "%s, %s: %d of %d rows of the second part are masked as their twins", pw_linear_suffix(half[k]),
+                          dropped ? "dropout" : "none", equal, WHOLE_MLP_ROWS);
+        }
+        whole_close(&w);
+    }
+}
+END_TEST
+
 /* Rows of packed sequences are those of the sequences alone, bit for bit; a tail that is packed elsewhere changes nothing. */
 START_TEST(packed_equals_separate)
 {
@@ -530,6 +591,8 @@ int main(void)
     tcase_add_test(t, gradient_of_experts_in_one_layer);
     tcase_add_test(t, gradient_of_gemma);
     tcase_add_test(t, gradient_of_gemma_with_norms_of_heads);
+    tcase_add_loop_test(t, parts_are_the_whole, 0, 2);
+    tcase_add_test(t, parts_have_their_own_masks);
     tcase_add_loop_test(t, recomputed_backward_equals_saved, 0, VARIED + 2);
     tcase_add_loop_test(t, packed_equals_separate, 0, 3);
     tcase_add_test(t, cpu_is_near_ref);

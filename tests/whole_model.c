@@ -134,6 +134,11 @@ static void open_rows(struct whole *w, enum pw_dtype type, const int *lens, uint
 
 void whole_open(struct whole *w, const char *device, const struct pw_model_config *c, enum pw_dtype type, int rank, const int *lens, uint64_t seed)
 {
+    whole_open_parts(w, device, c, type, rank, lens, seed, WHOLE_MLP_ROWS);
+}
+
+void whole_open_parts(struct whole *w, const char *device, const struct pw_model_config *c, enum pw_dtype type, int rank, const int *lens, uint64_t seed, int64_t mlp_rows)
+{
     const struct pw_dev_options opt = {.kind = device, .threads = 2, .level = getenv("PW_CPU")};
     *w = (struct whole){0};
     pw_arena_init(&w->arena);
@@ -144,7 +149,7 @@ void whole_open(struct whole *w, const char *device, const struct pw_model_confi
         open_layer(w, i, type, rank, seed);
     open_rows(w, type, lens, seed);
     const int64_t T = w->tokens, D = c->hidden;
-    struct pw_block_shape shape = {.config = c, .tokens = T, .backward = true, .type = type, .mlp_rows = WHOLE_MLP_ROWS};
+    struct pw_block_shape shape = {.config = c, .tokens = T, .backward = true, .type = type, .mlp_rows = mlp_rows};
     pw_model_ranks(w->m, shape.ranks);
     for (int i = 0; i < c->layers; i++) {
         MUST(pw_saved_place(&w->saved[i], &w->pool, &shape));

@@ -28,6 +28,8 @@ struct whole {
 struct pw_model_config whole_config(bool tied);
 /* lens: lengths of the packed sequences, ended by 0. Ids, targets and upstream gradients are random of `seed` and of the row. */
 void whole_open(struct whole *w, const char *device, const struct pw_model_config *c, enum pw_dtype type, int rank, const int *lens, uint64_t seed);
+/* The same with other parts of the feed-forward half. */
+void whole_open_parts(struct whole *w, const char *device, const struct pw_model_config *c, enum pw_dtype type, int rank, const int *lens, uint64_t seed, int64_t mlp_rows);
 void whole_close(struct whole *w);
 double whole_forward(struct whole *w, bool save);            /* sum of dloss * loss; without save only the blocks' inputs are kept */
 void whole_backward(struct whole *w, bool recompute);        /* clears the gradients first */
