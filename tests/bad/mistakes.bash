@@ -254,6 +254,7 @@ mutant test_checkpoint data/checkpoint_hf.c 's/{"language_model.lm_head.", "lm_h
 mutant test_adapter_golden lora/peft_text.c 's/a->config.of_text = true;/a->config.of_text = false;/'
 mutant test_adapter_golden lora/peft_text.c 's/alike = alike \&\& a->n % of_first == 0;/alike = of_first > 0;/'
 mutant test_adapter_golden lora/peft.c 's/if (c->of_text)/if (c->of_text \&\& false)/'
+mutant test_block infer/block.c 's/k->b, k->index, l, k->at, /k->b, k->index, l, 0, /'
 mutant test_budget train/fits.c 's/r->memory = "auto";//'
 mutant test_plan_bytes infer/session.c 's/ + adapter_bytes(m, batch_tokens, rank_of(m));/;/'
 mutant test_budget infer/memory_limit.c 's/= m->pool.bytes + pw_session_bytes/= pw_session_bytes/'
