@@ -1,7 +1,7 @@
 /* Products of a linear layer on bf16 multipliers with sums in f32, for the levels that have them (cpu_products16): factors are rounded, or each is the sum
  * of three planes of bf16 and nothing is rounded but the sums.
  *
- * The rows of x (forward) or dy (backward) are made so once a call, into scratch. A task owns up to 128 columns of the result, four panels; as many
+ * The rows of x (forward) or dy (backward) are made so once a call, into scratch. A task owns up to 512 columns of the result, 16 panels; as many
  * terms of the weight as the level likes (cpu_products16) are decoded or taken where they are, packed, and multiplied by all rows. So no weight exists in
  * bf16 as a whole: packing costs no memory. A result's chain is its terms in their order, each panel's a sum.
  *
@@ -13,14 +13,16 @@
 #include "kernels/cpu/cpu.h"
 
 enum {
-    PANELS = 4,
+    PANELS = 16,
     WIDE = PANELS * CPU_PANEL,                 /* columns a task, at most */
     STEP = 64,                                 /* rows of W decoded at a time in backward */
     ROWS = 48,                                 /* of x dropped at a time */
     LOW = 64,                                  /* ranks of db at a time */
+    FACTOR = 128,                              /* columns a task of the gradients of A and B */
+    FEWEST = 512,                              /* rows for which a weight is packed */
     DOWN = 192,                                /* rows a task on the way to xa and dxa */
 };
-_Static_assert(CPU_TERMS % CPU_STEP == 0 && STEP % CPU_STEP == 0, "offsets into planes");
+_Static_assert(LOW <= 2 * STEP && CPU_TERMS % CPU_STEP == 0 && STEP % CPU_STEP == 0, "offsets into planes");
 
 static int64_t steps16(int64_t n) { return (n + CPU_STEP - 1) / CPU_STEP * CPU_STEP; }
 /* numbers of a plane from one row to the next: n, then the adapter's; whole lines, and not a power of two */
@@ -34,7 +36,7 @@ static int64_t panel16(const struct cpu_products16 *p) { return (int64_t)p->term
 /* floats that a thread keeps: the largest of rows decoded in forward and in backward, dropped rows behind one of floats, db */
 static int64_t stage16(const struct cpu_products16 *p)
 {
-    const int64_t decoded = CPU_PANEL * stride_decoded(p), dropped = p->terms + ROWS * stride_dropped(p) * p->planes / 2, fixed = WIDE * (2 * STEP > LOW ? 2 * STEP : LOW);
+    const int64_t decoded = CPU_PANEL * stride_decoded(p), dropped = p->terms + ROWS * stride_dropped(p) * p->planes / 2, fixed = STEP * (WIDE > 2 * FACTOR ? WIDE : 2 * FACTOR);
     const int64_t most = decoded > dropped ? decoded : dropped;
     return (most > fixed ? most : fixed) / 16 * 16 + 16;
 }
@@ -62,12 +64,25 @@ static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t
     for (int64_t t = 0; t < tokens; t++) p->round(n, steps16(n), x + t * n, to + t * ld * p->planes);
 }
 
-/* Columns a task: fewer when there would be too few tasks. What is computed does not depend on it. */
-static int64_t width_of(const struct pw_dev *dev, int64_t n)
+/* What a task computes: `rows` rows of `wide` columns. All rows are read once for each group of columns, and come from the third cache then, so groups
+ * are broad, and where there are few of them the rows are cut for the threads: each part packs the weight for itself. What is computed does not
+ * depend on it. */
+struct grid { int64_t tokens, n, rows, wide, groups, tasks; };
+static struct grid grid_of(const struct pw_dev *dev, int64_t tokens, int64_t n)
 {
-    int64_t wide = WIDE;
-    while (wide > CPU_PANEL && cpu_parts(n, wide) < 2 * dev->threads) wide /= 2;
-    return wide;
+    struct grid g = { .tokens = tokens, .n = n, .rows = tokens, .wide = WIDE };
+    const int64_t parts = cpu_min(dev->threads, tokens / FEWEST);
+    if (parts > 1 && cpu_parts(n, WIDE) < 4 * dev->threads) g.rows = cpu_parts(cpu_parts(tokens, parts), ROWS) * ROWS;
+    while (g.wide > CPU_PANEL && cpu_parts(n, g.wide) * cpu_parts(tokens, g.rows) < 2 * dev->threads) g.wide /= 2;
+    g.groups = cpu_parts(n, g.wide);
+    g.tasks = g.groups * cpu_parts(tokens, g.rows);
+    return g;
+}
+struct task { int64_t t, tokens, j, n; };
+static struct task task_of(struct grid g, int64_t i)
+{
+    const int64_t t = i / g.groups * g.rows, j = i % g.groups * g.wide;
+    return (struct task){ t, cpu_min(g.rows, g.tokens - t), j, cpu_min(g.wide, g.n - j) };
 }
 
 /* Weights that are packed from where they are; one of the two is NULL. */
@@ -92,14 +107,16 @@ static void add_more(const struct cpu_products16 *p, struct more m, float *c, in
     }
 }
 
-static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, int64_t tokens, const struct pw_weight *w, struct more more, int64_t n0, int64_t n, float *stage)
+static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, const struct pw_weight *w, struct more more, struct task task, float *stage)
 {
     const struct cpu_products16 *p = isa->products16;
     const float *dense = dense_f32(w);
     const uint16_t *dense16 = dense_bf16(w);
-    const int64_t n_in = w->n_in, ld = row16(n_in, w) * p->planes;
+    const int64_t n_in = w->n_in, ld = row16(n_in, w) * p->planes, tokens = task.tokens, n0 = task.j, n = task.n;
     uint16_t *panels = panels_of(p, stage);
     bool joined = false;
+    x += task.t * ld;
+    y += task.t * w->n_out;
     for (int64_t k = 0; k < n_in; k += p->terms) {
         const int64_t terms = cpu_min(p->terms, n_in - k), own = steps16(terms);
         joined = k + p->terms >= n_in && fits(p, more, terms);
@@ -119,21 +136,23 @@ static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, int6
 void cpu_matmul16(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
     const struct room room = room_of(dev, scratch);
-    const int64_t wide = width_of(dev, w->n_out);
+    const struct grid g = grid_of(dev, tokens, w->n_out);
     round_rows(dev, room.rows, x, tokens, w->n_in, row16(w->n_in, w));
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
-    for (int64_t n0 = 0; n0 < w->n_out; n0 += wide) columns(cpu_isa_of(dev), y, room.rows, tokens, w, (struct more){ 0 }, n0, cpu_min(wide, w->n_out - n0), stage_of(room));
+    for (int64_t i = 0; i < g.tasks; i++) columns(cpu_isa_of(dev), y, room.rows, w, (struct more){ 0 }, task_of(g, i), stage_of(room));
 }
 
-static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *dy, int64_t tokens, const struct pw_weight *w, struct more more, int64_t k0, int64_t n, float *stage)
+static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *dy, const struct pw_weight *w, struct more more, struct task task, float *stage)
 {
     const struct cpu_products16 *p = isa->products16;
     const float *dense = dense_f32(w);
     const uint16_t *dense16 = dense_bf16(w);
-    const int64_t n_in = w->n_in, n_out = w->n_out, ld = row16(n_out, w) * p->planes;
+    const int64_t n_in = w->n_in, n_out = w->n_out, ld = row16(n_out, w) * p->planes, tokens = task.tokens, k0 = task.j, n = task.n;
     const int planes = dense16 ? 1 : p->planes;
     uint16_t *panels = panels_of(p, stage);
     bool joined = false;
+    dy += task.t * ld;
+    dx += task.t * n_in;
     for (int64_t row = 0; row < n_out; row += p->terms) {
         const int64_t terms = cpu_min(p->terms, n_out - row), own = steps16(terms);
         joined = row + p->terms >= n_out && fits(p, more, terms);
@@ -158,10 +177,10 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *d
 void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch)
 {
     const struct room room = room_of(dev, scratch);
-    const int64_t wide = width_of(dev, w->n_in);
+    const struct grid g = grid_of(dev, tokens, w->n_in);
     round_rows(dev, room.rows, dy, tokens, w->n_out, row16(w->n_out, w));
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, w->n_out, w->n_in))
-    for (int64_t k0 = 0; k0 < w->n_in; k0 += wide) back_columns(cpu_isa_of(dev), dx, room.rows, tokens, w, (struct more){ 0 }, k0, cpu_min(wide, w->n_in - k0), stage_of(room));
+    for (int64_t i = 0; i < g.tasks; i++) back_columns(cpu_isa_of(dev), dx, room.rows, w, (struct more){ 0 }, task_of(g, i), stage_of(room));
 }
 
 /* ---- with an adapter ----
@@ -269,7 +288,8 @@ void cpu_linear_fwd16(struct pw_dev *dev, float *y, float *xa, const float *x, i
 {
     const struct cpu_isa *isa = cpu_isa_of(dev);
     const struct room room = room_of(dev, dev->scratch);
-    const int64_t n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0, broad = width_of(dev, n_out), ld = row16(n_in, w);
+    const int64_t n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0, ld = row16(n_in, w);
+    const struct grid g = grid_of(dev, tokens, n_out);
     struct more more = { 0 };
     round_rows(dev, room.rows, x, tokens, n_in, ld);
     if (r) {
@@ -279,11 +299,11 @@ void cpu_linear_fwd16(struct pw_dev *dev, float *y, float *xa, const float *x, i
         round_low(dev, low_of(dev, room, n_in, tokens, w), xa, (float)w->lora->scale, tokens, r, 0);
     }
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, n_in))
-    for (int64_t n0 = 0; n0 < n_out; n0 += broad) {
-        const int64_t n = cpu_min(broad, n_out - n0);
-        columns(isa, y, room.rows, tokens, w, more, n0, n, stage_of(room));
-        for (int64_t t = 0; w->bias && t < tokens; t++)
-            for (int64_t i = n0; i < n0 + n; i++) y[t * n_out + i] += w->bias[i];
+    for (int64_t i = 0; i < g.tasks; i++) {
+        const struct task task = task_of(g, i);
+        columns(isa, y, room.rows, w, more, task, stage_of(room));
+        for (int64_t t = task.t; w->bias && t < task.t + task.tokens; t++)
+            for (int64_t j = task.j; j < task.j + task.n; j++) y[t * n_out + j] += w->bias[j];
     }
 }
 
@@ -298,10 +318,10 @@ static void back_b(const struct cpu_isa *isa, float *db, const uint16_t *dy, str
             for (int64_t t = 0; t < tokens; t += p->terms) {
                 const int64_t terms = cpu_min(p->terms, tokens - t);
                 p->pack_rounded(wide, terms, dy + t * ld + j * p->planes, ld, panels_of(p, stage));
-                p->product(ranks, wide, 0, terms, low.turned + first * low.ld_turned + t * p->planes, low.ld_turned, panels_of(p, stage), 0, stage, WIDE, t > 0);
+                p->product(ranks, wide, 0, terms, low.turned + first * low.ld_turned + t * p->planes, low.ld_turned, panels_of(p, stage), 0, stage, FACTOR, t > 0);
             }
             for (int64_t i = 0; i < wide; i++)
-                for (int64_t k = 0; k < ranks; k++) db[(j + i) * r + first + k] += stage[k * WIDE + i];
+                for (int64_t k = 0; k < ranks; k++) db[(j + i) * r + first + k] += stage[k * FACTOR + i];
         }
 }
 
@@ -320,10 +340,10 @@ static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, c
             p->pack_columns(wide, terms, (const float *)w->lora->a.data + k * n_in + j, n_in, panel);
             for (int64_t t = 0; t < tokens; t += STEP) {
                 const int64_t rows = cpu_min(STEP, tokens - t);
-                float *kept = stage + STEP * WIDE;
-                p->product(rows, wide, 0, terms, low.rows + t * low.ld + k * p->planes, low.ld, panel, 0, stage, WIDE, false);
+                float *kept = stage + STEP * FACTOR;
+                p->product(rows, wide, 0, terms, low.rows + t * low.ld + k * p->planes, low.ld, panel, 0, stage, FACTOR, false);
                 for (int64_t i = 0; i < rows; i++) {
-                    isa->keep(drop, (t + i) * n_in + j, wide, stage + i * WIDE, kept);
+                    isa->keep(drop, (t + i) * n_in + j, wide, stage + i * FACTOR, kept);
                     isa->axpy(wide, dx + (t + i) * n_in, kept, 1);
                 }
             }
@@ -333,8 +353,8 @@ static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, c
             if (drop.p <= 0) p->pack_columns(wide, terms, x + t * n_in + j, n_in, panel);
             for (int64_t at = 0; drop.p > 0 && at < terms; at += STEP) {
                 const int64_t rows = cpu_min(STEP, terms - at);
-                for (int64_t i = 0; i < rows; i++) mask(isa, drop, (t + at + i) * n_in + j, wide, x + (t + at + i) * n_in + j, stage + i * WIDE);
-                p->pack_columns(wide, rows, stage, WIDE, panel + at * CPU_PANEL * p->planes);
+                for (int64_t i = 0; i < rows; i++) mask(isa, drop, (t + at + i) * n_in + j, wide, x + (t + at + i) * n_in + j, stage + i * FACTOR);
+                p->pack_columns(wide, rows, stage, FACTOR, panel + at * CPU_PANEL * p->planes);
             }
             p->product(r, wide, 0, terms, low.turned + t * p->planes, low.ld_turned, panel, 0, (float *)g->da.data + j, n_in, true);
         }
@@ -345,7 +365,8 @@ void cpu_linear_bwd16(struct pw_dev *dev, const struct pw_linear_grads *g, const
 {
     const struct cpu_isa *isa = cpu_isa_of(dev);
     const struct room room = room_of(dev, dev->scratch);
-    const int64_t n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0, broad_out = width_of(dev, n_out), broad_in = width_of(dev, n_in);
+    const int64_t n_in = w->n_in, n_out = w->n_out, r = w->lora ? w->lora->r : 0;
+    const struct grid of_dx = grid_of(dev, tokens, n_in);
     const bool low_wanted = r && (g->dx.data || g->da.data);
     struct low low = { 0 };
     struct more more = { 0 };
@@ -356,17 +377,18 @@ void cpu_linear_bwd16(struct pw_dev *dev, const struct pw_linear_grads *g, const
     if (r && g->db.data) {
         round_low(dev, low, xa, (float)w->lora->scale, tokens, r, 1);
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, r))
-        for (int64_t n0 = 0; n0 < n_out; n0 += broad_out) back_b(isa, g->db.data, room.rows, low, tokens, w, n0, cpu_min(broad_out, n_out - n0), stage_of(room));
+        for (int64_t n0 = 0; n0 < n_out; n0 += FACTOR) back_b(isa, g->db.data, room.rows, low, tokens, w, n0, cpu_min(FACTOR, n_out - n0), stage_of(room));
     }
     if (low_wanted) {
         down(dev, low.f32, room.rows, row16(n_out, w) * room.planes, tokens, n_out, w->lora->b.data, r, true);
         round_low(dev, low, low.f32, (float)w->lora->scale, tokens, r, g->da.data ? factor_of(drop) : 0);
     }
-    if (!g->dx.data && !low_wanted) return;
-#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, g->dx.data ? n_out : r))
-    for (int64_t k0 = 0; k0 < n_in; k0 += broad_in) {
-        const int64_t n = cpu_min(broad_in, n_in - k0);
-        if (g->dx.data) back_columns(isa, g->dx.data, room.rows, tokens, w, more, k0, n, stage_of(room));
-        if (low_wanted) back_a(isa, g, x, low, tokens, w, drop, k0, n, stage_of(room));
+    if (g->dx.data) {
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, n_out))
+        for (int64_t i = 0; i < of_dx.tasks; i++) back_columns(isa, g->dx.data, room.rows, w, more, task_of(of_dx, i), stage_of(room));
+    }
+    if (low_wanted) {
+#pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_in, r))
+        for (int64_t k0 = 0; k0 < n_in; k0 += FACTOR) back_a(isa, g, x, low, tokens, w, drop, k0, cpu_min(FACTOR, n_in - k0), stage_of(room));
     }
 }

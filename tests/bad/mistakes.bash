@@ -62,6 +62,7 @@ mutant test_op kernels/cpu/cpu_linear.c 's/memset(dxa + t0/if (t0 == 0) memset(d
 if grep -qw avx512_bf16 /proc/cpuinfo; then # elsewhere nothing runs on that level
     mutant test_op kernels/cpu/cpu_linear16.c 's/panel16(p), y + n0, w->n_out, k > 0)/panel16(p), y + n0, w->n_out, false)/' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/turned \* l.f32/l.f32/' linear/
+    mutant test_op kernels/cpu/cpu_linear16.c 's/t = i \/ g.groups \* g.rows/t = 0 * g.rows/' 2100,24,8,4
     mutant test_op kernels/cpu/cpu_linear16.c 's/isa->scale(rows \* r, xa + t \* r, factor_of(drop));//' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/first \* low.ld_turned + t \* p->planes, low/first * low.ld_turned, low/' linear/
     mutant test_op kernels/cpu/isa_avx512_bf16.c 's/second = t + 1 < k ?/second = t + 2 < k ?/' linear/
