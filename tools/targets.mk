@@ -27,6 +27,7 @@ layers:
 	@tools/check_layers
 walls:
 	@tools/check_walls
+	@tests/bad/run.sh --places
 clean:
 	rm -rf build pw
 help:

@@ -7,9 +7,18 @@
 #   race     TEST FILE 'SED EXPRESSION' [CASES]           the same in the build with SAN=thread, and ThreadSanitizer must have seen a race
 # Arguments choose mistakes by a part of their name, `-x PART` before them leaves some out. One worker a processor (JOBS), each with its own copy,
 # takes the next mistake. Its objects come from this tree's build, if there is one, and go back to that after each mistake, so that a mistake costs
-# one compilation. A program stops at its first failed test. PW_SOUND names programs that are known to pass as they are; the others run once first.
+# one compilation. `--places` asks only whether each expression still changes its file (a second). A program stops at its first failed test. PW_SOUND names programs that are known to pass as they are; the others run once first.
 set -eu -o pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
+if [ "${1-}" = --places ]; then
+    cd "$root"
+    gone=0
+    planted() { :; }
+    mutant() { if [ ! -e "$2" ] || cmp -s "$2" <(sed "$3" "$2"); then echo "planted mistake without a place: $1 $2 $3"; gone=1; fi; }
+    race() { mutant "$@"; }
+    . tests/bad/mistakes.bash
+    exit $gone
+fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/pw-bad-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'kill $(jobs -p) 2> /dev/null; exit 1' INT TERM
