@@ -3,7 +3,7 @@
  * A template is parsed once and is immutable. Rendering is total: steps, output, memory and nesting are bounded, so a hostile
  * template ends in an error. Options are those that Hugging Face sets: trim_blocks and lstrip_blocks on, loop controls, the
  * {% generation %} block, raise_exception, strftime_now, tojson without HTML escaping. What is not supported is an error naming it.
- * Knows nothing of chats or tokens. Parsing: jinja_lex.c, jinja_parse.c; running: jinja_run.c, jinja_value.c, jinja_filter.c. */
+ * Knows nothing of chats or tokens. Parsing: jinja_lex.c, jinja_expression.c, jinja_parse.c; running: jinja_run.c, jinja_value.c, jinja_filter.c. */
 #ifndef PW_DATA_JINJA_H
 #define PW_DATA_JINJA_H
 

@@ -6,11 +6,6 @@
 
 #include "data/jinja_parts.h"
 
-static int undefined(struct jinja_run *r, const struct jv *v)
-{
-    return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
-}
-
 static int too_large(struct jinja_run *r)
 {
     return jinja_fail(r, "an integer leaves 64 bits");
@@ -171,9 +166,9 @@ int jinja_arith(struct jinja_run *r, int op, const struct jv *a, const struct jv
     bool p, q;
     int64_t i, j;
     if (a->kind == JV_UNDEFINED)
-        return undefined(r, a);
+        return jinja_undefined(r, a);
     if (b->kind == JV_UNDEFINED)
-        return undefined(r, b);
+        return jinja_undefined(r, b);
     int left = jv_number(a, &x, &p, &i), right = jv_number(b, &y, &q, &j);
     if (left == 0 && right == 0)
         return p && q ? integers(r, op, i, j, out) : reals(r, op, x, y, out);

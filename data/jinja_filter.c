@@ -335,7 +335,7 @@ FILTER(f_dictsort)
     struct jinja_args none = {0};
     PW_PASS(jinja_args_take(r, args, name, names, 3, a));
     if (v->kind == JV_UNDEFINED) /* which the filter items takes for an empty map */
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
+        return jinja_undefined(r, v);
     PW_PASS(jv_truth(r, &a[0], &sensitive));
     PW_PASS(jv_truth(r, &a[2], &reverse));
     PW_PASS(f_items(r, name, v, &none, out));
@@ -482,7 +482,7 @@ FILTER(f_int)
     if (base < 2 || base > 36)
         return jinja_fail(r, "int: a base is 2 to 36, got %" PRId64, base);
     if (v->kind == JV_UNDEFINED)
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
+        return jinja_undefined(r, v);
     bool is_int = false, good = true;
     int64_t i = 0;
     if (v->kind == JV_STRING) {
@@ -508,7 +508,7 @@ FILTER(f_float)
     int64_t i;
     PW_PASS(jinja_args_take(r, args, name, names, 1, a));
     if (v->kind == JV_UNDEFINED)
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
+        return jinja_undefined(r, v);
     bool good = v->kind == JV_STRING ? real_of_text(v, &d) : jv_number(v, &d, &is_int, &i) == 0;
     *out = good ? jv_real(d) : jinja_absent(&a[0]) ? jv_real(0) : a[0];
     return 0;

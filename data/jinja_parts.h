@@ -45,7 +45,7 @@ enum jinja_kind {
     JN_TEXT, JN_OUTPUT, JN_IF, JN_FOR, JN_SET, JN_SET_BLOCK, JN_MACRO, JN_CALL_BLOCK, JN_FILTER_BLOCK, JN_GENERATION, JN_BREAK, JN_CONTINUE,
     JN_WITH, JN_BLOCK, /* JN_BLOCK: a list of statements */
 };
-/* One shape for all: which fields mean what stands at jinja_parse.c's makers and jinja_run.c's cases. */
+/* One shape for all: which fields mean what stands at the makers of jinja_expression.c and jinja_parse.c and jinja_run.c's cases. */
 struct jinja_node {
     enum jinja_kind kind;
     int line, op;             /* op: operator token, or a flag */
@@ -96,6 +96,7 @@ struct jinja_args { struct jv *items; size_t n; const char **names; struct jv *n
 
 /* Records "template NAME, line N: ..." and returns PW_E_FORMAT. */
 int jinja_fail(struct jinja_run *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int jinja_undefined(struct jinja_run *r, const struct jv *v); /* that error of a value that is not defined */
 int jinja_step(struct jinja_run *r, size_t n); /* counts work; fails above the limit */
 void *jinja_alloc(struct jinja_run *r, size_t bytes); /* cleared; NULL with a trail above the limit */
 void jinja_free_all(struct jinja_run *r);

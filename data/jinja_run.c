@@ -120,7 +120,7 @@ static bool of_integer(const struct jv *v, const char *name, size_t n, struct jv
 int jinja_attr(struct jinja_run *r, const struct jv *v, const char *name, size_t n, struct jv *out)
 {
     if (v->kind == JV_UNDEFINED)
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
+        return jinja_undefined(r, v);
     if (v->kind == JV_LOOP)
         return loop_attr(r, v, name, out);
     if ((v->kind == JV_INT || v->kind == JV_BOOL) && of_integer(v, name, n, out))
@@ -148,7 +148,7 @@ int jinja_attr(struct jinja_run *r, const struct jv *v, const char *name, size_t
 int jinja_item(struct jinja_run *r, const struct jv *v, const struct jv *key, struct jv *out)
 {
     if (v->kind == JV_UNDEFINED)
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
+        return jinja_undefined(r, v);
     *out = jv_undefined("item");
     if (v->kind == JV_MAP) {
         PW_PASS(jinja_step(r, v->map->n / 8));
@@ -309,7 +309,7 @@ static int call_value(struct jinja_run *r, const struct jv *f, const struct jinj
         else
             rc = jv_take(r, &text, out);
     } else if (f->kind == JV_UNDEFINED) {
-        rc = jinja_fail(r, "'%s' is undefined", f->s ? f->s : "a value");
+        rc = jinja_undefined(r, f);
     } else {
         rc = jinja_fail(r, "a %s cannot be called", jv_kind_name(f));
     }

@@ -82,7 +82,7 @@ int jinja_slice(struct jinja_run *r, const struct jinja_node *n, const struct jv
     struct jv list;
     int64_t step, from, to;
     if (v->kind == JV_UNDEFINED)
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
+        return jinja_undefined(r, v);
     bool can = v->kind == JV_LIST || v->kind == JV_STRING;
     if (!can && !constant(n))
         return jinja_fail(r, "a slice needs a list or a text, got %s", jv_kind_name(v));

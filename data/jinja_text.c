@@ -25,7 +25,7 @@ static int want_text(struct jinja_run *r, const struct jv *v)
     if (v->kind == JV_STRING)
         return 0;
     if (v->kind == JV_UNDEFINED)
-        return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value");
+        return jinja_undefined(r, v);
     return jinja_fail(r, "expected a string, got %s", jv_kind_name(v));
 }
 

@@ -20,6 +20,8 @@ int jinja_fail(struct jinja_run *r, const char *fmt, ...)
     return pw_error(PW_E_FORMAT, "template %s, line %d: %s", r->t->name, r->line, what);
 }
 
+int jinja_undefined(struct jinja_run *r, const struct jv *v) { return jinja_fail(r, "'%s' is undefined", v->s ? v->s : "a value"); }
+
 int jinja_step(struct jinja_run *r, size_t n)
 {
     if (n > (size_t)r->steps_limit || r->steps > r->steps_limit - (int64_t)n)
