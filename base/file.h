@@ -35,6 +35,7 @@ int pw_out_write(struct pw_out *o, const void *bytes, size_t n);
 int pw_out_commit(struct pw_out *o);
 void pw_out_abort(struct pw_out *o);
 int pw_file_write(const char *path, const void *bytes, size_t n, bool force); /* open, write, commit */
+int pw_file_copy(const char *from, const char *to);                            /* likewise, of a file's bytes; to must not exist */
 int pw_out_check(const char *path, bool force);  /* before the work: does it exist, can the folder be written to? */
 
 /* One output folder: build it under ->temp, then commit renames it to its target. With force an existing target is

@@ -200,6 +200,15 @@ int pw_file_write(const char *path, const void *bytes, size_t n, bool force)
     return rc;
 }
 
+int pw_file_copy(const char *from, const char *to)
+{
+    struct pw_map map;
+    PW_PASS(pw_map_open(&map, from));
+    int rc = pw_file_write(to, map.bytes ? (const char *)map.data : "", map.bytes, false);
+    pw_map_close(&map);
+    return rc;
+}
+
 /* ---- one folder ---- */
 int pw_outdir_open(struct pw_outdir *o, const char *path, bool force)
 {

@@ -369,20 +369,13 @@ static int copy_files(struct job *j, const char *dir)
 {
     static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
                                         "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"};
-    struct pw_buf bytes = {0};
-    int rc = 0;
     for (size_t i = 0; i < sizeof files / sizeof *files && pw_is_dir(pw_checkpoint_path(j->c)); i++) {
         char *from = pw_path_join(&j->arena, pw_checkpoint_path(j->c), files[i]), *to = pw_path_join(&j->arena, dir, files[i]);
-        PW_CHECK_OUT(from && to, PW_E_NOMEM, "%s: no memory", dir);
-        if (!pw_file_exists(from))
-            continue;
-        pw_buf_clear(&bytes);
-        PW_PASS_OUT(pw_file_read(from, 0, &bytes));
-        PW_PASS_OUT(pw_file_write(to, bytes.data, bytes.len, false));
+        PW_CHECK(from && to, PW_E_NOMEM, "%s: no memory", dir);
+        if (pw_file_exists(from))
+            PW_PASS(pw_file_copy(from, to));
     }
-out:
-    pw_buf_free(&bytes);
-    return rc;
+    return 0;
 }
 
 int pw_quant_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *dir, const struct pw_remake *how)

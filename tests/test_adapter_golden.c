@@ -1,5 +1,5 @@
-/* DoRA, initialisations and trained modules against peft and PyTorch: 20 steps of training, dense and NF4, logits of adapters that peft wrote, and what
- * becomes of them when they are written again, merged, or trained in two parts (tools/reference/adapter_fixtures.py made the fixtures). */
+/* DoRA and trained modules against peft and PyTorch: 20 steps of training, dense and NF4, logits of adapters that peft wrote, and what becomes of them when
+ * they are written again or merged (tools/reference/adapter_fixtures.py made the fixtures). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,14 +13,10 @@
 #include "lora/merge.h"
 #include "lora/peft.h"
 #include "lora/principal.h"
+#include "tests/adapter_golden.h"
 #include "tests/golden.h"
 #include "tests/support.h"
 #include "train/run.h"
-
-#define MODEL "tests/fixtures/train_golden/model"
-#define ROWS "tests/fixtures/train_golden/rows.jsonl"
-#define FIXTURES "tests/fixtures/adapter_golden"
-#define BIASED FIXTURES "/model-bias"          /* a Qwen2: q, k and v have biases */
 
 static const char *model_of(const char *name) { return strncmp(name, "bias", 4) == 0 ? BIASED : MODEL; }
 
@@ -49,7 +45,6 @@ static void golden(const char *name, const char *quant, const char *adapter, con
     golden_run(text, one, device, theirs, before, bound);
     pw_arena_free(&a);
 }
-#define NF4 "{type: nf4, double_quant: true}"
 START_TEST(dora) { golden("dora", "none", "kind: dora", "cpu", 1e-5); }
 END_TEST
 START_TEST(saved) { golden("saved", "none", "modules_to_save: [embed_tokens, lm_head, norm, input_layernorm]", "cpu", 1e-5); }
@@ -69,76 +64,10 @@ END_TEST
 
 /* ---- logits ---- */
 
-enum { MOST = 64, VOCAB = 64 };
-
-/* Logits of the model at `path` with the adapter (NULL: none) on ids. */
-static void logits_of_quantised(const char *path, const char *quantise, const char *adapter, const char *device, const int32_t *ids, int n, float *out)
-{
-    struct pw_dev *dev = NULL;
-    struct pw_model *m = NULL;
-    struct pw_adapter a = {0};
-    struct pw_session *s = NULL;
-    const struct pw_dev_options options = {.kind = device, .threads = 1};
-    const struct pw_model_options mo = {.quantise = quantise, .double_quant = quantise != NULL};
-    ck_ok(pw_dev_open(&dev, &options));
-    ck_ok(pw_model_load(&m, dev, path, &mo));
-    if (adapter) {
-        ck_ok(pw_peft_load(&a, adapter, &m->config));
-        ck_ok(pw_adapter_put(&a, dev));
-        ck_ok(pw_model_attach(m, &a));
-    }
-    ck_ok(pw_session_open(&s, m, MOST, MOST, 1));
-    const int seq = pw_session_add(s, MOST, -1);
-    const struct pw_feed feed = {seq, ids, n};
-    int32_t rows[MOST];
-    for (int i = 0; i < n; i++)
-        rows[i] = i;
-    ck_ok(pw_session_feed(s, &feed, 1));
-    ck_ok(pw_session_logits(s, rows, n, out));
-    pw_session_close(s);
-    ck_ok(pw_model_attach(m, NULL));
-    pw_adapter_free(&a);
-    pw_model_free(m);
-    pw_dev_close(dev);
-}
-
 static void logits_of(const char *path, const char *adapter, const char *device, const int32_t *ids, int n, float *out)
 {
     logits_of_quantised(path, NULL, adapter, device, ids, n, out);
 }
-
-static double furthest(const float *x, const float *y, int n)
-{
-    double most = 0;
-    for (int i = 0; i < n; i++)
-        most = fabs((double)x[i] - y[i]) > most || isnan(x[i]) ? fabs((double)x[i] - y[i]) : most;
-    return most;
-}
-
-struct expected { int32_t ids[MOST]; int n, vocab; float logits[MOST * VOCAB]; };
-static void read_expected_of(struct expected *e, const char *file, const char *name)
-{
-    struct pw_arena a;
-    struct pw_value *all = NULL;
-    pw_arena_init(&a);
-    ck_ok(pw_json_load(&a, file, &all));
-    const struct pw_value *ids = pw_get(all, "ids"), *rows = pw_get(all, name);
-    ck_assert_ptr_nonnull(rows);
-    e->n = (int)ids->len;
-    ck_assert_int_le(e->n, MOST);
-    for (int i = 0; i < e->n; i++) {
-        e->ids[i] = (int32_t)ids->items[i].i;
-        e->vocab = (int)rows->items[i].len;
-        ck_assert_int_le(e->vocab, VOCAB);
-        for (int v = 0; v < e->vocab; v++) {
-            const struct pw_value *x = &rows->items[i].items[v];
-            e->logits[i * e->vocab + v] = (float)(x->kind == PW_INT ? (double)x->i : x->d);
-        }
-    }
-    pw_arena_free(&a);
-}
-
-static void read_expected(struct expected *e, const char *name) { read_expected_of(e, FIXTURES "/logits.json", name); }
 
 /* What peft wrote gives peft's logits, and so does the same adapter read and written by us; merged, it is the model that peft would merge. */
 static void reads(const char *name, double moves)
@@ -604,133 +533,6 @@ START_TEST(biases_follow_the_rows)
 }
 END_TEST
 
-/* ---- initialisations ---- */
-
-/* Trained as peft trained from the same initialisation; and what is written, on the base as it is loaded, gives the logits that training ended with. */
-static void begins(const char *name, const char *init, const char *quant, const char *adapter, const char *device, double bound, double logit_bound)
-{
-    struct pw_arena a;
-    struct pw_value *all = NULL;
-    struct expected e;
-    static float got[MOST * VOCAB];
-    const char *schedule = NULL;
-    char text[2048];
-    pw_arena_init(&a);
-    ck_ok(pw_json_load(&a, FIXTURES "/golden.json", &all));
-    const struct pw_value *one = pw_get(all, name), *o = pw_get(one, "recipe");
-    ck_assert_ptr_nonnull(o);
-    ck_ok(pw_get_str(o, "schedule", "golden.json", &schedule));
-    const char *output = test_path(test_tmpdir(), "run");
-    snprintf(text, sizeof text,
-             "model: %s\nquant: %s\nadapter: {init: %s, %s}\ndata: {train: %s, format: completion, max_length: 40, packing: false, shuffle: false}\n"
-             "train: {steps: %d, batch_size: 2, accumulate: 2, lr: %.17g, warmup: %.17g, schedule: %s, weight_decay: 0, clip: %.17g, save_every: 0, eval_every: 0}\noutput: %s\n", MODEL,
-             quant, init, adapter, ROWS, GOLDEN_STEPS, golden_number(o, "lr"), golden_number(o, "warmup"), schedule, golden_number(o, "clip"), output);
-    golden_run(text, one, device, NULL, NULL, bound);
-    read_expected(&e, name);
-    const char *base = test_path(output, "base");
-    const bool own = pw_is_dir(base);
-    ck_assert(own == (strstr(adapter, "loftq_iter") != NULL));
-    logits_of_quantised(own ? base : MODEL, own || strcmp(quant, "none") == 0 ? NULL : "nf4", test_path(output, "adapter"), "cpu", e.ids, e.n, got);
-    const double off = furthest(got, e.logits, e.n * VOCAB);
-    ck_assert_msg(off <= logit_bound, "%s: logits of what was written are off by %g", name, off);
-    printf("%s: largest difference of a logit after training %.3g\n", name, off);
-    pw_arena_free(&a);
-}
-START_TEST(pissa) { begins("pissa", "pissa", "none", "r: 4, alpha: 8", "cpu", 1e-4, 1e-4); }
-END_TEST
-START_TEST(pissa_fast) { begins("pissa", "pissa_niter_16", "none", "r: 4, alpha: 8", "cpu", 1e-4, 1e-4); }     /* 12 of 24 directions: (S_13 / S_4)^32 is nothing */
-END_TEST
-START_TEST(loftq) { begins("loftq", "loftq", NF4, "r: 4, alpha: 4", "cpu", 1e-4, 1e-4); }
-END_TEST
-START_TEST(loftq_rounds) { begins("loftq3", "loftq", "{type: nf4}", "r: 4, alpha: 4, loftq_iter: 3", "cpu", 1e-4, 1e-4); }
-END_TEST
-START_TEST(loftq_rounds_on_simt) { begins("loftq3", "loftq", "{type: nf4}", "r: 4, alpha: 4, loftq_iter: 3", "simt", 0.1, 0.1); }
-END_TEST
-
-/* The best pair of rank 3 of a matrix whose singular values fall by 0.7: exactly, and by rounds from a random start, which come near it and repeat to the bit. */
-START_TEST(principal_parts_fast)
-{
-    enum { N = 37, M = 29, RANK = 3 };
-    static float w[N * M], a[2][RANK * M], b[2][N * RANK], again[RANK * M];
-    struct pw_rng rng = pw_rng_make(5, PW_STREAM_TEST);
-    const struct pw_rng start = pw_rng_make(6, PW_STREAM_TEST);
-    double off = 0;
-    for (int j = 0; j < M; j++) {
-        double u[N], v[M];
-        for (int i = 0; i < N; i++)
-            u[i] = pw_rng_normal(&rng);
-        for (int k = 0; k < M; k++)
-            v[k] = pw_rng_normal(&rng);
-        for (int i = 0; i < N * M; i++)
-            w[i] += (float)(pow(0.7, j) * u[i / M] * v[i % M]);
-    }
-    for (int turned = 0; turned < 2; turned++) {
-        const int n = turned ? M : N, m = turned ? N : M;
-        ck_ok(pw_principal_pair(w, n, m, RANK, 0.5, turned ? b[0] : a[0], turned ? a[0] : b[0], RANK));
-        for (int rounds = 0; rounds <= 16; rounds += 16) {
-            float *x = turned ? b[1] : a[1], *y = turned ? a[1] : b[1];
-            off = 0;
-            ck_ok(pw_principal_fast(w, n, m, RANK, rounds, start, 0.5, x, y, RANK));
-            for (int i = 0; i < RANK * m; i++)
-                off = fmax(off, fabs(x[i] - (turned ? b[0] : a[0])[i]));
-            ck_assert_msg(rounds ? off <= 1e-4 : off > 1e-4 && off < 10, "%d rounds: off by %g", rounds, off);
-        }
-        ck_ok(pw_principal_fast(w, n, m, RANK, 16, start, 0.5, turned ? b[0] : again, turned ? again : b[0], RANK));
-        ck_assert(turned || memcmp(again, a[1], sizeof again) == 0);
-    }
-    memset(w, 0, sizeof w);
-    ck_ok(pw_principal_fast(w, N, M, RANK, 2, start, 0.5, a[0], b[0], RANK));
-    for (int i = 0; i < RANK * M; i++)
-        off = fmax(off, fabs(a[0][i]));
-    ck_assert_msg(off <= 1e-4, "of nothing %g", off);   /* and no NaN */
-    ck_fails(pw_principal_fast(w, N, M, M + 1, 2, start, 0.5, a[0], b[0], RANK), PW_E_USAGE, "a rank of 30");
-}
-END_TEST
-
-START_TEST(principal_parts)
-{
-    enum { WIDE = 23, TALL = 41, RANK = 5 };
-    struct pw_rng rng = pw_rng_make(3, PW_STREAM_TEST);
-    for (int turned = 0; turned < 2; turned++) {
-        const int n = turned ? WIDE : TALL, m = turned ? TALL : WIDE;
-        float w[WIDE * TALL], a[RANK * TALL], b[TALL * (RANK + 2)], x[TALL * RANK], y[RANK * TALL];
-        double most = 0, gap = 0;
-        for (int i = 0; i < n * RANK; i++)
-            x[i] = (float)pw_rng_normal(&rng);
-        for (int i = 0; i < RANK * m; i++)
-            y[i] = (float)pw_rng_normal(&rng);
-        for (int i = 0; i < n; i++)
-            for (int k = 0; k < m; k++) {
-                double sum = 0;
-                for (int j = 0; j < RANK; j++)
-                    sum += (double)x[i * RANK + j] * y[j * m + k];
-                w[i * m + k] = (float)sum;
-            }
-        ck_ok(pw_principal_pair(w, n, m, RANK, 0.5, a, b, RANK + 2));   /* a matrix of rank 5: its principal part of rank 5 is itself */
-        for (int i = 0; i < n; i++)
-            for (int k = 0; k < m; k++) {
-                double sum = 0;
-                for (int j = 0; j < RANK; j++)
-                    sum += 0.5 * (double)b[i * (RANK + 2) + j] * a[j * m + k];
-                most = fmax(most, fabs(sum - w[i * m + k]));
-            }
-        ck_assert_msg(most <= 1e-5, "off by %g", most);
-        for (int i = 0; i < RANK; i++)
-            for (int j = 0; j < i; j++) {
-                double sum = 0;
-                for (int k = 0; k < m; k++)
-                    sum += (double)a[i * m + k] * a[j * m + k];
-                gap = fmax(gap, fabs(sum));
-            }
-        ck_assert_msg(gap <= 1e-5, "rows of a are not at right angles: %g", gap);
-        ck_ok(pw_principal_pair(w, n, m, RANK + 2, 0.5, (float[(RANK + 2) * TALL]){0}, b, RANK + 2));  /* more than its rank: no NaN */
-        for (int i = 0; i < n * (RANK + 2); i++)
-            ck_assert(isfinite(b[i]));
-        ck_fails(pw_principal_pair(w, n, m, WIDE + 1, 0.5, a, b, RANK), PW_E_USAGE, "a rank of 24");
-    }
-}
-END_TEST
-
 /* bf16 on simt: a logit of size 4 within some hundredths. */
 static void on_simt(const char *name)
 {
@@ -747,56 +549,6 @@ static void on_simt(const char *name)
 START_TEST(dora_on_simt) { on_simt("dora"); }
 END_TEST
 START_TEST(bias_on_simt) { on_simt("bias"); }
-END_TEST
-
-/* ---- in two parts ---- */
-
-static void train_some(const char *output, const char *adapter, bool resume, bool (*stop)(void *), void *ctx, int expected)
-{
-    char text[2048];
-    struct pw_recipe recipe;
-    struct pw_run run;
-    struct pw_run_result result;
-    struct pw_dev *dev = NULL;
-    const struct pw_dev_options options = {.kind = "cpu", .threads = 1};
-    snprintf(text, sizeof text,
-             "model: %s\nquant: " NF4 "\nadapter: {r: 4, alpha: 8, %s}\ndata: {train: %s, format: completion, max_length: 40}\n"
-             "train: {steps: 8, batch_size: 2, accumulate: 2, lr: 3e-3, save_every: 1, eval_every: 0}\noutput: %s\n", strstr(adapter, "bias:") ? BIASED : MODEL, adapter, ROWS, output);
-    ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "parts", NULL, 0));
-    ck_ok(pw_dev_open(&dev, &options));
-    const struct pw_run_options opt = {.recipe = &recipe, .dev = dev, .resume = resume, .stop = stop, .stop_ctx = ctx};
-    ck_ok(pw_run_open(&run, &opt));
-    ck_assert_int_eq(pw_run_train(&run, &result), expected);
-    pw_run_close(&run);
-    pw_dev_close(dev);
-    pw_recipe_free(&recipe);
-}
-/* Asked between passes: after this many it says stop. */
-static bool enough(void *left) { return --*(int *)left < 0; }
-
-/* With dropout, on a 4-bit base: stopped in the middle and resumed, the same bytes as in one go. */
-static void two_parts(const char *adapter)
-{
-    struct pw_buf whole = {0}, parts = {0};
-    const char *one = test_path(test_tmpdir(), "one"), *two = test_path(test_tmpdir(), "two");
-    int left = 9;
-    train_some(one, adapter, false, NULL, NULL, 0);
-    train_some(two, adapter, false, enough, &left, PW_E_INTERRUPTED);
-    train_some(two, adapter, true, NULL, NULL, 0);
-    ck_ok(pw_file_read(test_path(one, "adapter/adapter_model.safetensors"), 0, &whole));
-    ck_ok(pw_file_read(test_path(two, "adapter/adapter_model.safetensors"), 0, &parts));
-    ck_assert_uint_eq(whole.len, parts.len);
-    ck_assert_int_eq(memcmp(whole.data, parts.data, whole.len), 0);
-    pw_buf_free(&whole);
-    pw_buf_free(&parts);
-}
-START_TEST(pissa_in_two_parts) { two_parts("init: pissa, dropout: 0, modules_to_save: [norm]"); }
-END_TEST
-START_TEST(loftq_in_two_parts) { two_parts("init: loftq, loftq_iter: 2, dropout: 0.1"); }
-END_TEST
-START_TEST(dora_in_two_parts) { two_parts("kind: dora, dropout: 0.2, modules_to_save: [norm, embed_tokens, lm_head]"); }
-END_TEST
-START_TEST(biases_in_two_parts) { two_parts("bias: all, targets: [q_proj, down_proj], dropout: 0.1"); }
 END_TEST
 
 int main(void)
@@ -834,17 +586,6 @@ int main(void)
     tcase_add_test(c, saved_of_the_text_of_a_whole);
     tcase_add_test(c, dora_on_simt);
     tcase_add_test(c, bias_on_simt);
-    tcase_add_test(c, pissa);
-    tcase_add_test(c, pissa_fast);
-    tcase_add_test(c, loftq);
-    tcase_add_test(c, loftq_rounds);
-    tcase_add_test(c, loftq_rounds_on_simt);
-    tcase_add_test(c, principal_parts_fast);
-    tcase_add_test(c, principal_parts);
-    tcase_add_test(c, pissa_in_two_parts);
-    tcase_add_test(c, loftq_in_two_parts);
-    tcase_add_test(c, dora_in_two_parts);
-    tcase_add_test(c, biases_in_two_parts);
     suite_add_tcase(s, c);
     return test_run(s);
 }

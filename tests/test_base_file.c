@@ -65,6 +65,13 @@ START_TEST(read_and_map)
     ck_ok(pw_file_read(empty, 0, &b));
     ck_assert_str_eq(b.data, "");
     pw_buf_free(&b);
+    const char *copies[] = { test_path(dir, "copy"), test_path(dir, "copy-of-empty") };
+    ck_ok(pw_file_copy(path, copies[0]));
+    test_same_file(copies[0], path);
+    ck_ok(pw_file_copy(empty, copies[1]));
+    test_same_file(copies[1], empty);
+    ck_fails(pw_file_copy(path, copies[1]), PW_E_REFUSED, "copy-of-empty");
+    ck_fails(pw_file_copy(test_path(dir, "none"), test_path(dir, "new")), PW_E_IO, "none");
     ck_assert(pw_file_exists(path) && !pw_is_dir(path) && pw_is_dir(dir));
     ck_assert_str_eq(pw_path_base("/x/y"), "y");
     ck_assert_str_eq(pw_path_base("y"), "y");

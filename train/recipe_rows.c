@@ -35,7 +35,7 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"adapter.lora_plus", PW_ROW_REAL, AT(lora_plus), "1.0", 1e-3, 1e3, .help = "LoRA+: the learning rate of B is this many times that of A; 1: the same"},
     {"adapter.init", PW_ROW_CHOICE, AT(init), "default", .choices = "default | gaussian | pissa | pissa_niter_N | loftq",
      .help = "default: A uniform, B zero; gaussian: A normal with deviation 1 / r; pissa: the principal part of each weight is what is trained, on the unchanged base: the pair has "
-             "twice the rank, its second half stays (no dropout, no weight decay); pissa_niter_16: the same by 16 rounds of approximation, in a tenth of the time; loftq, with quant.type: "
+             "twice the rank, its second half stays (no dropout, no weight decay); pissa_niter_16: the same by 16 rounds of approximation, in less time; loftq, with quant.type: "
              "what quantising took away, to rank r"},
     {"adapter.loftq_iter", PW_ROW_INT, AT(loftq_iter), "1", 1, 100,
      .help = "rounds of loftq, as PEFT's loftq_iter; above 1 they end with another base, which the run writes to base/ beside the adapter and trains on"},

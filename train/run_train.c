@@ -42,23 +42,17 @@ static int copy_tokenizer(struct pw_run *run, const char *dir)
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
                                         "vocab.json", "merges.txt"};
     const char *from = run->opt.recipe->tokenizer;
-    struct pw_buf text = {0};
-    int rc = 0;
     bool folder = pw_is_dir(from);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const char *source = folder ? pw_path_join(&run->arena, from, names[i]) : from, *target = pw_path_join(&run->arena, dir, names[i]);
-        PW_CHECK_OUT(source && target, PW_E_NOMEM, "out of memory");
+        PW_CHECK(source && target, PW_E_NOMEM, "out of memory");
         if (!pw_file_exists(source))
             continue;
-        pw_buf_clear(&text);
-        PW_PASS_OUT(pw_file_read(source, 0, &text));
-        PW_PASS_OUT(pw_file_write(target, text.data ? text.data : "", text.len, false));
+        PW_PASS(pw_file_copy(source, target));
         if (!folder)
             break;
     }
-out:
-    pw_buf_free(&text);
-    return rc;
+    return 0;
 }
 
 int pw_run_outputs(struct pw_run *run, const char *folder, const char *name)
@@ -445,8 +439,7 @@ static int use_base(struct training *k, const char *path)
 {
     struct pw_run *run = k->run;
     run->base = path;
-    if (path)
-        snprintf(run->adapter.config.base_name, sizeof run->adapter.config.base_name, "%s", path);
+    snprintf(run->adapter.config.base_name, sizeof run->adapter.config.base_name, "%s", path);
     PW_TRY(pw_run_model(run, true), "opening the run's base");
     return pw_run_trainer(run);
 }
@@ -661,12 +654,8 @@ static int copy_best(struct training *k, struct pw_arena *a, const char *name)
     PW_PASS_OUT(pw_outdir_open(&dir, to, true));
     for (size_t i = 0; i < n; i++) {
         const char *source = pw_path_join(a, from, names[i]), *target = pw_path_join(a, dir.temp, names[i]);
-        struct pw_map map = {0};
         PW_CHECK_OUT(source && target, PW_E_NOMEM, "out of memory");
-        PW_PASS_OUT(pw_map_open(&map, source));
-        rc = pw_file_write(target, map.data, map.bytes, false);
-        pw_map_close(&map);
-        PW_PASS_OUT(rc);
+        PW_PASS_OUT(pw_file_copy(source, target));
     }
     PW_PASS_OUT(pw_outdir_commit(&dir));
 out:

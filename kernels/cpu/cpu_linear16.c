@@ -48,11 +48,11 @@ size_t cpu_scratch16(const struct pw_dev *dev, int64_t tokens, const struct pw_w
     return (size_t)dev->threads * thread_bytes(products_of(dev)) + cpu_round((size_t)(tokens * row16(wide, w)) * 2 * (size_t)planes_of(dev));
 }
 
-struct room { uint16_t *rows; char *threads; const struct cpu_products16 *p; int planes; };
+struct room { uint16_t *rows; char *threads; const struct cpu_products16 *p; };
 static struct room room_of(const struct pw_dev *dev, char *scratch)
 {
     const struct cpu_products16 *p = products_of(dev);
-    return (struct room){ .rows = (uint16_t *)(scratch + (size_t)dev->threads * thread_bytes(p)), .threads = scratch, .p = p, .planes = p->planes };
+    return (struct room){ .rows = (uint16_t *)(scratch + (size_t)dev->threads * thread_bytes(p)), .threads = scratch, .p = p };
 }
 static float *stage_of(struct room r) { return (float *)(r.threads + (size_t)omp_get_thread_num() * thread_bytes(r.p)); }
 static uint16_t *panels_of(const struct cpu_products16 *p, float *stage) { return (uint16_t *)(stage + stage16(p)); }
@@ -203,8 +203,8 @@ size_t cpu_scratch_adapter16(const struct pw_dev *dev, int64_t tokens, const str
 static struct low low_of(const struct pw_dev *dev, struct room room, int64_t n, int64_t tokens, const struct pw_weight *w)
 {
     char *at = (char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev, tokens, w));
-    return (struct low){ .f32 = (float *)at, .rows = room.rows + steps16(n) * room.planes, .ld = row16(n, w) * room.planes,
-                         .turned = (uint16_t *)(at + cpu_round((size_t)(tokens * w->lora->r) * 4)), .ld_turned = row_turned(tokens) * room.planes };
+    return (struct low){ .f32 = (float *)at, .rows = room.rows + steps16(n) * room.p->planes, .ld = row16(n, w) * room.p->planes,
+                         .turned = (uint16_t *)(at + cpu_round((size_t)(tokens * w->lora->r) * 4)), .ld_turned = row_turned(tokens) * room.p->planes };
 }
 
 /* rows of scale * x (T, R), and, when turned is not 0, turned * scale * x: (R, T) */
@@ -295,7 +295,7 @@ void cpu_linear_fwd16(struct pw_dev *dev, float *y, float *xa, const float *x, i
     if (r) {
         more = (struct more){ w->lora->b.data, r, r, true };
         if (drop.p > 0) down_dropped(dev, xa, x, tokens, w, drop);
-        else down(dev, xa, room.rows, ld * room.planes, tokens, n_in, w->lora->a.data, r, false);
+        else down(dev, xa, room.rows, ld * room.p->planes, tokens, n_in, w->lora->a.data, r, false);
         round_low(dev, low_of(dev, room, n_in, tokens, w), xa, (float)w->lora->scale, tokens, r, 0);
     }
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n_out, n_in))
@@ -380,7 +380,7 @@ void cpu_linear_bwd16(struct pw_dev *dev, const struct pw_linear_grads *g, const
         for (int64_t n0 = 0; n0 < n_out; n0 += FACTOR) back_b(isa, g->db.data, room.rows, low, tokens, w, n0, cpu_min(FACTOR, n_out - n0), stage_of(room));
     }
     if (low_wanted) {
-        down(dev, low.f32, room.rows, row16(n_out, w) * room.planes, tokens, n_out, w->lora->b.data, r, true);
+        down(dev, low.f32, room.rows, row16(n_out, w) * room.p->planes, tokens, n_out, w->lora->b.data, r, true);
         round_low(dev, low, low.f32, (float)w->lora->scale, tokens, r, g->da.data ? factor_of(drop) : 0);
     }
     if (g->dx.data) {

@@ -19,7 +19,7 @@ static const struct pw_ops ops = {
 static int lost(struct pw_dev *dev, int rc)
 {
     struct cuda_impl *impl = cuda_of(dev);
-    if (!rt_lost(impl->stream)) return rc;
+    if (impl->capturing || !rt_lost(impl->stream)) return rc; /* a stream that is captured may not be asked */
     if (impl->queued > 0) (void)pw_error(rc, "%s: the card is lost to this process; launches queued since it last answered: %lld, the last of them by %s", pw_error_text(), (long long)impl->queued, impl->last);
     else (void)pw_error(rc, "%s: the card is lost to this process", pw_error_text());
     pw_error_hint("with CUDA_LAUNCH_BLOCKING=1 in the environment the op that fails says so itself");
@@ -254,10 +254,7 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     memset(status, 0, sizeof *impl->status);
     {
         const simt_error e = rt_malloc(&sums, CUDA_SUMS * sizeof(double));
-        if (e == RT_NO_MEMORY) {
-            rc = pw_error(PW_E_REFUSED, "there is no memory left on it");
-            goto out;
-        }
+        PW_CHECK_OUT(e != RT_NO_MEMORY, PW_E_REFUSED, "there is no memory left on it");
         PW_PASS_OUT(failed(dev, "memory for sums", e));
     }
     impl->sums = (double *)sums;

@@ -111,7 +111,7 @@ static inline simt_error rt_copy(void *to, const void *from, size_t bytes)
 static inline simt_error rt_put(void *device, const void *host, size_t bytes, simt_stream) { return rt_copy(device, host, bytes); }
 static inline simt_error rt_get(void *host, const void *device, size_t bytes, simt_stream) { return rt_copy(host, device, bytes); }
 static inline simt_error rt_sync(simt_stream) { return simt_faults_lost(); }
-static inline simt_error rt_pinned(void **p, size_t bytes) { return (*p = pw_alloc_zero(bytes, 1)) ? 0 : 2; }
+static inline simt_error rt_pinned(void **p, size_t bytes) { return (*p = pw_alloc_zero(bytes, 1)) ? 0 : SIMT_E_MEMORY; }
 static inline simt_error rt_pinned_free(void *p) { return pw_free(p), 0; }
 /* As late as a card may be: a transfer happens when its lane is waited for, or used again, or memory is given back. Until then what comes to the device is
  * NaN there, so that an op that did not wait is seen; what goes to the host is read late, so that an op that did not wait changes it. */

@@ -103,9 +103,9 @@ mutant test_adapter_golden quant/source.c 's/{"down_proj", PW_EXPERT_DOWN, PW_EX
 mutant test_lora lora/peft.c 's/(?:%s)\$"/(?:%s)"/'
 mutant test_adapter_golden lora/peft.c 's/fill_rows(a, &of, to, 1, t, path)/pw_peft_widen(to.data, t, path)/'
 mutant test_adapter_golden lora/merge.c 's/        to\[i\] = from\[i\];/        to[i] = to[i] + 0 * from[i];/'
-mutant test_adapter_golden train/trainer.c '/PW_TRY(hold_still(t)/d; s/^static int hold_still/__attribute__((unused)) static int hold_still/'
-mutant test_adapter_golden train/adapter_init.c 's/b\[i \* rank + half + k\] = -b/b[i * rank + half + k] = b/'
-mutant test_adapter_golden lora/principal.c 's/sqrt(s \/ scale)/sqrt(s + 0 * scale)/'
+mutant test_adapter_init train/trainer.c '/PW_TRY(hold_still(t)/d; s/^static int hold_still/__attribute__((unused)) static int hold_still/'
+mutant test_adapter_init train/adapter_init.c 's/b\[i \* rank + half + k\] = -b/b[i * rank + half + k] = b/'
+mutant test_adapter_init lora/principal.c 's/sqrt(s \/ scale)/sqrt(s + 0 * scale)/'
 mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, r.kept, x, drop, true, false)/dev->ops->copy(dev, r.kept, x)/' linear/dense/f32/37,520
 mutant test_op kernels/dora.c 's/linear_bwd(dev, &inner, r.product, x, xa/linear_bwd(dev, \&inner, dy, x, xa/' linear/dense/f32/65,130
 mutant test_op kernels/dora.c 's/dev->ops->dropout(dev, g->dx, r.part, drop, true, true)/dev->ops->axpy(dev, g->dx, r.part, 1)/' linear/dense/f32/37,520
@@ -388,13 +388,13 @@ mutant test_train train/pass.c 's/(float)((double)batch->weight\[t\] \* o->dloss
 mutant test_dataset data/forms_chat.c 's/m->spans.weight\[at\]/1/'
 mutant test_base_file base/outfile.c 's/if (old \&\& lstat(target/if (!old \&\& lstat(target/'
 mutant test_run train/run_train.c 's/best_loss - k->r->min_delta/best_loss/'
-mutant test_adapter_golden train/loftq.c 's/if (round > 1)/if (round > 2)/'
-mutant test_adapter_golden lora/principal.c 's/round < rounds; round++/round < rounds \&\& round < 1; round++/'
+mutant test_adapter_init train/loftq.c 's/if (round > 1)/if (round > 2)/'
+mutant test_adapter_init lora/principal.c 's/round < rounds; round++/round < rounds \&\& round < 1; round++/'
 mutant test_train train/trainer.c 's/row += t->plan->pass_tokens\[i\];/row += 0;/; s/row += t->plan->pass_tokens\[i++\]/i++/'
 mutant test_op kernels/cuda/philox.h 's/    i += d.first;//' dropout
 mutant test_op kernels/ref/ref_ops.c 's/draw.first + (uint64_t)i;/(uint64_t)i;/' noise
 mutant test_faults kernels/cuda/plugin.cu 's/    if (e != 0) return lost(dev, pw_error(e == RT_NO_MEMORY/    if (e == 1) return lost(dev, pw_error(e == RT_NO_MEMORY/'
-mutant test_faults kernels/cuda/plugin.cu 's/    if (!rt_lost(impl->stream)) return rc;/    return rc;/'
+mutant test_faults kernels/cuda/plugin.cu 's/impl->capturing || !rt_lost(impl->stream)/impl->capturing || true/'
 mutant test_faults train/resume.c 's/PW_CHECK(isfinite(x\[i\])/PW_CHECK(true || isfinite(x[i])/'
 mutant test_faults train/trainer.c 's/        t->torn = true;/        t->torn = false;/'
 mutant test_run train/run_train.c 's/(!k->r->load_best || /(true || /'
