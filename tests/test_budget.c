@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/value.h"
+#include "tests/shape_model.h"
 #include "tests/support.h"
 #include "train/fits.h"
 
@@ -139,70 +140,15 @@ END_TEST
 
 /* ---- a model of 7B, of which there is nothing but the shape ---------------------------------------------------------- */
 
-static void add_tensor(struct pw_buf *header, uint64_t *at, const char *name, int64_t rows, int64_t columns)
-{
-    const uint64_t bytes = (uint64_t)rows * (uint64_t)(columns ? columns : 1) * 2;
-    pw_buf_printf(header, "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[%lld", header->len > 1 ? "," : "", name, (long long)rows);
-    if (columns)
-        pw_buf_printf(header, ",%lld", (long long)columns);
-    pw_buf_printf(header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)*at, (unsigned long long)(*at + bytes));
-    *at += bytes;
-}
-
-/* Mistral 7B v0.3, a file of 14.5 GB without any content: it takes a few pages of the disk. */
+/* Mistral 7B v0.3. */
 static const char *mistral_7b(void)
 {
     static const char config[] = "{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\",\"vocab_size\":32768,\"num_hidden_layers\":32,\"hidden_size\":4096,\"num_attention_heads\":32,"
         "\"num_key_value_heads\":8,\"intermediate_size\":14336,\"max_position_embeddings\":32768,\"rms_norm_eps\":1e-5,\"rope_theta\":1e6,\"sliding_window\":null,\"tie_word_embeddings\":false}";
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json"};
     const char *dir = test_path(test_tmpdir(), "mistral-7b");
     struct pw_model_config c;
-    struct pw_value *json;
-    struct pw_arena a;
-    struct pw_buf header = {0}, bytes = {0};
-    uint64_t at = 0;
-    char name[128];
-    pw_arena_init(&a);
-    ck_ok(pw_dir_make(dir));
-    ck_ok(pw_file_write(test_path(dir, "config.json"), config, strlen(config), true));
-    ck_ok(pw_json_load(&a, test_path(dir, "config.json"), &json));
-    ck_ok(pw_model_config_parse(&c, json, "config.json"));
+    shape_model_write(dir, config, &c);
     ck_assert_int_eq(c.parameters, 7248023552);
-    pw_buf_char(&header, '{');
-    add_tensor(&header, &at, "model.embed_tokens.weight", c.vocab, c.hidden);
-    add_tensor(&header, &at, "lm_head.weight", c.vocab, c.hidden);
-    add_tensor(&header, &at, "model.norm.weight", c.hidden, 0);
-    for (int i = 0; i < c.layers; i++) {
-        for (int n = 0; n < PW_NORM_COUNT; n++)
-            if (pw_norm_suffix(&c, n)) {
-                snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_norm_suffix(&c, n));
-                add_tensor(&header, &at, name, c.hidden, 0);
-            }
-        for (int l = 0; l < PW_LIN_COUNT; l++)
-            if (pw_linear_has(&c, l)) {
-                int64_t n_out, n_in;
-                pw_linear_shape(&c, l, &n_out, &n_in);
-                snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_linear_suffix(l));
-                add_tensor(&header, &at, name, n_out, n_in);
-            }
-    }
-    pw_buf_char(&header, '}');
-    while (header.len % 8)
-        pw_buf_char(&header, ' ');
-    const uint64_t size = header.len;
-    pw_buf_add(&bytes, (const char *)&size, sizeof size);
-    pw_buf_add(&bytes, header.data, header.len);
-    ck_ok(pw_buf_status(&bytes));
-    ck_ok(pw_file_write(test_path(dir, "model.safetensors"), bytes.data, bytes.len, true));
-    ck_assert_int_eq(truncate(test_path(dir, "model.safetensors"), (off_t)(bytes.len + at)), 0);
-    for (int i = 0; i < 2; i++) {
-        pw_buf_clear(&bytes);
-        ck_ok(pw_file_read(test_path(FIXTURES "/model", files[i]), 0, &bytes));
-        ck_ok(pw_file_write(test_path(dir, files[i]), bytes.data, bytes.len, true));
-    }
-    pw_buf_free(&header);
-    pw_buf_free(&bytes);
-    pw_arena_free(&a);
     return dir;
 }
 

@@ -90,8 +90,8 @@ const struct pw_recipe_row pw_recipe_rows[] = {
      .help = "where the averages of the optimizer lie when the device has memory of its own; host: in host memory, brought and taken back piece by piece in every step; "
              "auto: as train.memory finds it; the bytes of the result are the same"},
     {"train.memory", PW_ROW_CHOICE, AT(memory), "auto", .choices = "auto | as_given | least | stream", .free = true,
-     .help = "auto: with checkpointing on a card, or with --memory, the fastest setting that fits: as many blocks kept as there is room for, else embedding, "
-             "state of the optimizer and block inputs in host memory, at last the frozen weights of as few blocks as will do, brought as they are needed; least: all savings "
+     .help = "auto: with checkpointing on a card, or with --memory, the fastest setting that fits, as an estimate orders them: blocks computed again, or embedding, "
+             "state of the optimizer and block inputs in host memory, by what operations and the bus take; at last the frozen weights of as few blocks as will do, brought as they are needed; least: all savings "
              "but that one; stream: all of them, and of all blocks; the bytes of the result are the same"},
     {"train.save_every", PW_ROW_INT, AT(save_every), "100", 0, 1e9, .free = true, .help = "steps between saved states; 0: at the end alone"},
     {"train.eval_every", PW_ROW_INT, AT(eval_every), "100", 0, 1e9, .free = true, .help = "steps between evaluations on the held-out rows; 0: at the end alone; with patience or load_best it may not change on resuming"},

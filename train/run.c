@@ -259,25 +259,35 @@ int pw_run_fill_budget(struct pw_run *run)
     return 0;
 }
 
-/* One row that is learnt from, of the longest that a pass may have; it is never read. */
+/* A pass of rows that are learnt from, each of the longest that one may be; they are never read. */
 static int imagine_data(struct pw_run *run)
 {
+    const struct pw_recipe *r = run->opt.recipe;
+    const struct pw_objective o = pw_objective_of(r);
     struct pw_dataset *d = run->train = pw_alloc_zero(1, sizeof *d);
     const int64_t n = run->opt.imagined < run->config.context ? run->opt.imagined : run->config.context;
+    int64_t rows = r->batch_size, tokens;
     PW_CHECK(d, PW_E_NOMEM, "out of memory");
     pw_arena_init(&d->arena);
-    *d = (struct pw_dataset){.n_rows = 1, .n_tokens = n, .n_trained = n - 1, .longest = n, .arena = d->arena};
-    d->ids = pw_arena_array(&d->arena, (size_t)n, sizeof *d->ids);
-    d->trained = pw_arena_array(&d->arena, (size_t)n, sizeof *d->trained);
-    d->row_start = pw_arena_array(&d->arena, 2, sizeof *d->row_start);
-    d->row_line = pw_arena_array(&d->arena, 1, sizeof *d->row_line);
-    d->row_file = pw_arena_array(&d->arena, 1, sizeof *d->row_file);
-    d->row_hash = pw_arena_array(&d->arena, 1, sizeof *d->row_hash);
-    PW_CHECK(d->ids && d->trained && d->row_start && d->row_line && d->row_file && d->row_hash, PW_E_NOMEM, "out of memory for %lld tokens", (long long)n);
+    d->pairs = pw_objective_pairs(&o);
+    PW_CHECK(pw_mul_i64(rows, pw_dataset_per(d), &rows) && pw_mul_i64(rows, n, &tokens), PW_E_REFUSED, "passes of %lld rows of %lld tokens are too large", (long long)r->batch_size, (long long)n);
+    d->n_rows = rows, d->n_tokens = tokens, d->n_trained = tokens - rows, d->longest = n;
+    d->ids = pw_arena_array(&d->arena, (size_t)tokens, sizeof *d->ids);
+    d->trained = pw_arena_array(&d->arena, (size_t)tokens, sizeof *d->trained);
+    d->row_start = pw_arena_array(&d->arena, (size_t)rows + 1, sizeof *d->row_start);
+    d->row_line = pw_arena_array(&d->arena, (size_t)rows, sizeof *d->row_line);
+    d->row_file = pw_arena_array(&d->arena, (size_t)rows, sizeof *d->row_file);
+    d->row_hash = pw_arena_array(&d->arena, (size_t)rows, sizeof *d->row_hash);
+    d->row_label = o.kind == PW_OBJECTIVE_KTO ? pw_arena_array(&d->arena, (size_t)rows, 1) : NULL;
+    PW_CHECK(d->ids && d->trained && d->row_start && d->row_line && d->row_file && d->row_hash && (d->row_label || o.kind != PW_OBJECTIVE_KTO), PW_E_NOMEM, "out of memory for %lld tokens",
+             (long long)tokens);
     PW_CHECK(n > 1, PW_E_REFUSED, "the model's context is %lld tokens: there is nothing to learn in a row", (long long)n);
-    memset(d->trained + 1, 1, (size_t)n - 1);
-    d->row_start[1] = n;
-    run->n_rows = 1;
+    memset(d->trained, 1, (size_t)tokens);
+    for (int64_t i = 0; i < rows; i++) {
+        d->trained[i * n] = 0;
+        d->row_start[i + 1] = (i + 1) * n;
+    }
+    run->n_rows = pw_dataset_examples(d);
     return 0;
 }
 
@@ -423,24 +433,14 @@ int pw_run_estimate(struct pw_run *run, double *seconds, double *rate)
     *seconds = *rate = 0;
     if (b->driver && b->driver(run->opt.dev) == 0)
         return 0;
-    double blocks = 0, down = 0, tokens = (double)run->trainer.epochs.tokens;
+    double blocks = 0, twice = 0, tokens = (double)run->trainer.epochs.tokens;
     double trained = (double)run->train->n_trained / (double)run->train->n_tokens;
     for (int i = 0; i < c->layers; i++) {
-        int64_t n_out, n_in;
-        for (int l = 0; l < PW_LIN_COUNT; l++) {
-            if (!pw_layer_has(c, i, l))
-                continue;
-            pw_linear_shape(c, l, &n_out, &n_in);
-            blocks += 2.0 * (double)n_out * (double)n_in;
-            down += l == PW_LIN_DOWN ? 2.0 * (double)n_out * (double)n_in : 0;
-        }
-        for (int p = 0; pw_model_config_sparse(c, i) && p < PW_EXPERT_PARTS; p++) {
-            pw_expert_shape(c, p, &n_out, &n_in);
-            blocks += 2.0 * c->experts_chosen * (double)n_out * (double)n_in;
-        }
+        blocks += pw_run_block_ops(c, i, false);
+        twice += pw_run_block_ops(c, i, true);
     }
-    /* Forward, gradient of the input, with full training the gradient of the weights, with checkpointing the forward pass again, but for the product with down. */
-    const double again = r->checkpointing && blocks > 0 ? (1.0 - 1.0 / c->layers) * (1 - (c->experts || c->post_norms ? 0 : down) / blocks) : 0, times = 2 + pw_run_is_full(run) + again;
+    /* Forward, gradient of the input, with full training the gradient of the weights, with checkpointing the forward pass again. */
+    const double again = r->checkpointing && blocks > 0 ? (1.0 - 1.0 / c->layers) * twice / blocks : 0, times = 2 + pw_run_is_full(run) + again;
     double head = 2.0 * (double)c->vocab * c->hidden * (2 + pw_run_is_full(run)) * trained;
     PW_PASS(gemm_rate(run->opt.dev, rate));
     *seconds = tokens * (blocks * times + head) / (*rate * PW_RUN_GEMM_SHARE * pw_ranks_size(run->opt.ranks));
@@ -464,7 +464,9 @@ int pw_run_accept(struct pw_run *run)
     pw_format_bytes(have, device ? run->limit : run->host_limit);
     PW_PASS(pw_run_suggest(run, &texts));
     int rc = pw_error(PW_E_REFUSED, "the run does not fit: planned %s%s, at most %s", want, device ? "" : " of host memory", have);
-    if (texts[0])
+    if (device && run->opt.memory && strcmp(r->memory, "as_given") != 0)       /* the leanest was planned */
+        pw_error_hint("--memory %zu is the least that would do with these settings%s%s", pw_budget_peak(&run->budget), texts[0] ? "; " : "", texts[0] ? texts[0] : "");
+    else if (texts[0])
         pw_error_hint("%s", texts[0]);
     return rc;
 }

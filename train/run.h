@@ -16,7 +16,7 @@ struct pw_run_options {
     struct pw_dev *dev;
     uint64_t memory;                 /* most bytes to use; 0: what the machine has left */
     bool resume, force;
-    int64_t imagined;                /* for plans without data: one row of so many tokens, at most the context, and no tokenizer is read; 0: the recipe's data */
+    int64_t imagined;                /* for plans without data: the rows of one pass, each of so many tokens and at most the context, and no tokenizer is read; 0: the data of the recipe */
     const char *cache_dir;           /* of tokenised rows; NULL: none */
     const char *products; bool products_given; /* file of choices (kernels/choices.h), NULL: none; given by the user: it must be good */
     struct pw_progress *progress;

@@ -19,6 +19,10 @@ int pw_run_trainer(struct pw_run *run);
 #define PW_RUN_PRODUCTS "products.json"
 int pw_run_products(struct pw_run *run);
 int pw_run_fill_budget(struct pw_run *run);              /* for the run as run->fit has it */
+/* fit.c: a setting is tried (host_bytes is counted), what one costs as an order of speed, and the operations of a block's products for a token; again: of the parts that checkpointing computes twice. */
+int pw_run_try_fit(struct pw_run *run, const struct pw_run_fit *f);
+double pw_run_fit_cost(const struct pw_run *run);
+double pw_run_block_ops(const struct pw_model_config *c, int layer, bool again);
 int pw_run_outputs(struct pw_run *run, const char *folder, const char *name); /* adapter/ or model/ or best/, replaced */
 size_t pw_run_init_bytes(const struct pw_run *run);  /* of host memory that pissa and loftq take for a while */
 int pw_run_fresh_adapter(struct pw_run *run);   /* values for the adapter that was placed: adapter_init.c */

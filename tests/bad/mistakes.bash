@@ -257,6 +257,8 @@ mutant test_adapter_golden lora/peft_text.c 's/alike = alike \&\& a->n % of_firs
 mutant test_adapter_golden lora/peft.c 's/if (c->of_text)/if (c->of_text \&\& false)/'
 mutant test_block infer/block.c 's/k->b, k->index, l, k->at, /k->b, k->index, l, 0, /'
 mutant test_budget train/fits.c 's/r->memory = "auto";//'
+mutant test_fit train/fit.c 's/|| cost < s->cost)/|| cost > s->cost)/'
+mutant test_fit train/fit.c 's/high = now.kept - 1;/high = now.kept - 2;/'
 mutant test_plan_bytes infer/session.c 's/ + adapter_bytes(m, batch_tokens, rank_of(m));/;/'
 mutant test_budget infer/memory_limit.c 's/= m->pool.bytes + pw_session_bytes/= pw_session_bytes/'
 mutant test_families infer/rope.c 's/freq \/ c->rope_factor \* slow + freq/freq * slow + freq/'
