@@ -167,6 +167,12 @@ $(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a | $(B)/libpw
 # The emulation itself, with kernels of its own.
 $(B)/tests/test_simt: $(B)/simt/tests/simt_kernels.o $(patsubst %.cc,$(B)/simt/%.o,$(wildcard kernels/simt/*.cc))
 
+# cuDNN's graphs are made without a card too, when its headers are there: the module as host code.
+$(B)/cudnn/attn_cudnn.o: kernels/cuda/attn_cudnn.cu | $(B)/.flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CXXFLAGS) $(if $(NVCC),-isystem $(patsubst %/bin/nvcc,%/include,$(NVCC))) -MMD -MP -c -o $@ -x c++ $<
+$(B)/tests/test_cudnn: $(B)/cudnn/attn_cudnn.o
+
 -include $(shell test -d $(B) && find $(B) -name '*.d')
 
 .PHONY: all check clean help layers walls config

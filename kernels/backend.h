@@ -14,6 +14,30 @@ enum { PW_CHOICE_LEAST = 32, PW_CHOICE_MOST = 4096 }; /* rows: a power of two th
 enum pw_way { PW_WAY_FUSED, PW_WAY_DECODED };
 struct pw_choice { enum pw_qtype type; enum pw_dtype dtype; int64_t rows, n_out, n_in; bool backward; enum pw_way way; double seconds[2]; }; /* backward: dx alone */
 
+/* Which way attention forward goes in training: ours, or a library's (kernels/cuda/attn_cudnn.h). A shape stands for the calls of up to `rows` rows, and more than
+ * half as many, in up to `sequences` sequences. */
+enum { PW_ATTN_ROWS_LEAST = 1024, PW_ATTN_ROWS_MOST = 1 << 17 };
+enum pw_attn_way { PW_ATTN_OURS, PW_ATTN_LIBRARY };
+struct pw_attn_shape { int heads, groups, head_dim, sequences; int64_t rows, window; double softcap; }; /* window 0: all rows before */
+struct pw_attn_choice { struct pw_attn_shape shape; enum pw_attn_way way; double seconds[2]; };
+/* The shape that stands for a call; false where none does, and ours is the way. */
+static inline bool pw_attn_shape_of(struct pw_attn_shape *out, int heads, int groups, int head_dim, int64_t window, double softcap, int64_t rows, int sequences)
+{
+    int64_t bucket = PW_ATTN_ROWS_LEAST;
+    if (2 * rows <= PW_ATTN_ROWS_LEAST || rows > PW_ATTN_ROWS_MOST || sequences < 1 || sequences > 64) return false;
+    while (bucket < rows) bucket *= 2;
+    out->heads = heads, out->groups = groups, out->head_dim = head_dim;
+    out->sequences = sequences == 1 ? 1 : sequences <= 8 ? 8 : 64;
+    out->rows = bucket;
+    out->window = window > 0 && window < bucket ? window : 0;
+    out->softcap = softcap;
+    return true;
+}
+static inline bool pw_attn_shape_same(const struct pw_attn_shape *a, const struct pw_attn_shape *b)
+{
+    return a->heads == b->heads && a->groups == b->groups && a->head_dim == b->head_dim && a->sequences == b->sequences && a->rows == b->rows && a->window == b->window && a->softcap == b->softcap;
+}
+
 struct pw_backend {
     const char *kind;
     const struct pw_ops *ops;
