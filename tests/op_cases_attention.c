@@ -217,6 +217,8 @@ const struct op_case op_cases_attention[] = {
     /* eight query heads a group; windows smaller than a tile (3: every weight matters) and larger than the sequence */
     { &attention, { 40, 2, 8, 1, 64 }, F32, 0, { 0, 0, 3 } }, { &attention, { 200, 1, 2, 1, 16 }, F32, 0, { 3, 0, 2 } }, { &attention, { 70, 2, 8, 1, 24 }, F32, CASE_PREFIX, { 3, 0, 2 } },
     { &attention, { 70, 1, 2, 2, 72 }, F32, CASE_CACHE, { 1000, 0, 2 } }, { &attention, { 70, 2, 2, 1, 12 }, F32, CASE_CACHE, { 1, 0, 2 } },
+    /* more queries than a block of the cpu's, some of which see nothing of a block of keys */
+    { &attention, { 300, 1, 2, 1, 16 }, F32, 0, { 0, 0, 3 } }, { &attention, { 330, 1, 1, 1, 24 }, F32, CASE_CACHE, { 90, 4, 3 } },
     /* many short sequences, more than a block has threads */
     { &attention, { 3, 300, 2, 1, 8 }, F32, 0, { 0, 0, 3 } }, { &attention, { 20, 19, 4, 2, 40 }, F32, 0, { 7, 0, 3 } },
     /* few queries over many keys: one split, several, splits that begin at a window, more query tokens than a wave keeps */

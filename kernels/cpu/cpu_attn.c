@@ -6,7 +6,7 @@
  *  q 32..63  [        ]   [     ]   [     ]      it is alone or not, and whether its prefix is shared or not. Forward keeps a running
  *                                                maximum and sum per query; backward recomputes the tile from the saved log-sum-exp,
  *                                                all queries of a block of keys before the next: keys and values are turned once. */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/cpu_attn.h"
 
 #include <math.h>
 #include <omp.h>
@@ -14,24 +14,12 @@
 #include "kernels/backend.h"
 #include "kernels/cache8.h"
 
-enum { QB = 32, KB = 64 };
+enum { QB = 32, KB = CPU_KEYS, ATTN_PLANES = 1 };
 
-/* keys of a sequence: n in all; query j sees the first back + j + 1 */
-struct span { int64_t prefix_at, prefix_n, own_at, n, back; const int32_t *pages; int64_t page; };
-
-static struct span span_of(const struct pw_seqs *s, int seq)
+static bool on_products16(const struct pw_dev *dev)
 {
-    struct span a = { 0, 0, s->kv_start[seq], 0, 0, s->pages, s->page };
-    if (s->prefix_len) { a.prefix_at = s->prefix_start[seq]; a.prefix_n = s->prefix_len[seq]; }
-    a.n = a.prefix_n + s->kv_len[seq];
-    a.back = a.n - (s->q_start[seq + 1] - s->q_start[seq]);
-    return a;
-}
-static int64_t row_of(const struct span *a, int64_t key)
-{
-    const bool shared = key < a->prefix_n;
-    const int64_t start = shared ? a->prefix_at : a->own_at, j = shared ? key : key - a->prefix_n;
-    return a->pages ? a->pages[start + j / a->page] * a->page + j % a->page : start + j;
+    const struct cpu_products16 *p = cpu_isa_of(dev)->products16;
+    return p && p->planes <= ATTN_PLANES;
 }
 
 /* floats of one thread: a tile of scores, packed keys and values; forward output rows and maxima; backward a tile of dS, keys and values turned,
@@ -44,7 +32,7 @@ static size_t thread_floats(int64_t queries, int64_t d, bool backward)
 size_t cpu_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
 {
     (void)keys; (void)heads; (void)kv_heads;
-    return (size_t)dev->threads * thread_floats(tokens, head_dim, backward) * sizeof(float);
+    return (size_t)dev->threads * (on_products16(dev) ? cpu_attn16_thread_bytes(dev, head_dim, backward) : thread_floats(tokens, head_dim, backward) * sizeof(float));
 }
 
 struct work { float *s, *ds, *k, *v, *k_turned, *v_turned, *o, *top, *mean; };
@@ -69,24 +57,6 @@ static struct work work_of(const struct pw_dev *dev, int64_t queries, int64_t d,
     return w;
 }
 
-/* keys first.. n of them of head g, one after another, in f32 */
-static void pack(float *to, struct pw_tensor from, struct pw_tensor scale, const struct span *a, int64_t first, int64_t n, int64_t g)
-{
-    int64_t d = from.shape[2], groups = from.shape[1];
-    for (int64_t j = 0; j < n; j++) {
-        const int64_t head = row_of(a, first + j) * groups + g;
-        float *row = to + j * d;
-        if (from.dtype == PW_F32) memcpy(row, (const float *)from.data + head * d, (size_t)d * sizeof(float));
-        else if (from.dtype == PW_BF16)
-            for (int64_t i = 0; i < d; i++) row[i] = pw_bf16_to_f32(((const uint16_t *)from.data)[head * d + i]);
-        else {
-            const int8_t *code = (const int8_t *)from.data + head * d;
-            const float s = ((const float *)scale.data)[head];
-            for (int64_t i = 0; i < d; i++) row[i] = (float)code[i] * s;
-        }
-    }
-}
-
 /* to (d, KB) = from (n, d), turned; columns past n are not written */
 static void turn(float *to, const float *from, int64_t n, int64_t d)
 {
@@ -97,37 +67,13 @@ static void turn(float *to, const float *from, int64_t n, int64_t d)
 
 struct block { int64_t q0, n_q, k0, n_k; };
 
-/* Scales, caps and masks the products of a tile; columns past n_k are -infinity too, so that every row is KB wide. */
-static void scores(struct work *w, const struct span *a, const struct pw_attn *attn, struct block b)
-{
-    float scale = (float)attn->scale, cap = (float)attn->softcap;
-    for (int64_t i = 0; i < b.n_q; i++) {
-        float *row = w->s + i * KB;
-        int64_t seen = a->back + b.q0 + i + 1, low = attn->window > 0 && seen > attn->window ? seen - attn->window : 0;
-        int64_t from = low > b.k0 ? cpu_min(low - b.k0, KB) : 0, to = seen > b.k0 ? cpu_min(seen - b.k0, b.n_k) : 0;
-        for (int64_t j = 0; j < b.n_k; j++) row[j] *= scale;
-        if (cap > 0)
-            for (int64_t j = 0; j < b.n_k; j++) row[j] = cap * tanhf(row[j] / cap);
-        for (int64_t j = 0; j < from; j++) row[j] = -INFINITY;
-        for (int64_t j = to; j < KB; j++) row[j] = -INFINITY;
-    }
-}
-
-/* the first and the end of the keys that some query of a block sees; the first at a multiple of KB */
-static void key_range(const struct span *a, const struct pw_attn *attn, int64_t q0, int64_t n_q, int64_t *first, int64_t *end)
-{
-    int64_t seen = a->back + q0 + 1;
-    *first = attn->window > 0 && seen > attn->window ? (seen - attn->window) / KB * KB : 0;
-    *end = a->back + q0 + n_q;
-}
-
 static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, const struct pw_cache *c,
                          const struct pw_seqs *seqs, const struct pw_attn *attn, int seq, int64_t h)
 {
     const struct cpu_isa *isa = cpu_isa_of(dev);
     int64_t heads = q.shape[1], g = h / (heads / c->k.shape[1]), d = q.shape[2], ldq = heads * d;
     int64_t row0 = seqs->q_start[seq], queries = seqs->q_start[seq + 1] - row0;
-    struct span a = span_of(seqs, seq);
+    struct cpu_span a = cpu_span_of(seqs, seq);
     struct work w = work_of(dev, q.shape[0], d, false);
     for (int64_t q0 = 0; q0 < queries; q0 += QB) {
         int64_t n_q = cpu_min(QB, queries - q0), first, end;
@@ -135,15 +81,14 @@ static void forward_head(const struct pw_dev *dev, struct pw_tensor out, struct 
         memset(w.o, 0, (size_t)(n_q * d) * sizeof(float));
         double sum[QB] = { 0 };
         for (int64_t i = 0; i < n_q; i++) w.top[i] = -INFINITY;
-        key_range(&a, attn, q0, n_q, &first, &end);
+        cpu_key_range(&a, attn, q0, n_q, &first, &end);
         for (int64_t k0 = first; k0 < end; k0 += KB) {
             struct block b = { q0, n_q, k0, cpu_min(KB, end - k0) };
-            pack(w.k, c->k, c->k_scale, &a, k0, b.n_k, g);
-            pack(w.v, c->v, c->v_scale, &a, k0, b.n_k, g);
+            cpu_pack_keys(w.k, c->k, c->k_scale, &a, k0, b.n_k, g);
+            cpu_pack_keys(w.v, c->v, c->v_scale, &a, k0, b.n_k, g);
             isa->dot(b.n_q, b.n_k, d, rows, ldq, w.k, d, w.s, KB, false);
-            scores(&w, &a, attn, b);
             for (int64_t i = 0; i < n_q; i++) {
-                float top = isa->max(KB, w.s + i * KB);
+                const float top = cpu_mask_row(isa, attn, w.s + i * KB, i, k0 - a.back - q0, b.n_k);
                 if (!(top <= w.top[i])) { /* grows, or is NaN */
                     float shrink = w.top[i] == -INFINITY ? 0 : expf(w.top[i] - top);
                     isa->scale(d, w.o + i * d, shrink);
@@ -174,9 +119,11 @@ static int64_t score_work(const struct pw_seqs *seqs, int64_t heads, int64_t d)
 
 int cpu_cache_attn(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, const struct pw_cache *cache, const struct pw_seqs *seqs, const struct pw_attn *attn)
 {
-    int64_t heads = q.shape[1], tasks = seqs->n * heads;
+    const int64_t heads = q.shape[1], tasks = seqs->n * heads;
+    void (*const forward)(const struct pw_dev *, struct pw_tensor, struct pw_tensor, struct pw_tensor, const struct pw_cache *, const struct pw_seqs *, const struct pw_attn *, int, int64_t) =
+        on_products16(dev) ? cpu_attn16_forward : forward_head;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (score_work(seqs, heads, q.shape[2]) > CPU_SMALL_WORK / 4)
-    for (int64_t i = 0; i < tasks; i++) forward_head(dev, out, lse, q, cache, seqs, attn, (int)(i / heads), i % heads);
+    for (int64_t i = 0; i < tasks; i++) forward(dev, out, lse, q, cache, seqs, attn, (int)(i / heads), i % heads);
     return 0;
 }
 int cpu_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
@@ -209,19 +156,17 @@ int cpu_cache_put(struct pw_dev *dev, struct pw_tensor pool, struct pw_tensor sc
 }
 
 /* grad[keys k0..k0+n) of head g += tile^T rows; tile (n_q, KB), rows (n_q, d) of ld */
-static void add_rows(const struct cpu_isa *isa, struct pw_tensor grad, const struct span *a, struct block b, int64_t g, const float *tile, const float *rows, int64_t ld)
+static void add_rows(const struct cpu_isa *isa, struct pw_tensor grad, const struct cpu_span *a, struct block b, int64_t g, const float *tile, const float *rows, int64_t ld)
 {
     int64_t d = grad.shape[2], stride = grad.shape[1] * d;
     for (int64_t j = 0; j < b.n_k;) { /* the prefix's rows and the sequence's own are two ranges */
         int64_t key = b.k0 + j, n = key < a->prefix_n ? cpu_min(b.n_k - j, a->prefix_n - key) : b.n_k - j;
-        isa->outer(n, d, b.n_q, tile + j, 1, KB, rows, ld, (float *)grad.data + row_of(a, key) * stride + g * d, stride);
+        isa->outer(n, d, b.n_q, tile + j, 1, KB, rows, ld, (float *)grad.data + cpu_row_of(a, key) * stride + g * d, stride);
         j += n;
     }
 }
 
-struct grads { struct pw_tensor dq, dk, dv, dout, out, lse, q, k, v; };
-
-static void backward_block(const struct cpu_isa *isa, const struct grads *t, struct work *w, const struct span *a, const struct pw_attn *attn, int64_t row, int64_t h, int64_t g, struct block b)
+static void backward_block(const struct cpu_isa *isa, const struct cpu_attn_grads *t, struct work *w, const struct cpu_span *a, const struct pw_attn *attn, int64_t row, int64_t h, int64_t g, struct block b)
 {
     int64_t heads = t->q.shape[1], d = t->q.shape[2], ld = heads * d;
     const float *q = (const float *)t->q.data + row * ld + h * d, *up = (const float *)t->dout.data + row * ld + h * d;
@@ -231,9 +176,9 @@ static void backward_block(const struct cpu_isa *isa, const struct grads *t, str
     memset(w->ds, 0, QB * KB * sizeof(float));
     isa->outer(b.n_q, b.n_k, d, q, ld, 1, w->k_turned, KB, w->s, KB);
     isa->outer(b.n_q, b.n_k, d, up, ld, 1, w->v_turned, KB, w->ds, KB);
-    scores(w, a, attn, b);
     for (int64_t i = 0; i < b.n_q; i++) {
         float *s = w->s + i * KB, *ds = w->ds + i * KB, slope[KB];
+        (void)cpu_mask_row(isa, attn, s, i, b.k0 - a->back - b.q0, b.n_k);
         if (cap > 0)
             for (int64_t j = 0; j < b.n_k; j++) slope[j] = s[j] == -INFINITY ? 0 : 1 - (s[j] / cap) * (s[j] / cap);
         (void)isa->exp_sub(KB, s, ((const float *)t->lse.data)[(row + i) * heads + h]);
@@ -246,11 +191,11 @@ static void backward_block(const struct cpu_isa *isa, const struct grads *t, str
     isa->outer(b.n_q, d, b.n_k, w->ds, KB, 1, w->k, d, (float *)t->dq.data + row * ld + h * d, ld);
 }
 
-static void backward_group(const struct pw_dev *dev, const struct grads *t, const struct pw_seqs *seqs, const struct pw_attn *attn, int seq, int64_t g)
+static void backward_group(const struct pw_dev *dev, const struct cpu_attn_grads *t, const struct pw_seqs *seqs, const struct pw_attn *attn, int seq, int64_t g)
 {
     int64_t heads = t->q.shape[1], share = heads / t->k.shape[1], d = t->q.shape[2];
     int64_t row0 = seqs->q_start[seq], queries = seqs->q_start[seq + 1] - row0;
-    struct span a = span_of(seqs, seq);
+    struct cpu_span a = cpu_span_of(seqs, seq);
     struct work w = work_of(dev, t->q.shape[0], d, true);
     for (int64_t h = g * share; h < (g + 1) * share; h++) {
         for (int64_t i = 0; i < queries; i++) {
@@ -264,11 +209,11 @@ static void backward_group(const struct pw_dev *dev, const struct grads *t, cons
             bool packed = false;
             for (int64_t q0 = 0; q0 < queries; q0 += QB) {
                 int64_t n_q = cpu_min(QB, queries - q0), first, end;
-                key_range(&a, attn, q0, n_q, &first, &end);
+                cpu_key_range(&a, attn, q0, n_q, &first, &end);
                 if (k0 < first || k0 >= end) continue;
                 if (!packed) {
-                    pack(w.k, t->k, pw_none(), &a, k0, n, g);
-                    pack(w.v, t->v, pw_none(), &a, k0, n, g);
+                    cpu_pack_keys(w.k, t->k, pw_none(), &a, k0, n, g);
+                    cpu_pack_keys(w.v, t->v, pw_none(), &a, k0, n, g);
                     turn(w.k_turned, w.k, n, d);
                     turn(w.v_turned, w.v, n, d);
                     packed = true;
@@ -282,16 +227,18 @@ static void backward_group(const struct pw_dev *dev, const struct grads *t, cons
 int cpu_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, struct pw_tensor dv, struct pw_tensor dout, struct pw_tensor out, struct pw_tensor lse,
                  struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
 {
-    struct grads t = { dq, dk, dv, dout, out, lse, q, k, v };
-    int64_t groups = k.shape[1];
+    struct cpu_attn_grads t = { dq, dk, dv, dout, out, lse, q, k, v };
+    const int64_t groups = k.shape[1];
+    void (*const backward)(const struct pw_dev *, const struct cpu_attn_grads *, const struct pw_seqs *, const struct pw_attn *, int, int64_t) =
+        on_products16(dev) ? cpu_attn16_backward : backward_group;
     int together = seqs->prefix_len ? seqs->n : 1; /* sequences a task does one after another */
     int64_t tasks = together > 1 ? groups : seqs->n * groups;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (score_work(seqs, q.shape[1], q.shape[2]) > CPU_SMALL_WORK / 8)
     for (int64_t i = 0; i < tasks; i++) {
         if (together > 1)
-            for (int s = 0; s < seqs->n; s++) backward_group(dev, &t, seqs, attn, s, i);
+            for (int s = 0; s < seqs->n; s++) backward(dev, &t, seqs, attn, s, i);
         else
-            backward_group(dev, &t, seqs, attn, (int)(i / groups), i % groups);
+            backward(dev, &t, seqs, attn, (int)(i / groups), i % groups);
     }
     return 0;
 }

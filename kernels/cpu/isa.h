@@ -31,7 +31,9 @@ struct cpu_products16 {
     void (*round)(int64_t n, int64_t room, const float *x, uint16_t *out); /* n numbers, then zeros up to room */
     void (*pack_rows)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel);    /* column j of the panel is row j of w: n rows, k terms */
     void (*pack_columns)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel); /* column j of the panel is column j of w: k rows */
-    /* the same of a w in bf16: panels of one plane */
+    /* row j of out is column j of w, as round would make it: n rows, k terms, zeros up to whole steps of them */
+    void (*turn)(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *out, int64_t ldo);
+    /* pack_.. of a w in bf16: panels of one plane */
     void (*pack_rows16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
     void (*pack_columns16)(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel);
     /* and of rows that `round` made; ldw counts all their planes, n columns begin at a multiple of CPU_STEP */
@@ -55,7 +57,11 @@ struct cpu_isa {
     /* n numbers as NF4 or FP4 in blocks, the first of which begins here */
     void (*encode4)(enum pw_qtype type, int64_t n, int block, const float *x, uint8_t *code, float *absmax);
     float (*max)(int64_t n, const float *x);                /* NaN if any is */
+    /* x = a x within [from, to), -infinity outside; the largest, NaN if any within. n: a multiple of 16 */
+    float (*mask_max)(int64_t from, int64_t to, int64_t n, float *x, float a);
     double (*exp_sub)(int64_t n, float *x, float top);      /* x = exp(x - top); returns the sum */
+    /* Scores become weights, s = exp(a s - lse), and products of values and output gradients what the scores' gradients are: ds = s (ds - mean) scale */
+    void (*softmax_back)(int64_t n, float *s, float *ds, const float *lse, const float *mean, float a, float scale);
     void (*scale)(int64_t n, float *x, float a);
     void (*axpy)(int64_t n, float *y, const float *x, float a);
     double (*sumsq)(int64_t n, const float *x);

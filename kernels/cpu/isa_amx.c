@@ -80,6 +80,17 @@ static void split_columns(int64_t n, int64_t k, const float *w, int64_t ldw, uin
         }
 }
 
+static void turn_split(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *out, int64_t ldo)
+{
+    for (int64_t t = 0; t < k; t += CPU_STEP)
+        for (int64_t j = 0; j < n; j += 16) {
+            __m512 low[16], high[16];
+            load_turned(n - j, k - t, w + t * ldw + j, ldw, low, high);
+            for (int64_t i = 0; i < 16 && j + i < n; i++)
+                for (int p = 0; p < PLANES; p++) _mm512_storeu_si512(out + (j + i) * ldo + t * PLANES + p * CPU_STEP, next_plane(&low[i], &high[i]));
+        }
+}
+
 /* Column j of the panel is column j of rows that are split already. */
 static void pack_split(int64_t n, int64_t k, const uint16_t *rows, int64_t ldw, uint16_t *panel)
 {
@@ -198,9 +209,9 @@ static void product_split(int64_t m, int64_t n, int64_t single, int64_t k, const
     product_of(PLANES, m, n, single < k ? single : k, k, a, lda, panels, ldp, c, ldc, add);
 }
 
-static const struct cpu_products16 rounded = { .planes = 1, .terms = CPU_TERMS, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
+static const struct cpu_products16 rounded = { .planes = 1, .terms = CPU_TERMS, .round = round16, .turn = turn_rounded, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
                                                .pack_columns16 = pack_columns16, .pack_rounded = pack_columns16, .product = product_rounded };
-static const struct cpu_products16 whole = { .planes = PLANES, .terms = 384, .round = split, .pack_rows = split_rows, .pack_columns = split_columns, .pack_rows16 = pack_rows16,
+static const struct cpu_products16 whole = { .planes = PLANES, .terms = 384, .round = split, .turn = turn_split, .pack_rows = split_rows, .pack_columns = split_columns, .pack_rows16 = pack_rows16,
                                              .pack_columns16 = pack_columns16, .pack_rounded = pack_split, .product = product_split };
 const struct cpu_isa cpu_isa_amx_bf16 = ISA_TABLE("amx_bf16", &rounded), cpu_isa_amx = ISA_TABLE("amx", &whole);
 #endif

@@ -79,6 +79,26 @@ INLINE void pack_rows_of(bool half, int64_t n, int64_t k, const void *w, int64_t
 static void pack_rows(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel) { pack_rows_of(false, n, k, w, ldw, panel); }
 static void pack_rows16(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel) { pack_rows_of(true, n, k, w, ldw, panel); }
 
+/* 32 rows of w, n and more columns: of column i the first half of the terms in low[i], the others in high[i]; zeros past n columns and k rows */
+INLINE void load_turned(int64_t n, int64_t k, const float *w, int64_t ldw, __m512 low[16], __m512 high[16])
+{
+    for (int64_t i = 0; i < 16; i++) {
+        low[i] = load_part(w + i * ldw, i < k ? n : 0);
+        high[i] = load_part(w + (16 + i) * ldw, 16 + i < k ? n : 0);
+    }
+    transpose((__m512i *)low);
+    transpose((__m512i *)high);
+}
+static void turn_rounded(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *out, int64_t ldo)
+{
+    for (int64_t t = 0; t < k; t += CPU_STEP)
+        for (int64_t j = 0; j < n; j += 16) {
+            __m512 low[16], high[16];
+            load_turned(n - j, k - t, w + t * ldw + j, ldw, low, high);
+            for (int64_t i = 0; i < 16 && j + i < n; i++) _mm512_storeu_si512(out + (j + i) * ldo + t, (__m512i)_mm512_cvtne2ps_pbh(high[i], low[i]));
+        }
+}
+
 /* A term and the next, of sixteen columns */
 static __m512i pairs_of(__m256i first, __m256i second)
 {
@@ -168,7 +188,7 @@ static void product16(int64_t m, int64_t n, int64_t single, int64_t k, const uin
             product_of_panel(m - i < AT_ONCE ? m - i : AT_ONCE, n - j < WIDE ? n - j : WIDE, k, a + i * lda, lda, panels + j / WIDE * ldp, c + i * ldc + j, ldc, add);
 }
 
-static const struct cpu_products16 products16 = { .planes = 1, .terms = 384, .round = round16, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
+static const struct cpu_products16 products16 = { .planes = 1, .terms = 384, .round = round16, .turn = turn_rounded, .pack_rows = pack_rows, .pack_columns = pack_columns, .pack_rows16 = pack_rows16,
                                                   .pack_columns16 = pack_columns16, .pack_rounded = pack_columns16, .product = product16 };
 const struct cpu_isa cpu_isa_avx512_bf16 = ISA_TABLE("avx512_bf16", &products16);
 #endif

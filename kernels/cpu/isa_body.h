@@ -317,17 +317,68 @@ static void dot4(const struct pw_weight *w, int64_t first_row, int64_t n, const 
 
 /* ---- rows ---- */
 
+/* The largest of some numbers, NaN if any is, lane by lane. */
+struct top { vf most; vi bad; };
+INLINE void see(struct top *t, vf v)
+{
+    t->bad |= v != v;
+    t->most = vpick(v > t->most, v, t->most);
+}
+INLINE float top_of(struct top t)
+{
+    vf x = vpick(t.bad, vset(NAN), t.most);
+    for (int half = LANES / 2; half; half /= 2) {
+        vi from;
+        for (int i = 0; i < LANES; i++) from[i] = i ^ half;
+        const vf other = __builtin_shuffle(x, from);
+        x = vpick((other > x) | (other != other), other, x);
+    }
+    return x[0];
+}
+
 static float max_of(int64_t n, const float *x)
 {
-    float top = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        top = x[i] > top ? x[i] : top;
-        sum += x[i] * 0.0f; /* NaN when x[i] is NaN; -infinity is masked out below */
+    struct top t = { vset(-INFINITY), { 0 } };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) see(&t, vload(x + i));
+    if (i < n) {
+        vf last = vset(-INFINITY);
+        memcpy(&last, x + i, (size_t)(n - i) * 4);
+        see(&t, last);
     }
-    if (!(sum == 0)) /* NaN, or an infinity: look again */
-        for (int64_t i = 0; i < n; i++)
-            if (x[i] != x[i]) return x[i];
-    return top;
+    return top_of(t);
+}
+
+static float mask_max(int64_t from, int64_t to, int64_t n, float *x, float a)
+{
+    struct top t = { vset(-INFINITY), { 0 } };
+    vi lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    for (int64_t i = 0; i < n; i += LANES) {
+        vf v = vload(x + i) * a;
+        if (from > i || to < i + LANES) {
+            const vi at = lane + (int32_t)i;
+            v = vpick((at >= (int32_t)from) & (at < (int32_t)to), v, vset(-INFINITY));
+        }
+        vstore(x + i, v);
+        see(&t, v);
+    }
+    return top_of(t);
+}
+
+static void softmax_back(int64_t n, float *s, float *ds, const float *lse, const float *mean, float a, float scale)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const vf p = vexp(vload(s + i) * a - vload(lse + i));
+        vstore(s + i, p);
+        vstore(ds + i, p * (vload(ds + i) - vload(mean + i)) * scale);
+    }
+    if (i < n) {
+        const vf p = vexp(vload_part(s + i, n - i) * a - vload_part(lse + i, n - i));
+        vstore_part(s + i, p, n - i);
+        vstore_part(ds + i, p * (vload_part(ds + i, n - i) - vload_part(mean + i, n - i)) * scale, n - i);
+    }
 }
 
 static double exp_sub(int64_t n, float *x, float top)
@@ -498,7 +549,7 @@ static void keep(struct pw_drop drop, int64_t first, int64_t n, const float *x, 
 
 /* The table of these kernels with products of linear layers by p, or NULL */
 #define ISA_TABLE(level, p) { \
-    .name = level, .dot = dot, .outer = outer, .dot4 = dot4, .decode = decode, .encode4 = encode4, .max = max_of, .exp_sub = exp_sub, .scale = scale_by, .axpy = axpy, \
+    .name = level, .dot = dot, .outer = outer, .dot4 = dot4, .decode = decode, .encode4 = encode4, .max = max_of, .mask_max = mask_max, .softmax_back = softmax_back, .exp_sub = exp_sub, .scale = scale_by, .axpy = axpy, \
     .sumsq = sumsq, .norm_fwd = norm_fwd, .norm_bwd = norm_bwd, .glu_fwd = glu_fwd, .glu_bwd = glu_bwd, .adamw = adamw, .keep = keep, .products16 = p }
 #ifdef ISA
 const struct cpu_isa ISA = ISA_TABLE(ISA_NAME, NULL);

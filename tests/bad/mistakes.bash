@@ -65,6 +65,11 @@ if grep -qw avx512_bf16 /proc/cpuinfo; then # elsewhere nothing runs on that lev
     mutant test_op kernels/cpu/cpu_linear16.c 's/t = i \/ g.groups \* g.rows/t = 0 * g.rows/' 2100,24,8,4
     mutant test_op kernels/cpu/cpu_linear16.c 's/isa->scale(rows \* r, xa + t \* r, factor_of(drop));//' linear/
     mutant test_op kernels/cpu/cpu_linear16.c 's/first \* low.ld_turned + t \* p->planes, low/first * low.ld_turned, low/' linear/
+    mutant test_op kernels/cpu/cpu_attn16.c 's/key0 > 0 ? key0 \/ CPU_PANEL \* CPU_PANEL/key0 > 0 ? key0/' attn/
+    mutant test_op kernels/cpu/cpu_attn16.c 's/key0 + n_k - 1 + window/key0 + n_k - 2 + window/' attn/
+    mutant test_op kernels/cpu/cpu_attn16.c 's/ds\[i\] \*= slope\[i\];/ds[i] += 0 * slope[i];/' attn/
+    mutant test_op kernels/cpu/cpu_attn16.c 's/if (c->v_scale.data) scale_by_key/if (0) scale_by_key/' cache/
+    mutant test_op kernels/cpu/cpu_attn16.c 's/panels + q.from \* CPU_PANEL \* w->planes/panels/' attn/
     mutant test_op kernels/cpu/isa_avx512_bf16.c 's/second = t + 1 < k ?/second = t + 2 < k ?/' linear/
     mutant test_op kernels/cpu/isa_avx512_bf16.c 's/_mm512_slli_epi32(high, 16)/_mm512_slli_epi32(high, 15)/' linear/
     mutant test_op_rows kernels/cpu/isa_avx512_bf16.c 's/^    PRODUCT(1, m)/    for (; i < m; i++) tile16(1, n, pairs \/ 2, a + i * lda, lda, panel, c + i * ldc, ldc, add), tile16(1, n, pairs - pairs \/ 2, a + i * lda + pairs \/ 2 * 2, lda, panel + pairs \/ 2 * 2 * WIDE, c + i * ldc, ldc, true);/'
@@ -83,8 +88,9 @@ mutant test_op kernels/cpu/cpu_attn.c 's/(ds\[j\] - mean\[i\]) \* scale/(ds[j] -
 mutant test_op kernels/cpu/cpu_attn.c 's/- mean\[i\])/- 0 * mean[i])/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/bool packed = false;/bool packed = k0 > 0;/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/w->mean + b.q0/w->mean/' attn/
-mutant test_op kernels/cpu/cpu_attn.c 's/seen > attn->window ? seen - attn->window : 0, *$/seen > attn->window ? seen - attn->window + 1 : 0,/; s/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window/low = attn->window > 0 \&\& seen > attn->window ? seen - attn->window + 1/' attn/
+mutant test_op kernels/cpu/cpu_attn.h 's/low = attn->window > 0 ? last - attn->window : 0/low = attn->window > 0 ? last - attn->window + 1 : 0/' attn/
 mutant test_op kernels/cpu/cpu_attn.c 's/sum\[i\] \*= (double)shrink;//' attn/
+mutant test_op kernels/cpu/isa_body.h 's/x = vpick((other > x) | (other != other), other, x);/x = other;/' attn/
 mutant test_op kernels/cpu/cpu_head.c 's/z\[target\] -= \*up;//' head/
 mutant test_op kernels/cpu/cpu_head.c 's/if (best) best\[t\] = -1;/if (best) best[t] = 0;/' head/
 mutant test_op kernels/cpu/cpu_head.c 's/if (target\[t\] >= 0)/if (target[t] > 0)/' head/
@@ -115,7 +121,7 @@ mutant test_op kernels/ref/ref_linear.c 's/ref_add(g->dm, n, dot \/ ref_get(w->l
 mutant test_op kernels/cuda/dora.cu 's/out\[mine\] += sum \/ norm/out[mine] += sum * norm/' column_dot
 mutant test_op kernels/cuda/dora.cu 's/if (r > RANKS || k0 == 0) {/if (k0 == 0) {/' row_norm/dense/f32/2056
 mutant test_op kernels/cuda/dora.cu 's/v = k + e < w.n_in ? __fmaf_rn(scale/v = true ? __fmaf_rn(scale * 0.5f/' row_norm/nf4
-mutant test_op kernels/cpu/cpu_attn.c 's/((const float \*)scale.data)\[head\];/((const float *)scale.data)[head - g];/' cache/
+mutant test_op kernels/cpu/cpu_attn.h 's/((const float \*)scale.data)\[head\] : 1;/((const float *)scale.data)[head - g] : 1;/' cache/
 mutant test_cache kernels/cache8.h 's/!(largest <= FLT_MAX) ? NAN : //'
 mutant test_cache kernels/cuda/cache.cu 's/largest = !(a <= 3.402823466e38f) ? INFINITY : /largest = /'
 mutant test_op kernels/cuda/attn.h 's/\*= scales\[8 \* i + 2 \* (lane % 4) + e % 2\]/*= scales[8 * i + 2 * (lane % 4)]/' cache/
@@ -127,7 +133,7 @@ mutant test_session infer/session.c 's/    PW_CHECK(pages <= s->n_free,/    PW_C
 mutant test_session infer/session.c 's/at \/ PW_PAGE_ROWS\] \* PW_PAGE_ROWS/(at + 1) \/ PW_PAGE_ROWS] * PW_PAGE_ROWS/'
 mutant test_generate infer/generate.c 's/k->left -= r->cached;/k->left -= 16;/'
 mutant test_generate infer/generate.c 's/if (has_room(m, middle, batch_tokens, n))/if (!has_room(m, middle, batch_tokens, n))/'
-mutant test_pages kernels/cpu/cpu_attn.c 's/start + j \/ a->page\]/start + (j + 1) \/ a->page]/'
+mutant test_pages kernels/cpu/cpu_attn.h 's/start + j \/ a->page\]/start + (j + 1) \/ a->page]/'
 mutant test_pages kernels/cuda/attn.h 's/? j >> a.page_shift : j/? (j + 1) >> a.page_shift : (j + 1)/'
 mutant test_pages kernels/cuda/attn.h 's/a.pages\[(shared ? p.prefix_at : p.own_at)/a.pages[p.own_at/'
 mutant test_capture infer/session.c 's/^    seqs->most_keys = wanted.most_keys;$//'
@@ -157,7 +163,7 @@ mutant test_op kernels/ref/ref_ops.c 's/s \* (1 + z \* (1 - s))/s * (1 + z * s)/
 mutant test_op kernels/ref/ref_ops.c 's/(ref_get(w, i) + w_offset) - xi \* dot/(ref_get(w, i) + w_offset) - 0.999 * xi * dot/' norm/
 mutant test_op kernels/ref/ref_ops.c 's/ref_put(inv_rms, t, inv);/ref_put(inv_rms, t, t ? inv : NAN);/' norm/
 mutant test_op_rows kernels/cpu/cpu_linear.c 's/tokens <= 2 \&\& dot4_fits(w)/tokens <= 2 \&\& (dot4_fits(w) || w->type == PW_Q_NF4)/'
-mutant test_op_rows kernels/cpu/cpu_attn.c 's/(seen - attn->window) \/ KB \* KB/(seen - attn->window)/'
+mutant test_op_rows kernels/cpu/cpu_attn.h 's/(seen - attn->window) \/ CPU_KEYS \* CPU_KEYS/(seen - attn->window)/'
 mutant test_op_rows kernels/cpu/cpu_ops.c 's/pieces = cpu_parts(n, PIECE)/pieces = cpu_parts(n, PIECE \/ dev->threads)/; s/first = (wave + i) \* PIECE/first = (wave + i) * (PIECE \/ dev->threads)/; s/sumsq(cpu_min(PIECE, n - first)/sumsq(cpu_min(PIECE \/ dev->threads, n - first)/'
 mutant test_op_codes kernels/weight.c 's/x > pw_nf4_threshold/x >= pw_nf4_threshold/'
 mutant test_op_codes kernels/weight.c 's/absmax > 1e-38f ? absmax : 1e-38f/absmax/'
