@@ -387,7 +387,8 @@ static int attention_forward(const struct block *k, struct pw_tensor x, struct p
     const struct pw_model_config *c = k->c;
     const struct pw_tensor *xa = saved ? saved->xa : w->xa;
     const struct pw_tensor h = first(k, w->h), value = first(k, saved ? saved->v : w->v), a = first(k, saved ? saved->attn : w->attn);
-    const struct pw_tensor inv = saved ? first(k, saved->inv_attn) : pw_none(), lse = saved ? first(k, saved->lse) : pw_none();
+    const struct pw_tensor inv = saved ? first(k, saved->inv_attn) : pw_none();
+    const struct pw_tensor lse = saved ? first(k, saved->lse) : k->b->seqs->company ? first(k, w->lse) : pw_none(); /* a library gives it in any case */
     const struct pw_tensor out = saved && c->post_norms ? first(k, saved->attn_out) : h, inv_out = saved ? first(k, saved->inv_attn_out) : pw_none();
     const struct pw_attn attn = attn_of(k);
     struct pw_tensor q = first(k, saved ? saved->q : w->q), key = first(k, saved ? saved->k : w->k);

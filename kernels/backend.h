@@ -16,7 +16,7 @@ struct pw_choice { enum pw_qtype type; enum pw_dtype dtype; int64_t rows, n_out,
 
 /* Which way attention forward goes in training: ours, or a library's (kernels/cuda/attn_cudnn.h). A shape stands for the calls of up to `rows` rows, and more than
  * half as many, in up to `sequences` sequences. */
-enum { PW_ATTN_ROWS_LEAST = 1024, PW_ATTN_ROWS_MOST = 1 << 17 };
+enum { PW_ATTN_ROWS_LEAST = 256, PW_ATTN_ROWS_MOST = 1 << 17 };
 enum pw_attn_way { PW_ATTN_OURS, PW_ATTN_LIBRARY };
 struct pw_attn_shape { int heads, groups, head_dim, sequences; int64_t rows, window; double softcap; }; /* window 0: all rows before */
 struct pw_attn_choice { struct pw_attn_shape shape; enum pw_attn_way way; double seconds[2]; };
@@ -60,8 +60,12 @@ struct pw_backend {
     int (*captured)(struct pw_dev *d, void **graph);                  /* graph NULL: what was recorded is dropped */
     int (*replay)(struct pw_dev *d, void *graph);
     void (*forget)(struct pw_dev *d, void *graph);
-    void (*choose)(struct pw_dev *d, const struct pw_choice *list, size_t n); /* uses the list, not a copy; NULL, both: there is one way */
+    /* Uses the lists, not copies, from now on, and makes ready what they name: PW_E_REFUSED when a library is not there that a choice is of. NULL, all
+     * four: there is one way. */
+    int (*choose)(struct pw_dev *d, const struct pw_choice *list, size_t n, const struct pw_attn_choice *attn, size_t n_attn);
     int64_t (*driver)(struct pw_dev *d);                              /* its version; 0: times mean nothing here */
+    int64_t (*attn_library)(struct pw_dev *d);                        /* the version of attention's library; 0: it is not there */
+    int (*attn_plan)(struct pw_dev *d, const struct pw_attn_shape *shape, bool *there); /* whether it has a plan for the shape */
     size_t (*scratch_linear)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_head)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_experts)(const struct pw_dev *d, int64_t rows, const struct pw_experts *experts, bool backward);

@@ -9,8 +9,8 @@
 #include "base/rng.h"
 #include "base/value.h"
 
-enum { ENTRIES = 4096, RUNS = 3, SCHEMA = 2 };
-static const char *const ways[] = { "fused", "decoded" }, *const passes[] = { "forward", "backward" };
+enum { ENTRIES = 4096, RUNS = 3, SCHEMA = 3 };
+static const char *const ways[] = { "fused", "decoded" }, *const passes[] = { "forward", "backward" }, *const attn_ways[] = { "ours", "library" };
 
 int64_t pw_choice_bucket(int64_t rows)
 {
@@ -22,6 +22,7 @@ int64_t pw_choice_bucket(int64_t rows)
 void pw_choices_free(struct pw_choices *c)
 {
     pw_free(c->list);
+    pw_free(c->attn);
     memset(c, 0, sizeof *c);
 }
 
@@ -37,17 +38,39 @@ static const struct pw_choice *find(const struct pw_choices *c, const struct pw_
     return NULL;
 }
 
+static bool find_attn(const struct pw_choices *c, const struct pw_attn_shape *shape)
+{
+    for (size_t i = 0; i < c->n_attn; i++)
+        if (pw_attn_shape_same(&c->attn[i].shape, shape)) return true;
+    return false;
+}
+
+/* Room for one more element of `each` bytes. */
+static int grow(void **list, size_t n, size_t *room, size_t each)
+{
+    PW_CHECK(n < ENTRIES, PW_E_FORMAT, "more than %d choices", ENTRIES);
+    if (n < *room) return 0;
+    const size_t more = *room ? 2 * *room : 16;
+    void *grown = pw_realloc(*list, *room * each, more * each);
+    PW_CHECK(grown, PW_E_NOMEM, "out of memory for a list of choices");
+    *list = grown;
+    *room = more;
+    return 0;
+}
 static int append(struct pw_choices *c, const struct pw_choice *one)
 {
-    PW_CHECK(c->n < ENTRIES, PW_E_FORMAT, "more than %d choices", ENTRIES);
-    if (c->n == c->room) {
-        const size_t room = c->room ? 2 * c->room : 16;
-        struct pw_choice *list = pw_realloc(c->list, c->room * sizeof *list, room * sizeof *list);
-        PW_CHECK(list, PW_E_NOMEM, "out of memory for a list of choices");
-        c->list = list;
-        c->room = room;
-    }
+    void *list = c->list;
+    PW_PASS(grow(&list, c->n, &c->room, sizeof *one));
+    c->list = list;
     c->list[c->n++] = *one;
+    return 0;
+}
+static int append_attn(struct pw_choices *c, const struct pw_attn_choice *one)
+{
+    void *list = c->attn;
+    PW_PASS(grow(&list, c->n_attn, &c->room_attn, sizeof *one));
+    c->attn = list;
+    c->attn[c->n_attn++] = *one;
     return 0;
 }
 
@@ -81,6 +104,42 @@ static int read_one(struct pw_choice *one, const struct pw_value *v, const char 
     return 0;
 }
 
+/* A name of `names` as its number. */
+static int read_name(const struct pw_value *v, const char *key, const char *path, const char *const *names, int n, int *out)
+{
+    const char *text = "";
+    PW_PASS(pw_get_str(v, key, path, &text));
+    for (*out = 0; *out < n; ++*out)
+        if (strcmp(names[*out], text) == 0) return 0;
+    return pw_error(PW_E_FORMAT, "%s: line %d: %s: expected %s or %s, got \"%s\"", path, v->line, key, names[0], names[1], text);
+}
+
+static int read_attn(struct pw_attn_choice *one, const struct pw_value *v, const char *path)
+{
+    static const char *const keys[] = { "heads", "kv_heads", "head_dim", "sequences", "rows", "window" };
+    struct pw_attn_shape same;
+    int64_t n[6] = { 0 };
+    int way = 0;
+    double softcap = 0;
+    memset(one, 0, sizeof *one);
+    PW_CHECK(v->kind == PW_MAP, PW_E_FORMAT, "%s: line %d: expected a choice, got %s", path, v->line, pw_kind_name(v->kind));
+    for (int i = 0; i < 6; i++) PW_PASS(pw_get_i64(v, keys[i], path, &n[i]));
+    PW_PASS(pw_get_f64(v, "softcap", path, &softcap));
+    PW_PASS(pw_get_f64(v, "ours_s", path, &one->seconds[PW_ATTN_OURS]));
+    PW_PASS(pw_get_f64(v, "library_s", path, &one->seconds[PW_ATTN_LIBRARY]));
+    PW_PASS(read_name(v, "way", path, attn_ways, 2, &way));
+    for (int i = 0; i < 3; i++) PW_CHECK(n[i] >= 1 && n[i] <= 4096, PW_E_FORMAT, "%s: line %d: %s: expected 1 to 4096, got %lld", path, v->line, keys[i], (long long)n[i]);
+    PW_CHECK(n[0] % n[1] == 0, PW_E_FORMAT, "%s: line %d: kv_heads: expected a divisor of %lld, got %lld", path, v->line, (long long)n[0], (long long)n[1]);
+    PW_CHECK(n[3] == 1 || n[3] == 8 || n[3] == 64, PW_E_FORMAT, "%s: line %d: sequences: expected 1, 8 or 64, got %lld", path, v->line, (long long)n[3]);
+    PW_CHECK(n[4] >= PW_ATTN_ROWS_LEAST && n[4] <= PW_ATTN_ROWS_MOST, PW_E_FORMAT, "%s: line %d: rows: expected %d to %d, got %lld", path, v->line, PW_ATTN_ROWS_LEAST, PW_ATTN_ROWS_MOST, (long long)n[4]);
+    PW_CHECK(softcap >= 0 && isfinite(softcap), PW_E_FORMAT, "%s: line %d: softcap: expected a number from 0 on, got %g", path, v->line, softcap);
+    one->shape = (struct pw_attn_shape){ (int)n[0], (int)n[1], (int)n[2], (int)n[3], n[4], n[5], softcap };
+    one->way = (enum pw_attn_way)way;
+    PW_CHECK(pw_attn_shape_of(&same, one->shape.heads, one->shape.groups, one->shape.head_dim, n[5], softcap, n[4], one->shape.sequences) && pw_attn_shape_same(&same, &one->shape), PW_E_FORMAT,
+             "%s: line %d: rows, window: expected a power of two and less than that, got %lld and %lld", path, v->line, (long long)n[4], (long long)n[5]);
+    return 0;
+}
+
 static int same_text(const struct pw_value *file, const char *key, const char *path, const char *want)
 {
     const char *got = "";
@@ -89,20 +148,29 @@ static int same_text(const struct pw_value *file, const char *key, const char *p
     return 0;
 }
 
+static int same_number(const struct pw_value *file, const char *key, const char *path, int64_t want)
+{
+    int64_t got = -1;
+    PW_PASS(pw_get_i64(file, key, path, &got));
+    PW_CHECK(got == want, PW_E_REFUSED, "%s: %s: expected %lld, got %lld", path, key, (long long)want, (long long)got);
+    return 0;
+}
+
+static int64_t library_of(struct pw_dev *dev) { return dev->backend->attn_library ? dev->backend->attn_library(dev) : 0; }
 static int64_t driver_of(struct pw_dev *dev) { return dev->backend->driver ? dev->backend->driver(dev) : 0; }
 
 /* dev NULL: measured anywhere */
 static int read_all(struct pw_choices *c, const struct pw_value *file, const char *path, struct pw_dev *dev)
 {
-    int64_t schema = 0, driver = -1;
+    int64_t schema = 0;
     PW_CHECK(file->kind == PW_MAP, PW_E_FORMAT, "%s: expected choices of products, got %s", path, pw_kind_name(file->kind));
     PW_PASS(pw_get_i64(file, "schema", path, &schema));
     PW_CHECK(schema == SCHEMA, PW_E_FORMAT, "%s: schema: expected %d, got %lld", path, SCHEMA, (long long)schema);
     if (dev) {
         PW_PASS(same_text(file, "version", path, PW_VERSION));
         PW_PASS(same_text(file, "device", path, dev->level));
-        PW_PASS(pw_get_i64(file, "driver", path, &driver));
-        PW_CHECK(driver == driver_of(dev), PW_E_REFUSED, "%s: driver: expected %lld, got %lld", path, (long long)driver_of(dev), (long long)driver);
+        PW_PASS(same_number(file, "driver", path, driver_of(dev)));
+        PW_PASS(same_number(file, "attention_library", path, library_of(dev)));
     }
     const struct pw_value *list = pw_get(file, "choices");
     PW_CHECK(list && list->kind == PW_LIST, PW_E_FORMAT, "%s: choices: expected a list", path);
@@ -111,6 +179,14 @@ static int read_all(struct pw_choices *c, const struct pw_value *file, const cha
         PW_PASS(read_one(&one, &list->items[i], path));
         PW_CHECK(!find(c, &one), PW_E_FORMAT, "%s: line %d: a shape is there twice", path, list->items[i].line);
         PW_TRY(append(c, &one), "reading %s", path);
+    }
+    const struct pw_value *attention = pw_get(file, "attention");
+    PW_CHECK(attention && attention->kind == PW_LIST, PW_E_FORMAT, "%s: attention: expected a list", path);
+    for (size_t i = 0; i < attention->len; i++) {
+        struct pw_attn_choice one;
+        PW_PASS(read_attn(&one, &attention->items[i], path));
+        PW_CHECK(!find_attn(c, &one.shape), PW_E_FORMAT, "%s: line %d: a shape is there twice", path, attention->items[i].line);
+        PW_TRY(append_attn(c, &one), "reading %s", path);
     }
     return 0;
 }
@@ -150,6 +226,7 @@ int pw_choices_text(const struct pw_choices *c, struct pw_dev *dev, struct pw_bu
     pw_json_str(&w, "version", PW_VERSION);
     pw_json_str(&w, "device", dev->level);
     pw_json_i64(&w, "driver", driver_of(dev));
+    pw_json_i64(&w, "attention_library", library_of(dev));
     pw_json_open(&w, "choices", '[');
     for (size_t i = 0; i < c->n; i++) {
         const struct pw_choice *one = &c->list[i];
@@ -163,6 +240,23 @@ int pw_choices_text(const struct pw_choices *c, struct pw_dev *dev, struct pw_bu
         pw_json_str(&w, "way", ways[one->way]);
         pw_json_f64(&w, "fused_s", one->seconds[PW_WAY_FUSED]);
         pw_json_f64(&w, "decoded_s", one->seconds[PW_WAY_DECODED]);
+        pw_json_close(&w, '}');
+    }
+    pw_json_close(&w, ']');
+    pw_json_open(&w, "attention", '[');
+    for (size_t i = 0; i < c->n_attn; i++) {
+        const struct pw_attn_choice *one = &c->attn[i];
+        pw_json_open(&w, NULL, '{');
+        pw_json_i64(&w, "heads", one->shape.heads);
+        pw_json_i64(&w, "kv_heads", one->shape.groups);
+        pw_json_i64(&w, "head_dim", one->shape.head_dim);
+        pw_json_i64(&w, "window", one->shape.window);
+        pw_json_f64(&w, "softcap", one->shape.softcap);
+        pw_json_i64(&w, "rows", one->shape.rows);
+        pw_json_i64(&w, "sequences", one->shape.sequences);
+        pw_json_str(&w, "way", attn_ways[one->way]);
+        pw_json_f64(&w, "ours_s", one->seconds[PW_ATTN_OURS]);
+        pw_json_f64(&w, "library_s", one->seconds[PW_ATTN_LIBRARY]);
         pw_json_close(&w, '}');
     }
     pw_json_close(&w, ']');
@@ -197,7 +291,7 @@ int pw_choices_begin(struct pw_choices *c, struct pw_dev *dev, const char *path,
 
 int pw_choices_keep(const struct pw_choices *c, struct pw_dev *dev, const char *path, bool named, size_t before, struct pw_progress *progress)
 {
-    if (c->n <= before) return 0;
+    if (c->n + c->n_attn <= before) return 0;
     const int rc = pw_choices_write(c, dev, path);
     if (rc >= 0 || named) return rc;
     pw_progress_say(progress, "what was measured is not kept: %s", pw_error_text());
@@ -264,7 +358,7 @@ static int time_way(struct pw_dev *dev, struct pw_choice *one, enum pw_way way, 
     const struct pw_linear_grads g = { .dx = out };
     double least = INFINITY;
     one->way = way;
-    dev->backend->choose(dev, one, 1);
+    PW_PASS(dev->backend->choose(dev, one, 1, NULL, 0));
     PW_PASS(pw_dev_reserve(dev, pw_scratch_linear(dev, in.shape[0], w, one->backward)));
     for (int i = 0; i <= RUNS; i++) {
         const double begin = pw_seconds();
@@ -314,13 +408,90 @@ int pw_choices_measure(struct pw_choices *c, struct pw_dev *dev, const struct pw
         PW_PASS_OUT(append(c, &one));
     }
 out:
-    dev->backend->choose(dev, NULL, 0);
+    if (dev->backend->choose(dev, NULL, 0, NULL, 0) < 0 && rc == 0) rc = PW_E_FAIL; /* an empty list needs nothing */
     pw_pool_close(&pool);
     pw_free(v.chunk);
     return rc;
 }
 
-void pw_choices_use(const struct pw_choices *c, struct pw_dev *dev)
+/* ---- measuring attention ---- */
+
+/* Sequences of one length, as many as the shape stands for, that fill its rows. */
+struct batch { struct pw_pool pool; struct pw_seqs seqs; int32_t start[65], length[64]; struct pw_tensor q, k, v, out, lse; };
+static int make_batch(struct batch *b, struct values *v, const struct pw_attn_shape *s)
 {
-    if (dev->backend->choose) dev->backend->choose(dev, c->list, c->n);
+    struct pw_dev *dev = v->dev;
+    const enum pw_dtype act = dev->act;
+    const size_t each = pw_dtype_bytes(act), q = (size_t)s->rows * (size_t)(s->heads * s->head_dim) * each, kv = (size_t)s->rows * (size_t)(s->groups * s->head_dim) * each;
+    const size_t lse = (size_t)s->rows * (size_t)s->heads * 4, lists = pw_seqs_bytes(s->sequences, 0);
+    for (int i = 0; i < s->sequences; i++) {
+        b->start[i] = (int32_t)(s->rows / s->sequences * i);
+        b->length[i] = (int32_t)(s->rows / s->sequences);
+    }
+    b->start[s->sequences] = (int32_t)s->rows;
+    b->seqs = (struct pw_seqs){ .n = s->sequences, .q_start = b->start, .kv_start = b->start, .kv_len = b->length, .company = true };
+    PW_PASS(pw_pool_open(&b->pool, dev, 2 * pw_pool_round(q) + 2 * pw_pool_round(kv) + pw_pool_round(lse) + pw_pool_round(lists), "measuring attention"));
+    b->q = pw_tensor3(pw_pool_take(&b->pool, q), act, s->rows, s->heads, s->head_dim);
+    b->out = pw_tensor3(pw_pool_take(&b->pool, q), act, s->rows, s->heads, s->head_dim);
+    b->k = pw_tensor3(pw_pool_take(&b->pool, kv), act, s->rows, s->groups, s->head_dim);
+    b->v = pw_tensor3(pw_pool_take(&b->pool, kv), act, s->rows, s->groups, s->head_dim);
+    b->lse = pw_tensor2(pw_pool_take(&b->pool, lse), PW_F32, s->rows, s->heads);
+    PW_PASS(fill(v, b->q.data, q, &act));
+    PW_PASS(fill(v, b->k.data, kv, &act));
+    PW_PASS(fill(v, b->v.data, kv, &act));
+    return pw_seqs_put(dev, pw_pool_take(&b->pool, lists), &b->seqs);
 }
+
+static int time_attn(struct pw_dev *dev, struct pw_attn_choice *one, enum pw_attn_way way, const struct batch *b, const struct pw_attn *attn)
+{
+    const struct pw_attn_shape *s = &one->shape;
+    double least = INFINITY;
+    one->way = way;
+    PW_PASS(dev->backend->choose(dev, NULL, 0, one, 1));
+    PW_PASS(pw_dev_reserve(dev, pw_scratch_attn(dev, s->rows, s->rows, s->heads, s->groups, s->head_dim, false)));
+    for (int i = 0; i <= RUNS; i++) {
+        const double begin = pw_seconds();
+        PW_PASS(pw_attn_fwd(dev, b->out, b->lse, b->q, b->k, b->v, &b->seqs, attn));
+        PW_PASS(pw_dev_sync(dev));
+        const double seconds = pw_seconds() - begin;
+        least = i > 0 && seconds < least ? seconds : least;
+    }
+    one->seconds[way] = least;
+    return 0;
+}
+
+static int measure_shape(struct values *v, struct pw_attn_choice *one, const struct pw_attn *attn)
+{
+    struct batch b = { 0 };
+    int rc = make_batch(&b, v, &one->shape);
+    for (int way = 0; way < 2 && rc == 0; way++) rc = time_attn(v->dev, one, (enum pw_attn_way)way, &b, attn);
+    one->way = one->seconds[PW_ATTN_OURS] <= one->seconds[PW_ATTN_LIBRARY] ? PW_ATTN_OURS : PW_ATTN_LIBRARY;
+    pw_pool_close(&b.pool);
+    return rc;
+}
+
+int pw_choices_measure_attn(struct pw_choices *c, struct pw_dev *dev, int heads, int kv_heads, int head_dim, const struct pw_attn *attn, int64_t most_rows)
+{
+    static const int sequences[] = { 1, 8, 64 };
+    struct values v = { .dev = dev, .rng = pw_rng_make(0, PW_STREAM_SIMULATE) };
+    int rc = 0;
+    if (!dev->backend->attn_plan || driver_of(dev) == 0 || library_of(dev) == 0) return 0;
+    v.chunk = pw_alloc(CHUNK);
+    PW_CHECK(v.chunk, PW_E_NOMEM, "out of memory for measuring attention");
+    for (int64_t rows = PW_ATTN_ROWS_LEAST; rows < 2 * most_rows && rows <= PW_ATTN_ROWS_MOST && rc == 0; rows *= 2)
+        for (int i = 0; i < 3 && rc == 0; i++) {
+            struct pw_attn_choice one = { .way = PW_ATTN_OURS };
+            bool there = false;
+            if (!pw_attn_shape_of(&one.shape, heads, kv_heads, head_dim, attn->window, attn->softcap, rows, sequences[i]) || find_attn(c, &one.shape)) continue;
+            PW_PASS_OUT(dev->backend->attn_plan(dev, &one.shape, &there));
+            if (!there) continue;
+            PW_TRY_OUT(measure_shape(&v, &one, attn), "measuring attention of %lld rows in %d", (long long)rows, sequences[i]);
+            PW_PASS_OUT(append_attn(c, &one));
+        }
+out:
+    if (dev->backend->choose(dev, NULL, 0, NULL, 0) < 0 && rc == 0) rc = PW_E_FAIL; /* an empty list needs nothing */
+    pw_free(v.chunk);
+    return rc;
+}
+
+int pw_choices_use(const struct pw_choices *c, struct pw_dev *dev) { return dev->backend->choose ? dev->backend->choose(dev, c->list, c->n, c->attn, c->n_attn) : 0; }

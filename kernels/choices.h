@@ -1,11 +1,13 @@
-/* Which way a linear layer with many rows multiplies on a card: measured once for each shape, kept in a file, the same from then on.
+/* Which way a linear layer with many rows multiplies on a card, and who does attention forward in training: measured once for each shape, kept in a file, the same from then on.
  *
  * A card has two ways (kernels/cuda/linear.cu), in the forward product and in that of backward's dx: `fused` decodes the weight while it is staged for the
  * tensor cores, `decoded` writes it to memory as bf16 and calls a library. Both keep the bounds of the op, but not each other's bytes: with the same file
  * the choices, and so the bytes, are the same. Without an entry for a shape the backend's fixed rule holds.
- * The file is JSON: {"schema": 2, "version", "device", "driver", "choices": [{"pass": "forward" or "backward", "type", "dtype", "rows", "n_out", "n_in", "way",
- * "fused_s", "decoded_s"}]}. rows is a bucket: a power of two from 32 to 4096 that stands for the numbers of rows above the one before it (4096: and all
- * above). What another program, card or driver measured is not taken. A training run keeps the text of what it began with, and goes on with that
+ * Attention is ours or a library's (kernels/cuda/attn_cudnn.h; without the library, or without a plan of its, nothing is measured and ours is the way). Here too
+ * the ways keep the bounds and not each other's bytes.
+ * The file is JSON: {"schema": 3, "version", "device", "driver", "attention_library", "choices": [{"pass": "forward" or "backward", "type", "dtype", "rows", "n_out", "n_in", "way",
+ * "fused_s", "decoded_s"}], "attention": [{"heads", "kv_heads", "head_dim", "window", "softcap", "rows", "sequences", "way", "ours_s", "library_s"}]}. rows is a bucket: a power of two from 32 to 4096 that stands for the numbers of rows above the one before it (4096: and all
+ * above); in attention, from 256 on, and sequences are 1, 8 or 64, for up to so many. What another program, card, driver or library measured is not taken. A training run keeps the text of what it began with, and goes on with that
  * (train/run_products.c). Knows nothing of models. */
 #ifndef PW_KERNELS_CHOICES_H
 #define PW_KERNELS_CHOICES_H
@@ -15,7 +17,7 @@
 #include "base/text.h"
 #include "kernels/backend.h"
 
-struct pw_choices { struct pw_choice *list; size_t n, room; };
+struct pw_choices { struct pw_choice *list; size_t n, room; struct pw_attn_choice *attn; size_t n_attn, room_attn; };
 void pw_choices_free(struct pw_choices *c); /* fine on a zeroed struct */
 /* A file that is not there is an empty list. PW_E_FORMAT: damaged; PW_E_REFUSED: of another card, driver or program. Then the list is empty too. */
 int pw_choices_read(struct pw_choices *c, struct pw_dev *dev, const char *path);
@@ -31,7 +33,10 @@ int pw_choices_keep(const struct pw_choices *c, struct pw_dev *dev, const char *
  * Takes memory and scratch of dev and sets its choices: a handle of its own, closed afterwards, leaves the one that computes as it was; so does
  * pw_dev_unreserve before anything was planned. */
 int pw_choices_measure(struct pw_choices *c, struct pw_dev *dev, const struct pw_weight *w, int64_t most_rows, bool backward);
-/* Uses the list, which must outlive the device's use, from now on: before scratch is asked for. Nothing on devices that know one way. */
-void pw_choices_use(const struct pw_choices *c, struct pw_dev *dev);
+/* The same for attention in training of these heads, window and cap: every shape that stands for up to most_rows rows and that the library has a plan for. */
+int pw_choices_measure_attn(struct pw_choices *c, struct pw_dev *dev, int heads, int kv_heads, int head_dim, const struct pw_attn *attn, int64_t most_rows);
+/* Uses the list, which must outlive the device's use, from now on: before scratch is asked for. Nothing on devices that know one way. PW_E_REFUSED: it
+ * names a way that is not there. */
+int pw_choices_use(const struct pw_choices *c, struct pw_dev *dev);
 int64_t pw_choice_bucket(int64_t rows);
 #endif

@@ -76,15 +76,15 @@ START_TEST(obeyed)
     static const struct { int64_t rows, bucket; bool taken; } at[] = { { 80, 128, true }, { 65, 128, true }, { 64, 128, false }, { 33, 64, true }, { 32, 64, false }, { 20, 32, true } };
     for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
         struct pw_choice one = choice(at[i].bucket, PW_WAY_DECODED);
-        const struct pw_choices list = { &one, 1, 1 };
-        pw_choices_use(&list, o.dev);
+        const struct pw_choices list = { .list = &one, .n = 1 };
+        ck_ok(pw_choices_use(&list, o.dev));
         multiply(&o, at[i].rows, got);
         ck_assert_msg(memcmp(got, y[at[i].taken], (size_t)at[i].rows * N * 4) == 0, "%d rows, a choice for %d", (int)at[i].rows, (int)at[i].bucket);
     }
     const struct pw_choice others[] = { { .type = PW_Q_FP4, .rows = 128, .n_out = N, .n_in = K, .way = PW_WAY_DECODED }, { .type = PW_Q_NF4, .rows = 128, .n_out = K, .n_in = N, .way = PW_WAY_DECODED } };
     for (int i = 0; i < 2; i++) { /* another type, another shape */
         struct pw_choice one = others[i];
-        pw_choices_use(&(struct pw_choices){ &one, 1, 1 }, o.dev);
+        ck_ok(pw_choices_use(&(struct pw_choices){ .list = &one, .n = 1 }, o.dev));
         multiply(&o, MOST, got);
         ck_assert(memcmp(got, y[PW_WAY_FUSED], sizeof got) == 0);
     }
@@ -122,7 +122,7 @@ START_TEST(obeyed_backward)
     for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
         struct pw_choice one = choice(at[i].bucket, PW_WAY_DECODED);
         one.backward = at[i].backward;
-        pw_choices_use(&(struct pw_choices){ &one, 1, 1 }, o.dev);
+        ck_ok(pw_choices_use(&(struct pw_choices){ .list = &one, .n = 1 }, o.dev));
         o.w = adapted;
         back(&o, at[i].rows, got);
         o.w = plain;
@@ -141,9 +141,9 @@ START_TEST(scratch_for_fewer)
     static float y[MOST * N];
     open_on(&o);
     struct pw_choice list[] = { choice(128, PW_WAY_FUSED), choice(64, PW_WAY_DECODED) };
-    const struct pw_choices all = { list, 2, 2 };
+    const struct pw_choices all = { .list = list, .n = 2 };
     const size_t plain = pw_scratch_linear(o.dev, MOST, &o.w, false);
-    pw_choices_use(&all, o.dev);
+    ck_ok(pw_choices_use(&all, o.dev));
     ck_assert(pw_scratch_linear(o.dev, MOST, &o.w, false) > plain);
     ck_assert(pw_scratch_linear(o.dev, MOST, &o.w, false) >= pw_scratch_linear(o.dev, 40, &o.w, false));
     ck_ok(pw_dev_reserve(o.dev, pw_scratch_linear(o.dev, MOST, &o.w, false)));
@@ -217,26 +217,28 @@ START_TEST(damaged)
     struct on o;
     struct pw_choices c;
     const char *path = test_path(test_tmpdir(), "products.json");
-#define HEAD "{\"schema\": 2, \"version\": \"" PW_VERSION "\", \"device\": \"\", \"driver\": 0, \"choices\": ["
+#define HEAD "{\"schema\": 3, \"version\": \"" PW_VERSION "\", \"device\": \"\", \"driver\": 0, \"attention_library\": 1, \"choices\": ["
+#define TAIL "], \"attention\": []}"
 #define ONE(type, rows, n, way) "{\"pass\": \"forward\", \"type\": \"" type "\", \"dtype\": \"bf16\", \"rows\": " rows ", \"n_out\": " n ", \"n_in\": 8, \"way\": \"" way "\", \"fused_s\": 1, \"decoded_s\": 2}"
     static const struct { const char *text; int code; const char *why; } files[] = {
-        { HEAD ONE("nf4", "64", "5", "fused") "]}", 0, "" },
+        { HEAD ONE("nf4", "64", "5", "fused") TAIL, 0, "" },
         { HEAD ONE("nf4", "64", "5", "fused"), PW_E_FORMAT, "products.json" },
         { "", PW_E_FORMAT, "products.json" },
         { "[]", PW_E_FORMAT, "expected choices of products, got list" },
-        { "{\"schema\": 1}", PW_E_FORMAT, "schema: expected 2, got 1" },
-        { "{\"schema\": 2, \"version\": \"0\"}", PW_E_REFUSED, "version: expected" },
-        { "{\"schema\": 2, \"version\": \"" PW_VERSION "\", \"device\": \"a card\"}", PW_E_REFUSED, "device: expected \"\", got \"a card\"" },
-        { HEAD ONE("nf9", "64", "5", "fused") "]}", PW_E_FORMAT, "\"nf9\"" },
-        { HEAD ONE("?", "64", "5", "fused") "]}", PW_E_FORMAT, "\"?\"" },
-        { HEAD ONE("nf4", "65", "5", "fused") "]}", PW_E_FORMAT, "a power of two from 32 to 4096, got 65" },
-        { HEAD ONE("nf4", "8192", "5", "fused") "]}", PW_E_FORMAT, "got 8192" },
-        { HEAD ONE("nf4", "-32", "5", "fused") "]}", PW_E_FORMAT, "got -32" },
-        { HEAD ONE("nf4", "64", "0", "fused") "]}", PW_E_FORMAT, "expected positive sizes" },
-        { HEAD "{\"pass\": \"sideways\", \"type\": \"nf4\", \"dtype\": \"bf16\", \"rows\": 64, \"n_out\": 5, \"n_in\": 8, \"way\": \"fused\", \"fused_s\": 1, \"decoded_s\": 2}]}", PW_E_FORMAT, "\"sideways\"" },
-        { HEAD ONE("nf4", "64", "5", "both") "]}", PW_E_FORMAT, "\"both\"" },
-        { HEAD ONE("nf4", "64", "5", "fused") "," ONE("nf4", "64", "5", "decoded") "]}", PW_E_FORMAT, "a shape is there twice" },
-        { HEAD "3]}", PW_E_FORMAT, "expected a choice, got int" },
+        { "{\"schema\": 1}", PW_E_FORMAT, "schema: expected 3, got 1" },
+        { "{\"schema\": 3, \"version\": \"0\"}", PW_E_REFUSED, "version: expected" },
+        { "{\"schema\": 3, \"version\": \"" PW_VERSION "\", \"device\": \"a card\"}", PW_E_REFUSED, "device: expected \"\", got \"a card\"" },
+        { HEAD ONE("nf9", "64", "5", "fused") TAIL, PW_E_FORMAT, "\"nf9\"" },
+        { HEAD ONE("?", "64", "5", "fused") TAIL, PW_E_FORMAT, "\"?\"" },
+        { HEAD ONE("nf4", "65", "5", "fused") TAIL, PW_E_FORMAT, "a power of two from 32 to 4096, got 65" },
+        { HEAD ONE("nf4", "8192", "5", "fused") TAIL, PW_E_FORMAT, "got 8192" },
+        { HEAD ONE("nf4", "-32", "5", "fused") TAIL, PW_E_FORMAT, "got -32" },
+        { HEAD ONE("nf4", "64", "0", "fused") TAIL, PW_E_FORMAT, "expected positive sizes" },
+        { HEAD "{\"pass\": \"sideways\", \"type\": \"nf4\", \"dtype\": \"bf16\", \"rows\": 64, \"n_out\": 5, \"n_in\": 8, \"way\": \"fused\", \"fused_s\": 1, \"decoded_s\": 2}" TAIL, PW_E_FORMAT, "\"sideways\"" },
+        { HEAD ONE("nf4", "64", "5", "both") TAIL, PW_E_FORMAT, "\"both\"" },
+        { HEAD ONE("nf4", "64", "5", "fused") "," ONE("nf4", "64", "5", "decoded") TAIL, PW_E_FORMAT, "a shape is there twice" },
+        { HEAD "]}", PW_E_FORMAT, "attention: expected a list" },
+        { HEAD "3" TAIL, PW_E_FORMAT, "expected a choice, got int" },
     };
     open_on(&o);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {

@@ -125,9 +125,9 @@ END_TEST
 START_TEST(shapes_that_stand_for_calls)
 {
     struct pw_attn_shape s;
-    ck_assert(!pw_attn_shape_of(&s, 8, 2, 64, 0, 0, 512, 1) && !pw_attn_shape_of(&s, 8, 2, 64, 0, 0, 4096, 65) && !pw_attn_shape_of(&s, 8, 2, 64, 0, 0, 4096, 0));
+    ck_assert(!pw_attn_shape_of(&s, 8, 2, 64, 0, 0, 128, 1) && !pw_attn_shape_of(&s, 8, 2, 64, 0, 0, 4096, 65) && !pw_attn_shape_of(&s, 8, 2, 64, 0, 0, 4096, 0));
     ck_assert(!pw_attn_shape_of(&s, 8, 2, 64, 0, 0, PW_ATTN_ROWS_MOST + 1, 1) && pw_attn_shape_of(&s, 8, 2, 64, 0, 0, PW_ATTN_ROWS_MOST, 1) && s.rows == PW_ATTN_ROWS_MOST);
-    ck_assert(pw_attn_shape_of(&s, 8, 2, 64, 1024, 0, 513, 2) && s.rows == 1024 && s.sequences == 8 && s.window == 0);
+    ck_assert(pw_attn_shape_of(&s, 8, 2, 64, 256, 0, 129, 2) && s.rows == 256 && s.sequences == 8 && s.window == 0);
     ck_assert(pw_attn_shape_of(&s, 8, 2, 64, 1024, 30, 1025, 9) && s.rows == 2048 && s.sequences == 64 && s.window == 1024 && s.softcap == 30);
 }
 END_TEST

@@ -27,6 +27,7 @@ static const struct device { struct pw_dev_options opt; struct cuda_hooks hooks;
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "reverse" }, .hooks = { .linear_path = CUDA_LINEAR_FUSED }, .only = "linear" },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "" }, .hooks = { .linear_path = CUDA_LINEAR_DECODED, .decoded_bytes = 20000 }, .only = "linear" },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "reverse" }, .hooks = { .decoded_bytes = 2000 }, .only = "experts" },
+    { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "" }, .hooks = { .attn_path = CUDA_ATTN_LIBRARY }, .only = "attn" },
     { .opt = { .kind = "simt", .threads = SIMT_THREADS, .level = "random:7" }, .hooks = { .head_rows = 32, .head_words = 64 }, .only = "head" },
 };
 enum { FAST_SIZE = 50000 };
@@ -49,6 +50,7 @@ static void force(struct pw_dev *dev, const struct cuda_hooks *want)
     if (strcmp(dev->kind, "simt") != 0 && strcmp(dev->kind, "cuda") != 0) return;
     struct cuda_hooks *hooks = dev->impl;
     hooks->linear_path = want->linear_path;
+    hooks->attn_path = want->attn_path;
     if (want->decoded_bytes) hooks->decoded_bytes = want->decoded_bytes;
     if (want->head_rows) hooks->head_rows = want->head_rows;
     if (want->head_words) hooks->head_words = want->head_words;

@@ -11,7 +11,7 @@
 
 #define FIXTURES "tests/fixtures/train_golden"
 
-struct job { const char *output, *products, *stop_at; bool given, resume, force; };
+struct job { const char *output, *products, *stop_at, *rows; bool given, resume, force; };
 
 static bool stop(void *ctx) /* once the file is there */
 {
@@ -19,12 +19,12 @@ static bool stop(void *ctx) /* once the file is there */
     return path && pw_file_exists(path);
 }
 
-static void make_recipe(struct pw_recipe *r, const char *output)
+static void make_recipe(struct pw_recipe *r, const char *output, const char *rows)
 {
     char text[1024];
     snprintf(text, sizeof text,
-             "model: %s\nadapter: {r: 4, alpha: 8, dropout: 0.1, targets: all-linear}\ndata: {train: %s, format: completion, max_length: 24, packing: true}\n"
-             "train: {steps: 2, batch_size: 1, lr: 1.0e-2, save_every: 1, eval_every: 0, memory: as_given}\noutput: %s\n", FIXTURES "/model", FIXTURES "/rows.jsonl", output);
+             "model: %s\nadapter: {r: 4, alpha: 8, dropout: 0.1, targets: %s}\ndata: {train: %s, format: completion, max_length: 24, packing: true}\n"
+             "train: {steps: 2, batch_size: %d, lr: 1.0e-2, save_every: 1, eval_every: 0, memory: as_given}\noutput: %s\n", FIXTURES "/model", rows ? "[q_proj]" : "all-linear", rows ? rows : FIXTURES "/rows.jsonl", rows ? 6 : 1, output);
     ck_ok(pw_recipe_parse(r, text, strlen(text), "test", NULL, 0));
 }
 
@@ -34,7 +34,7 @@ static int train(struct pw_dev *dev, const struct job *j)
     struct pw_run run = {0};
     struct pw_run_result result;
     int rc = 0;
-    make_recipe(&recipe, j->output);
+    make_recipe(&recipe, j->output, j->rows);
     const struct pw_run_options opt = {.recipe = &recipe, .dev = dev, .resume = j->resume, .force = j->force, .products = j->products, .products_given = j->given,
                                        .stop = stop, .stop_ctx = (void *)(uintptr_t)j->stop_at};
     PW_PASS_OUT(pw_run_open(&run, &opt));
@@ -66,7 +66,7 @@ static void measure(const char *path, bool given, size_t want)
     struct pw_run run;
     ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){.kind = "simt", .threads = 1}));
     const struct pw_backend *own = dev->backend;
-    make_recipe(&recipe, test_path(test_tmpdir(), "never"));
+    make_recipe(&recipe, test_path(test_tmpdir(), "never"), NULL);
     const struct pw_run_options opt = {.recipe = &recipe, .dev = with_times(dev, &row), .products = path, .products_given = given};
     ck_ok(pw_run_open(&run, &opt));
     ck_assert_uint_eq(run.choices.n, want ? want : run.choices.n);
@@ -171,6 +171,63 @@ START_TEST(resumed_as_begun)
 }
 END_TEST
 
+/* Attention by the library, as a file says: in the passes of training, and kept with the run. A run that is cut and goes on ends in the bytes of the whole one,
+ * and does not go on where the library is not there. */
+static int no_library(struct pw_dev *dev, const struct pw_choice *list, size_t n, const struct pw_attn_choice *attn, size_t n_attn)
+{
+    (void)dev, (void)list, (void)n, (void)attn;
+    return n_attn > 0 ? pw_error(PW_E_REFUSED, "libcudnn.so.9 is not on this machine") : 0;
+}
+
+START_TEST(attention_resumed_as_begun)
+{
+    const char *tmp = test_tmpdir(), *file = test_path(tmp, "given.json"), *rows = test_path(tmp, "rows.jsonl"), *adapter = "adapter/adapter_model.safetensors";
+    const char *whole = test_path(tmp, "whole"), *rule = test_path(tmp, "rule"), *cut = test_path(tmp, "cut"), *state = test_path(cut, "checkpoints/step-1.h5");
+    struct pw_attn_choice list[3];
+    struct pw_choices c = {.attn = list, .n_attn = 3};
+    struct pw_dev *dev = NULL;
+    struct pw_buf a = {0}, b = {0}, text = {0}, long_rows = {0};
+    size_t n = 0;
+    char *some = test_slurp(FIXTURES "/rows.jsonl", &n);
+    pw_buf_add(&long_rows, some, n); /* enough for two steps */
+    ck_ok(pw_file_write(rows, long_rows.data, long_rows.len, true));
+    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){.kind = "simt", .threads = 1}));
+    ck_ok(train(dev, &(struct job){.output = rule, .rows = rows}));
+    for (int i = 0; i < 3; i++) {
+        list[i] = (struct pw_attn_choice){.way = PW_ATTN_LIBRARY, .seconds = {2, 1}};
+        ck_assert(pw_attn_shape_of(&list[i].shape, 4, 2, 8, 0, 0, 6 * 24, i == 0 ? 1 : i == 1 ? 8 : 64));
+    }
+    ck_ok(pw_choices_write(&c, dev, file));
+    ck_ok(train(dev, &(struct job){.output = whole, .products = file, .given = true, .rows = rows}));
+    ck_ok(pw_file_read(test_path(rule, adapter), 0, &a));
+    ck_ok(pw_file_read(test_path(whole, adapter), 0, &b));
+    ck_assert_msg(a.len == b.len && memcmp(a.data, b.data, a.len) != 0, "the choices change nothing, and so the test tells nothing");
+    ck_ok(pw_file_read(test_path(whole, "products.json"), 0, &text));
+    ck_assert(text.len > 0 && strstr(text.data, "\"library\""));
+
+    ck_assert_int_eq(train(dev, &(struct job){.output = cut, .products = file, .given = true, .stop_at = state, .rows = rows}), PW_E_INTERRUPTED);
+    pw_error_clear();
+    const struct job go_on = {.output = cut, .resume = true, .products = file, .rows = rows};
+    struct pw_backend row = *dev->backend;
+    const struct pw_backend *own = dev->backend;
+    row.choose = no_library;
+    dev->backend = &row;
+    ck_fails(train(dev, &go_on), PW_E_REFUSED, "while choosing the ways of products and attention: libcudnn.so.9 is not on this machine");
+    pw_error_clear();
+    dev->backend = own;
+    ck_assert_int_eq(remove(file), 0);
+    ck_ok(train(dev, &go_on));
+    test_same_file(test_path(whole, adapter), test_path(cut, adapter));
+    test_same_file(test_path(whole, "products.json"), test_path(cut, "products.json"));
+    pw_dev_close(dev);
+    pw_free(some);
+    pw_buf_free(&a);
+    pw_buf_free(&b);
+    pw_buf_free(&text);
+    pw_buf_free(&long_rows);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("run_products");
@@ -178,6 +235,7 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_test(t, measured_and_kept);
     tcase_add_test(t, resumed_as_begun);
+    tcase_add_test(t, attention_resumed_as_begun);
     suite_add_tcase(s, t);
     return test_run(s);
 }

@@ -115,12 +115,12 @@ static int choose_products(struct pw_loaded *l, const struct pw_cmd *c)
     if (!pw_cmd_products(c, l->dev, path))
         return 0;
     PW_PASS(pw_choices_begin(&l->choices, l->dev, path, given != NULL, c->progress));
-    const size_t before = l->choices.n;
+    const size_t before = l->choices.n + l->choices.n_attn;
     if (l->dev->backend->driver(l->dev) != 0 && c->common->memory == 0)
         PW_TRY(measure(&l->choices, l->model, strcmp(c->common->device, "auto") == 0 ? l->dev->kind : c->common->device), "measuring products");
     PW_PASS(pw_choices_keep(&l->choices, l->dev, path, given != NULL, before, c->progress));
-    pw_choices_use(&l->choices, l->dev);
-    return 0;
+    const struct pw_choices products = {.list = l->choices.list, .n = l->choices.n}; /* attention of the library is training's alone */
+    return pw_choices_use(&products, l->dev);
 }
 
 int pw_load_refusal(int rc)

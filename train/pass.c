@@ -354,7 +354,7 @@ int pw_pass_run(struct pw_pass *p, const struct pw_packed *batch, const struct p
     PW_PASS(turn(p, batch, r.pos));
     PW_PASS(pw_dev_put(dev, r.targets.data, batch->targets, bytes));
     PW_CHECK(batch->n_seqs <= p->shape.sequences, PW_E_FAIL, "a pass of %d sequences (planned for %lld)", (int)batch->n_seqs, (long long)p->shape.sequences);
-    struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len};
+    struct pw_seqs seqs = {.n = batch->n_seqs, .q_start = batch->seq_start, .kv_start = batch->seq_start, .kv_len = batch->seq_len, .company = true};
     PW_PASS(pw_seqs_put(dev, p->seqs, &seqs));
     const struct pw_block_batch b = {
         .tokens = n, .rope = &p->rope, .pos = r.pos, .seqs = &seqs, .kv_rows = pw_none(),

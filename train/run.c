@@ -354,7 +354,7 @@ void pw_run_close(struct pw_run *run)
     pw_probes_free(&run->probes);
     pw_model_free(run->model);
     if (run->choices.n > 0)
-        pw_choices_use(&(struct pw_choices){0}, run->opt.dev);
+        (void)pw_choices_use(&(struct pw_choices){0}, run->opt.dev);
     pw_choices_free(&run->choices);
     pw_buf_free(&run->products);
     if (run->has_adapter)

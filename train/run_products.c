@@ -1,4 +1,4 @@
-/* Which way the products of a run go on a card (kernels/choices.h): measured at its start, kept with it, and the same when it goes on.
+/* Which way the products and the attention of a run go on a card (kernels/choices.h): measured at its start, kept with it, and the same when it goes on.
  *
  * A new run takes the file of choices that it is given, or the one in the user's cache, measures what its shapes lack there (not with a limit of memory, since
  * that takes memory of its own), and keeps the whole list as products.json in its folder. A run that goes on reads that and nothing else, whatever the
@@ -32,6 +32,10 @@ static int measure(struct pw_run *run)
             for (int backward = 0; backward < 2 && rc == 0; backward++)
                 rc = pw_choices_measure(&run->choices, run->opt.dev, &w, rows, backward == 1);
         }
+    for (int i = 0; i < m->config.layers && rc == 0; i++) {
+        const struct pw_attn attn = {m->config.attn_scale, pw_model_config_window(&m->config, i), m->config.attn_softcap};
+        rc = pw_choices_measure_attn(&run->choices, run->opt.dev, m->config.heads, m->config.kv_heads, m->config.head_dim, &attn, rows);
+    }
     pw_dev_unreserve(run->opt.dev);
     return rc;
 }
@@ -54,11 +58,13 @@ static int take(struct pw_run *run)
     if (!o->products)
         return 0;
     PW_PASS(pw_choices_begin(&run->choices, o->dev, o->products, o->products_given, o->progress));
-    const size_t before = run->choices.n;
+    const size_t before = run->choices.n + run->choices.n_attn;
     if (o->dev->backend->driver(o->dev) != 0 && o->memory == 0)
         PW_TRY(measure(run), "measuring products");
     PW_PASS(pw_choices_keep(&run->choices, o->dev, o->products, o->products_given, before, o->progress));
-    return run->choices.n > 0 ? pw_choices_text(&run->choices, o->dev, &run->products) : 0;
+    if (o->memory != 0)
+        run->choices.n_attn = 0; /* the library's attention takes memory that no limit knows of, as it is made ready */
+    return run->choices.n + run->choices.n_attn > 0 ? pw_choices_text(&run->choices, o->dev, &run->products) : 0;
 }
 
 static int choose(struct pw_run *run)
@@ -69,21 +75,29 @@ static int choose(struct pw_run *run)
     return run->opt.resume && pw_file_exists(recipe) ? recall(run, path) : take(run);
 }
 
-/* The list of rank 0, to all. */
-static int share(struct pw_run *run)
+/* A list of rank 0, to all: n elements of `each` bytes. */
+static int share(struct pw_ranks *ranks, void **list, size_t *n, size_t *room, size_t each)
 {
-    struct pw_ranks *ranks = run->opt.ranks;
-    struct pw_choices *c = &run->choices;
-    uint64_t n = c->n;
-    PW_PASS(pw_ranks_broadcast(ranks, &n, sizeof n));
-    if (n == 0)
-        return 0;
-    if (pw_ranks_rank(ranks) != 0) {
-        c->list = pw_alloc_zero((size_t)n, sizeof *c->list);
-        PW_CHECK(c->list, PW_E_NOMEM, "out of memory for a list of choices");
-        c->n = c->room = (size_t)n;
+    uint64_t count = *n;
+    PW_PASS(pw_ranks_broadcast(ranks, &count, sizeof count));
+    if (pw_ranks_rank(ranks) != 0 && count > 0) {
+        *list = pw_alloc_zero((size_t)count, each);
+        PW_CHECK(*list, PW_E_NOMEM, "out of memory for a list of choices");
+        *n = *room = (size_t)count;
     }
-    return pw_ranks_broadcast(ranks, c->list, (size_t)n * sizeof *c->list);
+    return count > 0 ? pw_ranks_broadcast(ranks, *list, (size_t)count * each) : 0;
+}
+
+static int share_all(struct pw_run *run)
+{
+    struct pw_choices *c = &run->choices;
+    void *list = c->list, *attn = c->attn;
+    int rc = share(run->opt.ranks, &list, &c->n, &c->room, sizeof *c->list);
+    c->list = list;
+    if (rc == 0)
+        rc = share(run->opt.ranks, &attn, &c->n_attn, &c->room_attn, sizeof *c->attn);
+    c->attn = attn;
+    return rc;
 }
 
 int pw_run_products(struct pw_run *run)
@@ -96,8 +110,9 @@ int pw_run_products(struct pw_run *run)
         PW_PASS(choose(run));
     PW_PASS(pw_ranks_agree(o->ranks, 0));
     if (o->ranks)
-        PW_PASS(share(run));
-    if (run->choices.n > 0)
-        pw_choices_use(&run->choices, o->dev);
+        PW_PASS(share_all(run));
+    if (run->choices.n + run->choices.n_attn == 0)
+        return 0;
+    PW_TRY(pw_choices_use(&run->choices, o->dev), "choosing the ways of products and attention");
     return 0;
 }

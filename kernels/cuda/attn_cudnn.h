@@ -26,7 +26,7 @@ struct sdpa_call {
     const int32_t *q_at, *kv_at, *lse_at;        /* (sequences + 1): elements of q and out, of k and v, of lse before each */
     float scale;
     void *workspace;                             /* what sdpa_plan said */
-    void *stream;
+    void *stream;                                /* of CUDA; unused on simt */
 };
 /* A handle without the library in it: nothing is loaded before it is asked for. NULL when there is no memory. */
 void *sdpa_new(const char *kind);

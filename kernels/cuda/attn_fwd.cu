@@ -1,5 +1,6 @@
 /* Attention forward over keys and values in bf16: the op, and sequences with many queries (attn_fwd.h). */
 #include "kernels/cuda/attn_fwd.h"
+#include "kernels/cuda/attn_library.h"
 
 int attn_forward(struct pw_dev *dev, const struct attn_args *a, const struct pw_seqs *seqs) { return forward_all<false, false>(dev, *a, seqs); }
 
@@ -47,6 +48,8 @@ extern "C" int cuda_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw
     a.out = (bf16 *)out.data;
     a.lse = (float *)lse.data;
     a.vec = attn_aligned(all, 4, a.d);
+    struct pw_attn_shape shape;
+    if (attn_library_takes(dev, &a, seqs, attn, &shape)) return attn_library_fwd(dev, &a, seqs, &shape);
     if (a.pages) {
         PW_PASS(attn_forward_paged(dev, &a, seqs));
         return attn_decode_paged(dev, &a, seqs);
@@ -57,7 +60,6 @@ extern "C" int cuda_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw
 
 extern "C" size_t cuda_scratch_attn(const struct pw_dev *dev, int64_t tokens, int64_t keys, int heads, int kv_heads, int head_dim, bool backward)
 {
-    const size_t forward = attn_decode_scratch(tokens, keys, heads, head_dim), delta = backward ? (size_t)tokens * (size_t)heads * sizeof(float) : 0;
-    (void)dev; (void)kv_heads;
+    const size_t library = attn_library_scratch(dev, tokens, heads, kv_heads, head_dim), ours = attn_decode_scratch(tokens, keys, heads, head_dim), forward = library > ours ? library : ours, delta = backward ? (size_t)tokens * (size_t)heads * sizeof(float) : 0;
     return forward > delta ? forward : delta;
 }

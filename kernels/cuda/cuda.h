@@ -53,7 +53,10 @@ struct cuda_impl {
     size_t shared_limit;      /* bytes of shared memory a block may ask for */
     const struct pw_choice *choices; /* of other ways than the fixed rule's */
     size_t n_choices;
+    const struct pw_attn_choice *attn;
+    size_t n_attn;
     void *gemm;               /* kernels/cuda/gemm.h */
+    void *sdpa;               /* kernels/cuda/attn_cudnn.h */
     void *lanes;              /* of transfers: plugin.cu */
     double *sums;             /* CUDA_SUMS partial sums, on the device: for one op at a time, which the stream sees to */
     size_t held;              /* bytes of the card in use when it was opened */

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 #include "base/memory.h"
+#include "kernels/cuda/attn_cudnn.h"
+#include "kernels/cuda/attn_library.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/runtime.h"
 
@@ -159,10 +161,38 @@ static void forget(struct pw_dev *dev, void *graph) { (void)dev, rt_graph_free(g
 
 /* ---- choices ---- */
 
-static void choose(struct pw_dev *dev, const struct pw_choice *list, size_t n)
+/* A library that is first used now loads its kernels: what the card has less of after that counts as held from the first. */
+static int in_use(struct pw_dev *dev, size_t *bytes)
 {
+    size_t free_bytes = 0, total = 0;
+    *bytes = 0;
+    if (cuda_of(dev)->card >= 0) PW_PASS(memory(dev, &free_bytes, &total));
+    *bytes = total - free_bytes;
+    return 0;
+}
+static int hold_more(struct pw_dev *dev, size_t before)
+{
+    size_t after = 0;
+    PW_PASS(in_use(dev, &after));
+    if (after > before) cuda_of(dev)->held += after - before;
+    return 0;
+}
+static int choose(struct pw_dev *dev, const struct pw_choice *list, size_t n, const struct pw_attn_choice *attn, size_t n_attn)
+{
+    size_t before = 0;
     cuda_of(dev)->choices = list;
     cuda_of(dev)->n_choices = n;
+    PW_PASS(in_use(dev, &before));
+    PW_PASS(attn_library_use(dev, attn, n_attn));
+    return hold_more(dev, before);
+}
+static int64_t library_version(struct pw_dev *dev) { return sdpa_version(cuda_of(dev)->sdpa, NULL); }
+static int library_plan(struct pw_dev *dev, const struct pw_attn_shape *shape, bool *there)
+{
+    size_t before = 0;
+    PW_PASS(in_use(dev, &before));
+    PW_PASS(attn_library_ready(dev, shape, there));
+    return hold_more(dev, before);
 }
 static int64_t driver_version(struct pw_dev *dev) { return (void)dev, rt_driver(); }
 
@@ -225,6 +255,7 @@ static void close_device(struct pw_dev *dev)
     if (!impl) return;
     if (impl->lanes) rt_lanes_close(lanes_of(dev));
     pw_free(impl->lanes);
+    sdpa_free(impl->sdpa);
     gemm_close(impl->gemm);
     close_card(impl);
     if (impl->sums) (void)rt_free(impl->sums);
@@ -243,9 +274,11 @@ static int open_device(struct pw_dev *dev, const struct pw_dev_options *opt, int
     dev->host = false;
     dev->act = PW_BF16;
     dev->level = impl->name;
-    impl->hooks = {CUDA_LINEAR_AUTO, 64u << 20, 0, 1024, 4096};
+    impl->hooks = {CUDA_LINEAR_AUTO, 64u << 20, 0, CUDA_ATTN_AUTO, 1024, 4096};
     PW_PASS_OUT(open_card(dev, impl, opt, index));
     PW_PASS_OUT(gemm_open(&impl->gemm, dev->kind));
+    impl->sdpa = sdpa_new(dev->kind);
+    PW_CHECK_OUT(impl->sdpa, PW_E_NOMEM, "no memory for a device handle");
     PW_PASS_OUT(failed(dev, "pinned memory", rt_pinned(&status, sizeof *impl->status)));
     impl->lanes = pw_alloc_zero(1, sizeof(struct rt_lanes));
     PW_CHECK_OUT(impl->lanes, PW_E_NOMEM, "no memory for a device handle");
@@ -272,7 +305,7 @@ static size_t none_sample(const struct pw_dev *, int64_t) { return 0; }
 
 static const struct pw_backend backend = {
     .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory, .held = held,
-    .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget, .choose = choose, .driver = driver_version,
+    .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget, .choose = choose, .driver = driver_version, .attn_library = library_version, .attn_plan = library_plan,
     .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_sample = none_sample, .scratch_attn = cuda_scratch_attn,
 };
 

@@ -145,6 +145,9 @@ mutant test_choices kernels/cuda/linear.cu 's/c->backward == backward/(c->backwa
 mutant test_run_products train/run_products.c 's/return run->opt.resume \&\& pw_file/return run->opt.resume \&\& !pw_file/'
 mutant test_run_products train/run_products.c 's/    pw_dev_unreserve(run->opt.dev);//'
 mutant test_choices kernels/choices.c 's/if (find(c, \&one)) continue;//'
+mutant test_attn_choices kernels/choices.c 's/ || find_attn(c, \&one.shape)) continue/) continue/'
+mutant test_attn_choices kernels/cuda/attn_library.cu 's/(!seqs->company \&\& !forced(dev)) || //'
+mutant test_op kernels/cuda/attn_library.cu 's/out\[i\] = at \* q_width/out[i] = i * q_width/' attn
 mutant test_op kernels/cuda/attn.h 's/if (key >= w.seen\[e \/ 2\] ||/if (key > w.seen[e \/ 2] ||/' attn/dense/f32/65,
 mutant test_op kernels/cuda/attn.h 's/key < w.low\[e \/ 2\]) s/key + 1 < w.low[e \/ 2]) s/' attn/dense/f32/200,
 mutant test_op kernels/cuda/attn.h 's/w.o\[i\]\[e\] \*= shrink\[e \/ 2\]/w.o[i][e] *= shrink[0]/' attn/dense/f32/130,
