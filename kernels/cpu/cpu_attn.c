@@ -1,4 +1,4 @@
-/* Attention on the cpu. A task of the forward pass is one head of one sequence; of the backward pass one key/value head of one sequence,
+/* Attention on the cpu: on vectors of f32, and whose level has bf16 multipliers is passed on to cpu_attn16.c. A task of the forward pass is one head of one sequence; of the backward pass one key/value head of one sequence,
  * so that no two tasks add to the same rows (with a shared prefix: one key/value head of all sequences).
  *
  *            keys 0..63   64..127  128..191      Queries go 32 at a time, keys 64 at a time; blocks of keys begin at multiples of 64 of
@@ -14,13 +14,9 @@
 #include "kernels/backend.h"
 #include "kernels/cache8.h"
 
-enum { QB = 32, KB = CPU_KEYS, ATTN_PLANES = 1 };
+enum { QB = 32, KB = CPU_KEYS };
 
-static bool on_products16(const struct pw_dev *dev)
-{
-    const struct cpu_products16 *p = cpu_isa_of(dev)->products16;
-    return p && p->planes <= ATTN_PLANES;
-}
+static bool on_products16(const struct pw_dev *dev) { return cpu_isa_of(dev)->products16; }
 
 /* floats of one thread: a tile of scores, packed keys and values; forward output rows and maxima; backward a tile of dS, keys and values turned,
  * dO . O of the queries */
