@@ -161,7 +161,11 @@ $(B)/.flags:
 	@mkdir -p $(B)
 	@echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LIBS)' > $@
 
-$(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a | $(B)/libpw_simt.so
+# What stands in the place of NCCL where the device is the emulated one.
+$(B)/libnccl_fake.so: tests/fake/nccl.c | $(B)/.flags
+	$(Q)$(CC) $(CFLAGS) -fPIC -fvisibility=hidden $(LDFLAGS) -shared -o $@ $<
+
+$(B)/tests/%: $(B)/tests/%.o $(TEST_HELP:%.c=$(B)/%.o) $(B)/libpw.a | $(B)/libpw_simt.so $(B)/libnccl_fake.so
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(CHECK_LIBS) $(LIBS)
 
 # The emulation itself, with kernels of its own.

@@ -66,6 +66,11 @@ struct pw_backend {
     int64_t (*driver)(struct pw_dev *d);                              /* its version; 0: times mean nothing here */
     int64_t (*attn_library)(struct pw_dev *d);                        /* the version of attention's library; 0: it is not there */
     int (*attn_plan)(struct pw_dev *d, const struct pw_attn_shape *shape, bool *there); /* whether it has a plan for the shape */
+    void (*peers_look)(struct pw_dev *d, struct pw_peers_look *out);  /* NULL, all five: its kind sums over no peers; see pw_dev_peers_* */
+    int (*peers_id)(struct pw_dev *d, char id[PW_PEERS_ID]);
+    int (*peers_join)(struct pw_dev *d, const char id[PW_PEERS_ID], int rank, int size, struct pw_waits w);
+    int (*peers_sum)(struct pw_dev *d, float *data, size_t n, struct pw_waits w);
+    void (*peers_leave)(struct pw_dev *d, bool together, struct pw_waits w);
     size_t (*scratch_linear)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_head)(const struct pw_dev *d, int64_t tokens, const struct pw_weight *w, bool backward);
     size_t (*scratch_experts)(const struct pw_dev *d, int64_t rows, const struct pw_experts *experts, bool backward);

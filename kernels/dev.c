@@ -163,6 +163,20 @@ int pw_dev_captured(struct pw_dev *d, void **graph) { return d->backend->capture
 int pw_dev_replay(struct pw_dev *d, void *graph) { return d->backend->replay(d, graph); }
 void pw_dev_graph_free(struct pw_dev *d, void *graph) { if (graph) d->backend->forget(d, graph); }
 
+void pw_dev_peers_look(struct pw_dev *d, struct pw_peers_look *out)
+{
+    memset(out, 0, sizeof *out);
+    if (d->backend->peers_look) d->backend->peers_look(d, out);
+    else snprintf(out->why, sizeof out->why, "device %s has no library for it", d->kind);
+}
+int pw_dev_peers_id(struct pw_dev *d, char id[PW_PEERS_ID]) { return d->backend->peers_id(d, id); }
+int pw_dev_peers_join(struct pw_dev *d, const char id[PW_PEERS_ID], int rank, int size, struct pw_waits w) { return d->backend->peers_join(d, id, rank, size, w); }
+int pw_dev_peers_sum(struct pw_dev *d, float *data, size_t n, struct pw_waits w) { return n ? d->backend->peers_sum(d, data, n, w) : 0; }
+void pw_dev_peers_leave(struct pw_dev *d, bool together, struct pw_waits w)
+{
+    if (d->backend->peers_leave) d->backend->peers_leave(d, together, w);
+}
+
 /* ---- pools ---- */
 
 int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *name)

@@ -72,6 +72,24 @@ int pw_dev_captured(struct pw_dev *d, void **graph);   /* ends it; NULL drops wh
 int pw_dev_replay(struct pw_dev *d, void *graph);      /* queued, like an op */
 void pw_dev_graph_free(struct pw_dev *d, void *graph); /* NULL is fine */
 
+/* Peers: the devices of other processes, with which this one sums what lies on them (NCCL between cards). All make the same calls in the same order;
+ * what waits for the others asks `w` again and again, with the number of times it was asked before in this call: a negative answer ends the wait and is what
+ * the call returns. A call that fails has left the peers already; it says nothing to them, which is the caller's to do. What the library takes on the device
+ * is taken by pw_dev_peers_join, and counts as held from then on: join before memory is planned. */
+enum { PW_PEERS_ID = 128 };
+struct pw_peers_look {
+    int32_t version;         /* of the library, 0: there is none, and why */
+    char library[24];        /* "nccl 2.28.9" */
+    char card[64];           /* which one of its machine's */
+    char why[256];
+};
+struct pw_waits { int (*ask)(void *ctx, long asked); void *ctx; };
+void pw_dev_peers_look(struct pw_dev *d, struct pw_peers_look *out);
+int pw_dev_peers_id(struct pw_dev *d, char id[PW_PEERS_ID]);                     /* one of them makes it, and gives it to all */
+int pw_dev_peers_join(struct pw_dev *d, const char id[PW_PEERS_ID], int rank, int size, struct pw_waits w);
+int pw_dev_peers_sum(struct pw_dev *d, float *data, size_t n, struct pw_waits w);   /* data: device memory, the sum on all; returns when it is there */
+void pw_dev_peers_leave(struct pw_dev *d, bool together, struct pw_waits w);     /* together: all do, in order; else at once */
+
 /* A pool: one allocation, pieces handed out in order, all given back at once. Pieces are 64-byte aligned and cleared. */
 struct pw_pool { struct pw_dev *dev; char *base; size_t bytes, used; const char *name; };
 int pw_pool_open(struct pw_pool *p, struct pw_dev *d, size_t bytes, const char *name);

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -18,9 +19,9 @@
 
 enum { MOST = 4, AREA = 8 << 20, TEXT = 2000 };
 struct shared {
-    atomic_int arrived, generation;
+    atomic_int arrived, generation, warnings[MOST];
     int size;
-    struct { int rc; char text[TEXT]; double number; } said[MOST];
+    struct { int rc; char text[TEXT], way[PW_RANKS_WAY]; double number; } said[MOST];
     char area[MOST][AREA];
 };
 static struct shared *shm;
@@ -80,7 +81,15 @@ static int shm_broadcast(struct pw_comm *c, int root, void *data, size_t bytes)
     return barrier(c);
 }
 
-static const struct pw_comm_row row = {shm_open_row, shm_close, shm_abandon, shm_gather, shm_exchange, shm_broadcast};
+static void shm_warn(struct pw_comm *c)
+{
+    for (int i = 0; i < c->size; i++)
+        if (i != c->rank)
+            atomic_store(&shm->warnings[i], 1);
+}
+static bool shm_warned(struct pw_comm *c) { return atomic_exchange(&shm->warnings[c->rank], 0) != 0; }
+
+static const struct pw_comm_row row = {shm_open_row, shm_close, shm_abandon, shm_gather, shm_exchange, shm_broadcast, shm_warn, shm_warned};
 
 /* ---- ranks as children ---- */
 
@@ -122,9 +131,22 @@ static void all_well(int n, work_fn *work, void *ctx)
     }
 }
 
+/* The emulated device with a library in the place of NCCL (tests/fake/nccl.c). */
+static const char *fake_nccl(const char *word)
+{
+    static char level[4200];
+    char program[4000];
+    const ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    ck_assert_int_gt(n, 0);
+    program[n] = 0;
+    *strrchr(program, '/') = 0;
+    snprintf(level, sizeof level, "forward,%s:%s/../libnccl_fake.so", word, program);
+    return level;
+}
+
 /* ---- sums ---- */
 
-struct sum { const char *kind; size_t n, room; };
+struct sum { const char *kind; size_t n, room; const char *level; };
 
 static float value_of(int rank, size_t i)
 {
@@ -137,13 +159,18 @@ static float value_of(int rank, size_t i)
 static int sums(struct pw_ranks *r, void *ctx)
 {
     const struct sum *s = ctx;
-    const struct pw_dev_options options = {.kind = s->kind, .threads = 1};
+    const struct pw_dev_options options = {.kind = s->kind, .threads = 1, .level = s->level};
+    char way[PW_RANKS_WAY] = "";
     struct pw_dev *dev = NULL;
     struct pw_pool pool;
     const int me = pw_ranks_rank(r), size = pw_ranks_size(r);
     float *host = pw_alloc((s->n + 1) * sizeof *host);
     double three[3] = {me, 0.1 * me, 1};
     PW_PASS(pw_dev_open(&dev, &options));
+    if (s->level) {
+        PW_PASS(pw_ranks_join_devices(r, dev, way));
+        PW_CHECK(strcmp(way, "ranks sum over nccl 2.28.9") == 0 && strcmp(pw_ranks_sums(r), "nccl 2.28.9") == 0 && pw_ranks_bytes(r, 5) == 0, PW_E_FAIL, "it says: %s", way);
+    }
     PW_PASS(pw_pool_open(&pool, dev, (s->n + 1) * sizeof(float) + 128, "a test"));
     float *data = pw_pool_take(&pool, (s->n + 1) * sizeof(float));
     for (size_t i = 0; i <= s->n; i++)
@@ -155,7 +182,7 @@ static int sums(struct pw_ranks *r, void *ctx)
     for (size_t i = 0; i <= s->n; i++) {
         double want = value_of(0, i);
         for (int k = 1; k < size; k++)
-            want += value_of(k, i);
+            want = s->level ? (float)want + value_of(k, i) : want + value_of(k, i);    /* the library sums in f32 */
         const float expected = i == s->n ? value_of(me, i) : (float)want;      /* what lies behind is not touched */
         PW_CHECK(host[i] == expected, PW_E_FAIL, "element %zu of %zu: expected %.9g, got %.9g", i, s->n, (double)expected, (double)host[i]);
     }
@@ -189,6 +216,102 @@ START_TEST(sums_in_order)
             struct sum s = cases[i];
             all_well(n, sums, &s);
         }
+}
+END_TEST
+
+/* As above, by the library of the devices. */
+START_TEST(sums_by_the_devices)
+{
+    static const size_t counts[] = {0, 1, 1037, (1 << 18) + 5};
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
+        for (int n = 2; n <= MOST; n += 2) {
+            struct sum s = {"simt", counts[i], counts[i], fake_nccl("nccl")};
+            all_well(n, sums, &s);
+        }
+}
+END_TEST
+
+struct joining { const char *level, *other, *kind; int sums; };
+
+/* Joins, says which way, and sums ones a few times. */
+static int join_and_sum(struct pw_ranks *r, void *ctx)
+{
+    const struct joining *j = ctx;
+    const int me = pw_ranks_rank(r);
+    const struct pw_dev_options options = {.kind = j->kind ? j->kind : "simt", .threads = 1, .level = me == 1 && j->other ? j->other : j->level};
+    struct pw_dev *dev = NULL;
+    struct pw_pool pool;
+    char way[PW_RANKS_WAY];
+    const float one = 1;
+    float sum = 0;
+    int rc = 0;
+    PW_PASS(pw_dev_open(&dev, &options));
+    rc = pw_ranks_join_devices(r, dev, way);
+    snprintf(shm->said[me].way, sizeof shm->said[me].way, "%s", rc == 0 ? way : pw_error_text());
+    if (rc == 0)
+        rc = pw_pool_open(&pool, dev, 64, "a test");
+    if (rc == 0)
+        rc = pw_ranks_reserve(r, dev, 1);
+    for (int i = 0; rc == 0 && i < j->sums; i++) {
+        PW_PASS(pw_dev_put(dev, pool.base, &one, sizeof one));
+        rc = pw_ranks_sum_f32(r, (float *)(void *)pool.base, 1);
+        if (rc == 0)
+            rc = pw_dev_get(dev, &sum, pool.base, sizeof sum);
+        PW_CHECK(rc < 0 || sum == (float)pw_ranks_size(r), PW_E_NUMERIC, "a sum of ones over %d ranks is %g", pw_ranks_size(r), (double)sum);
+    }
+    pw_ranks_release(r);
+    return rc;
+}
+
+/* What stands in the way of one rank is a reason for all, and is said; the sums are right all the same. */
+START_TEST(one_way_for_all)
+{
+    static const struct { const char *word, *other, *kind, *wish, *text; } cases[] = {
+        {"nccl", NULL, NULL, "", "ranks sum over nccl 2.28.9"},
+        {"nccl", "forward", NULL, "", "ranks sum over host memory: rank 1: the emulated device has no NCCL"},
+        {"nccl", "forward,nccl:/nowhere/libnccl.so.2", NULL, "", "ranks sum over host memory: rank 1: /nowhere/libnccl.so.2: cannot open shared object file: No such file or directory"},
+        {"nccl-one-card", NULL, NULL, "", "ranks sum over host memory: ranks 0 and 1 have one card between them (emulated card 0)"},
+        {"nccl", NULL, NULL, "old", "ranks sum over host memory: rank 0: nccl 2.17.3 is older than 2.18"},
+        {"nccl", NULL, NULL, "init:1", "ranks sum over host memory: rank 1: device simt: NCCL: joining: unhandled system error: the test asked for it"},
+        {"nccl", NULL, NULL, "init:0", "ranks sum over host memory: rank 0: device simt: NCCL: joining: unhandled system error: the test asked for it"},
+        {"nccl", NULL, NULL, "error:2:2", "ranks sum over host memory: rank 2: device simt: NCCL: summing: remote process exited or there was a network error"},
+        {"nccl", NULL, NULL, "wrong:1:1", "ranks sum over host memory: rank 1: device simt: NCCL: a first sum of ones over 3 ranks is 4 and 3"},
+        {NULL, NULL, "cpu", "", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct joining j = {.level = cases[i].word ? fake_nccl(cases[i].word) : NULL, .other = cases[i].other, .kind = cases[i].kind, .sums = 2};
+        setenv("FAKE_NCCL", cases[i].wish, 1);
+        all_well(3, join_and_sum, &j);
+        for (int k = 0; k < 3; k++)
+            ck_assert_msg(strcmp(shm->said[k].way, cases[i].text) == 0, "case %zu, rank %d: %s (expected %s)", i, k, shm->said[k].way, cases[i].text);
+    }
+    unsetenv("FAKE_NCCL");
+}
+END_TEST
+
+/* Later there is no other way: an error, or a death, inside of a sum ends it on all, with the words of the one that it came from. (Two sums are those of joining.) */
+START_TEST(no_other_way_later)
+{
+    struct joining j = {.level = fake_nccl("nccl"), .sums = 4};
+    int status[MOST];
+    for (int who = 0; who < 3; who++) {
+        char wish[32], text[160];
+        snprintf(wish, sizeof wish, "error:%d:5", who);
+        setenv("FAKE_NCCL", wish, 1);
+        on_ranks(3, join_and_sum, &j, status);
+        snprintf(text, sizeof text, "rank %d: device simt: NCCL: summing: remote process exited or there was a network error |", who);
+        for (int k = 0; k < 3; k++)
+            ck_assert_msg(WIFEXITED(status[k]) && WEXITSTATUS(status[k]) == 0 && shm->said[k].rc == PW_E_FAIL && strncmp(shm->said[k].text, text, strlen(text)) == 0, "%s, rank %d: %d: %s", wish, k,
+                          shm->said[k].rc, shm->said[k].text);
+    }
+    setenv("FAKE_NCCL", "die:1:5", 1);
+    const double from = pw_seconds();
+    on_ranks(3, join_and_sum, &j, status);
+    ck_assert_msg(pw_seconds() - from < 5, "it took %.1f s", pw_seconds() - from);
+    ck_assert(WIFSIGNALED(status[1]));
+    for (int k = 0; k < 3; k += 2)
+        ck_assert_msg(shm->said[k].rc == PW_E_FAIL && strstr(shm->said[k].text, ") is gone"), "rank %d: %d: %s", k, shm->said[k].rc, shm->said[k].text);
+    unsetenv("FAKE_NCCL");
 }
 END_TEST
 
@@ -297,7 +420,7 @@ struct job {
     bool resume, force;
     int64_t stop_at, kill_at, ranks; /* rank 1 says stop, or dies, in the step after this one; 0: neither */
     const char *other_rows;          /* of the last rank */
-    const char *kind;                /* of the device */
+    const char *kind, *level;        /* of the device */
 };
 
 static struct pw_run *running;
@@ -318,7 +441,8 @@ static int train_job(struct pw_ranks *ranks, void *ctx)
 {
     const struct job *j = ctx;
     const bool other = j->other_rows && pw_ranks_rank(ranks) == pw_ranks_size(ranks) - 1;
-    const struct pw_dev_options options = {.kind = j->kind ? j->kind : "cpu", .threads = 1};
+    const struct pw_dev_options options = {.kind = j->kind ? j->kind : "cpu", .threads = 1, .level = j->level};
+    char way[PW_RANKS_WAY];
     struct pw_recipe r = {0};
     struct pw_dev *dev = NULL;
     struct pw_run run = {0};
@@ -330,6 +454,7 @@ static int train_job(struct pw_ranks *ranks, void *ctx)
     PW_PASS_OUT(pw_recipe_parse(&r, text, strlen(text), "test", NULL, 0));
     PW_PASS_OUT(pw_dev_open(&dev, &options));
     const struct pw_run_options opt = {.recipe = &r, .dev = dev, .ranks = pw_ranks_size(ranks) > 1 ? ranks : NULL, .resume = j->resume, .force = j->force, .stop = stop, .stop_ctx = ranks};
+    PW_PASS_OUT(pw_ranks_join_devices(opt.ranks, dev, way));
     running = &run;
     running_job = j;
     PW_PASS_OUT(pw_run_open(&run, &opt));
@@ -524,6 +649,35 @@ START_TEST(on_a_device)
 }
 END_TEST
 
+/* A run whose ranks sum by the devices' library: the same bytes as over host memory (a sum of two is rounded once either way), an error in it leaves a state to
+ * go on from, and going on by the other way is refused. */
+START_TEST(a_run_by_the_devices)
+{
+    const char *host = test_path(test_tmpdir(), "host"), *devices = test_path(test_tmpdir(), "devices"), *cut = test_path(test_tmpdir(), "cut");
+    int status[MOST];
+    struct job j = {.rows = FIXTURES "/rows.jsonl", .train = "steps: 3, batch_size: 1, accumulate: 1, eval_every: 0", .adapter = "r: 2, dropout: 0.1", .output = host, .kind = "simt"};
+    all_well(2, train_job, &j);
+    j.level = fake_nccl("nccl");
+    j.output = devices;
+    all_well(2, train_job, &j);
+    same_run(host, devices, 0, false);
+    j.output = cut;
+    setenv("FAKE_NCCL", "error:1:5", 1);
+    on_ranks(2, train_job, &j, status);
+    for (int k = 0; k < 2; k++)
+        ck_assert_msg(shm->said[k].rc == PW_E_FAIL && strstr(shm->said[k].text, "rank 1: device simt: NCCL: summing: remote") &&
+                      (k == 1 || strstr(shm->said[k].text, "state of step 2 saved in ")), "rank %d: %s", k, shm->said[k].text);
+    unsetenv("FAKE_NCCL");
+    j.resume = true;
+    j.level = NULL;
+    on_ranks(2, train_job, &j, status);
+    ck_assert_msg(shm->said[0].rc == PW_E_REFUSED && strstr(shm->said[0].text, "ranks sum by another way now, to other bytes (saved with 'nccl 2.28.9', now 'host')"), "%s", shm->said[0].text);
+    j.level = fake_nccl("nccl");
+    all_well(2, train_job, &j);
+    same_run(host, cut, 0, false);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("ranks");
@@ -531,6 +685,9 @@ int main(void)
     tcase_set_timeout(c, 120);
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, sums_in_order);
+    tcase_add_test(c, sums_by_the_devices);
+    tcase_add_test(c, one_way_for_all);
+    tcase_add_test(c, no_other_way_later);
     tcase_add_test(c, one_fails_all_stop);
     tcase_add_test(c, what_must_be_the_same);
     tcase_add_test(c, a_rank_that_dies);
@@ -542,6 +699,7 @@ int main(void)
     tcase_add_test(c, stopped_killed_resumed);
     tcase_add_test(c, ranks_that_read_other_rows);
     tcase_add_test(c, on_a_device);
+    tcase_add_test(c, a_run_by_the_devices);
     suite_add_tcase(s, c);
     return test_run(s);
 }

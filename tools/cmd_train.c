@@ -236,7 +236,7 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
     struct pw_run_result result = {0};
     struct pw_dev *dev = NULL;
     struct pw_ranks *ranks = NULL;
-    char cache[4096], products[4400];
+    char cache[4096], products[4400], way[PW_RANKS_WAY];
     int rc = 0;
     PW_PASS(pw_cmd_join(c, &ranks));
     const bool first = pw_ranks_rank(ranks) == 0;
@@ -252,6 +252,9 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
         pw_lock_drop(&lock);
     }
     PW_PASS_OUT(pw_cmd_rank_device(c, ranks, strcmp(recipe.compute, "bf16") == 0, &dev));
+    PW_PASS_OUT(pw_ranks_join_devices(ranks, dev, way));
+    if (first && way[0])
+        pw_progress_say(c->progress, "%s", way);
     const struct pw_run_options opt = {
         .recipe = &recipe, .dev = dev, .memory = c->common->memory, .resume = o->resume, .force = c->common->force, .cache_dir = cache_dir(cache),
         .progress = c->progress, .stop = stop, .ranks = ranks,

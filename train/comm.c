@@ -8,6 +8,7 @@
 #include "base/error.h"
 
 enum { PIECE = 1 << 28 };      /* MPI counts in int */
+enum { WARNING = 1 };          /* a tag */
 
 static int failed(int code, const char *what)
 {
@@ -42,9 +43,31 @@ static int comm_open(struct pw_comm *c)
     return 0;
 }
 
+/* An empty message to each of the others, who may never take it. */
+static void comm_warn(struct pw_comm *c)
+{
+    for (int i = 0; i < c->size; i++) {
+        MPI_Request request;
+        if (i != c->rank && MPI_Isend(NULL, 0, MPI_BYTE, i, WARNING, MPI_COMM_WORLD, &request) == MPI_SUCCESS)
+            MPI_Request_free(&request);
+    }
+}
+
+static bool comm_warned(struct pw_comm *c)
+{
+    int there = 0;
+    MPI_Status status;
+    (void)c;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, WARNING, MPI_COMM_WORLD, &there, &status) != MPI_SUCCESS || !there)
+        return false;
+    MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, WARNING, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    return true;
+}
+
 static void comm_close(struct pw_comm *c)
 {
-    (void)c;
+    while (comm_warned(c))
+        ;
     MPI_Finalize();
 }
 
@@ -81,7 +104,7 @@ static int comm_broadcast(struct pw_comm *c, int root, void *data, size_t bytes)
     return 0;
 }
 
-static const struct pw_comm_row row = {comm_open, comm_close, comm_abandon, comm_gather, comm_exchange, comm_broadcast};
+static const struct pw_comm_row row = {comm_open, comm_close, comm_abandon, comm_gather, comm_exchange, comm_broadcast, comm_warn, comm_warned};
 
 __attribute__((visibility("default"))) pw_comm_fn pw_comm_plugin;
 const struct pw_comm_row *pw_comm_plugin(const char *version, size_t row_bytes)

@@ -6,6 +6,7 @@
 #ifndef PW_TRAIN_COMM_H
 #define PW_TRAIN_COMM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct pw_comm {
@@ -20,6 +21,9 @@ struct pw_comm_row {
     int (*gather)(struct pw_comm *c, const void *mine, void *all, size_t bytes);               /* all: (size, bytes), by rank, on every rank */
     int (*exchange)(struct pw_comm *c, const void *mine, void *got, size_t bytes);             /* mine (size, bytes): row i goes to rank i; got: row i came from rank i */
     int (*broadcast)(struct pw_comm *c, int root, void *data, size_t bytes);
+    /* Beside the collective calls, for ranks that wait in a library of the devices (NCCL) and so in none of them: one says that it has failed, the others see it. */
+    void (*warn)(struct pw_comm *c);
+    bool (*warned)(struct pw_comm *c);
 };
 /* The symbol of a plugin. It returns NULL unless version and size of the row are its own. */
 typedef const struct pw_comm_row *pw_comm_fn(const char *version, size_t row_bytes);

@@ -1,5 +1,5 @@
 /* See ranks.h. */
-#include "train/ranks.h"
+#include "train/ranks_parts.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -19,25 +19,8 @@ enum { CHUNK = 1 << 20, BUFFERS = 5, EAGER = 2000 };
 static const double LOOK_EVERY = 0.02, GRACE = 0.25, WAIT_FOR_ROOT = 120;    /* seconds */
 enum { GRACE_LOOKS = 5 };
 
-/* Where a rank's process can be seen. Equal machines share cores, equal spaces see each other's processes. */
-struct whereabouts { char machine[64]; uint64_t space, started; int32_t pid; };
 struct vote { int32_t code; uint32_t turn; };
 struct words { char text[1500], hint[500]; };
-
-struct pw_ranks {
-    struct pw_comm comm;
-    const struct pw_comm_row *row;
-    struct whereabouts *all;               /* (size) */
-    int local, local_rank;
-    uint32_t turn;                         /* of agreements */
-    int over;                              /* the code the group ended with; 0: it goes on */
-    int lost;                              /* a rank that is gone; -1: none */
-    int missed, looks; double since;       /* a rank whose process has ended, though what is waited for may still be on its way from it */
-    double looked;
-    struct pw_dev *dev;
-    size_t chunk;
-    float *in[2], *out[2], *got;           /* (chunk, and one for each rank) each, pinned */
-};
 
 /* ---- who is there ---- */
 
@@ -112,7 +95,7 @@ static int lost(struct pw_ranks *r)
     return pw_error(PW_E_FAIL, "rank %d (process %d) is gone", r->lost, r->lost >= 0 ? (int)r->all[r->lost].pid : 0);
 }
 
-static int waits(void *ctx, long asked)
+int pw_ranks_waits(void *ctx, long asked)
 {
     struct pw_ranks *r = ctx;
     if (asked < EAGER) {
@@ -134,8 +117,7 @@ static int waits(void *ctx, long asked)
     return lost(r);
 }
 
-/* What a call of the row returned: a failure there is the end of the group. */
-static int after(struct pw_ranks *r, int rc)
+int pw_ranks_after(struct pw_ranks *r, int rc)
 {
     if (rc < 0 && r->over == 0)
         r->over = rc;
@@ -189,7 +171,7 @@ int pw_ranks_open(struct pw_ranks **out, const struct pw_comm_row *row, int expe
         PW_PASS(load(&row));
     r = pw_alloc_zero(1, sizeof *r);
     PW_CHECK(r, PW_E_NOMEM, "out of memory");
-    *r = (struct pw_ranks){.row = row, .lost = -1, .missed = -1, .comm = {.waits = waits, .waits_ctx = r}};
+    *r = (struct pw_ranks){.row = row, .lost = -1, .missed = -1, .comm = {.waits = pw_ranks_waits, .waits_ctx = r}};
     PW_TRY_OUT(row->open(&r->comm), "joining the other ranks");
     if (r->comm.size != expected) {
         rc = pw_error(PW_E_REFUSED, "%d ranks were started, but MPI knows of %d", expected, r->comm.size);
@@ -227,7 +209,7 @@ void pw_ranks_close(struct pw_ranks *r, int status)
     pw_ranks_release(r);
     const struct vote bye = {0, UINT32_MAX};
     struct vote *all = r->lost < 0 ? pw_alloc_zero((size_t)r->comm.size, sizeof *all) : NULL;
-    const bool together = all && after(r, r->row->gather(&r->comm, &bye, all, sizeof bye)) == 0;
+    const bool together = all && pw_ranks_after(r, r->row->gather(&r->comm, &bye, all, sizeof bye)) == 0;
     if (together)
         r->row->close(&r->comm);
     else {
@@ -251,6 +233,8 @@ int pw_ranks_local(const struct pw_ranks *r, int *rank)
         *rank = r ? r->local_rank : 0;
     return r ? r->local : 1;
 }
+
+bool pw_ranks_beside(const struct pw_ranks *r, int a, int b) { return strcmp(r->all[a].machine, r->all[b].machine) == 0; }
 
 void pw_ranks_share(const struct pw_ranks *r, int64_t from, int64_t to, int64_t *first, int64_t *last)
 {
@@ -297,8 +281,8 @@ int pw_ranks_agree(struct pw_ranks *r, int rc)
     int32_t code = 0;
     bool alike = true;
     if (!all)
-        return after(r, pw_error(PW_E_NOMEM, "out of memory"));
-    int got = after(r, r->row->gather(&r->comm, &mine, all, sizeof mine));
+        return pw_ranks_after(r, pw_error(PW_E_NOMEM, "out of memory"));
+    int got = pw_ranks_after(r, r->row->gather(&r->comm, &mine, all, sizeof mine));
     for (int i = 0; got == 0 && i < r->comm.size; i++) {
         alike &= all[i].code == all[0].code;
         if (all[i].code < 0 && graver(all[i].code, code)) {
@@ -307,12 +291,12 @@ int pw_ranks_agree(struct pw_ranks *r, int rc)
         }
         /* A rank that failed may be at an earlier turn; those that did not are at the same one. */
         if (all[i].code == 0 && rc == 0 && all[i].turn != mine.turn)
-            got = after(r, pw_error(PW_E_FAIL, "ranks are out of step (rank %d at %u, rank %d at %u)", r->comm.rank, mine.turn, i, all[i].turn));
+            got = pw_ranks_after(r, pw_error(PW_E_FAIL, "ranks are out of step (rank %d at %u, rank %d at %u)", r->comm.rank, mine.turn, i, all[i].turn));
     }
     pw_free(all);
     if (got < 0 || speaker < 0)
         return got;
-    return after(r, pass_words(r, speaker, code, alike));
+    return pw_ranks_after(r, pass_words(r, speaker, code, alike));
 }
 
 int pw_ranks_same(struct pw_ranks *r, const char *what, const void *bytes, size_t n)
@@ -325,8 +309,8 @@ int pw_ranks_same(struct pw_ranks *r, const char *what, const void *bytes, size_
     pw_sha256_bytes(bytes, n, mine);
     all = pw_alloc_zero((size_t)r->comm.size, sizeof mine);
     if (!all)
-        return after(r, pw_error(PW_E_NOMEM, "out of memory"));
-    rc = after(r, r->row->gather(&r->comm, mine, all, sizeof mine));
+        return pw_ranks_after(r, pw_error(PW_E_NOMEM, "out of memory"));
+    rc = pw_ranks_after(r, r->row->gather(&r->comm, mine, all, sizeof mine));
     for (int i = 1; rc == 0 && i < r->comm.size; i++)
         if (memcmp(all + (size_t)i * sizeof mine, all, sizeof mine) != 0) {
             rc = pw_error(PW_E_REFUSED, "%s of rank %d differs from that of rank 0", what, i);
@@ -341,7 +325,7 @@ int pw_ranks_broadcast(struct pw_ranks *r, void *data, size_t bytes)
     if (!r || bytes == 0)
         return 0;
     PW_PASS(pw_ranks_agree(r, 0));
-    return after(r, r->row->broadcast(&r->comm, 0, data, bytes));
+    return pw_ranks_after(r, r->row->broadcast(&r->comm, 0, data, bytes));
 }
 
 /* ---- sums ---- */
@@ -355,8 +339,8 @@ int pw_ranks_sum_f64(struct pw_ranks *r, int rc, double *x, size_t n)
         const size_t m = n - at < CHUNK ? n - at : CHUNK;
         double *all = pw_alloc((size_t)r->comm.size * m * sizeof *all);
         if (!all)
-            return after(r, pw_error(PW_E_NOMEM, "out of memory"));
-        int got = after(r, r->row->gather(&r->comm, x + at, all, m * sizeof *x));
+            return pw_ranks_after(r, pw_error(PW_E_NOMEM, "out of memory"));
+        int got = pw_ranks_after(r, r->row->gather(&r->comm, x + at, all, m * sizeof *x));
         for (size_t i = 0; got == 0 && i < m; i++) {
             double sum = all[i];
             for (int k = 1; k < r->comm.size; k++)
@@ -371,13 +355,13 @@ int pw_ranks_sum_f64(struct pw_ranks *r, int rc, double *x, size_t n)
 
 size_t pw_ranks_bytes(const struct pw_ranks *r, size_t n)
 {
-    return r ? (size_t)BUFFERS * ((n < CHUNK ? n : CHUNK) + (size_t)r->comm.size) * sizeof(float) : 0;
+    return r && !r->joined ? (size_t)BUFFERS * ((n < CHUNK ? n : CHUNK) + (size_t)r->comm.size) * sizeof(float) : 0;
 }
 
 int pw_ranks_reserve(struct pw_ranks *r, struct pw_dev *dev, size_t n)
 {
     float **const buffers[BUFFERS] = {r ? &r->in[0] : NULL, r ? &r->in[1] : NULL, r ? &r->out[0] : NULL, r ? &r->out[1] : NULL, r ? &r->got : NULL};
-    if (!r || r->dev)
+    if (!r || r->dev || r->joined)
         return 0;
     r->dev = dev;
     r->chunk = n < CHUNK ? n : CHUNK;
@@ -391,6 +375,8 @@ int pw_ranks_reserve(struct pw_ranks *r, struct pw_dev *dev, size_t n)
 
 void pw_ranks_release(struct pw_ranks *r)
 {
+    if (r)
+        pw_ranks_leave_devices(r);
     if (!r || !r->dev)
         return;
     for (int i = 0; i < 2; i++) {
@@ -407,21 +393,21 @@ void pw_ranks_release(struct pw_ranks *r)
 static int sum_chunk(struct pw_ranks *r, const float *in, float *out, size_t slice)
 {
     const size_t size = (size_t)r->comm.size;
-    PW_PASS(after(r, r->row->exchange(&r->comm, in, r->got, slice * sizeof *in)));
+    PW_PASS(pw_ranks_after(r, r->row->exchange(&r->comm, in, r->got, slice * sizeof *in)));
     for (size_t i = 0; i < slice; i++) {
         double sum = (double)r->got[i];
         for (size_t k = 1; k < size; k++)
             sum += (double)r->got[k * slice + i];
         r->got[i] = (float)sum;
     }
-    return after(r, r->row->gather(&r->comm, r->got, out, slice * sizeof *out));
+    return pw_ranks_after(r, r->row->gather(&r->comm, r->got, out, slice * sizeof *out));
 }
 
 /* Chunks alternate between two lanes: the next one is on its way from the device while this one is summed, and the last one on its way back. */
 int pw_ranks_sum_f32(struct pw_ranks *r, float *data, size_t n)
 {
-    if (!r)
-        return 0;
+    if (!r || r->joined)
+        return r ? pw_ranks_sum_devices(r, data, n) : 0;
     PW_CHECK(r->dev && (r->chunk > 0 || n == 0), PW_E_FAIL, "no room was taken for sums over ranks");
     PW_PASS(pw_ranks_agree(r, 0));
     const size_t size = (size_t)r->comm.size, chunk = r->chunk;
@@ -429,15 +415,15 @@ int pw_ranks_sum_f32(struct pw_ranks *r, float *data, size_t n)
         const size_t m = n - at < chunk ? n - at : chunk, next = at + chunk, slice = (m + size - 1) / size;
         const int lane = (int)(c % 2);
         if (c == 0)
-            PW_PASS(after(r, pw_dev_send(r->dev, lane, r->in[lane], data, m * sizeof *data)));
+            PW_PASS(pw_ranks_after(r, pw_dev_send(r->dev, lane, r->in[lane], data, m * sizeof *data)));
         if (next < n)
-            PW_PASS(after(r, pw_dev_send(r->dev, !lane, r->in[!lane], data + next, (n - next < chunk ? n - next : chunk) * sizeof *data)));
-        PW_PASS(after(r, pw_dev_wait(r->dev, lane)));
-        PW_PASS(after(r, pw_dev_sync(r->dev)));
+            PW_PASS(pw_ranks_after(r, pw_dev_send(r->dev, !lane, r->in[!lane], data + next, (n - next < chunk ? n - next : chunk) * sizeof *data)));
+        PW_PASS(pw_ranks_after(r, pw_dev_wait(r->dev, lane)));
+        PW_PASS(pw_ranks_after(r, pw_dev_sync(r->dev)));
         memset(r->in[lane] + m, 0, (slice * size - m) * sizeof *data);
         PW_PASS(sum_chunk(r, r->in[lane], r->out[lane], slice));
-        PW_PASS(after(r, pw_dev_bring(r->dev, lane, data + at, r->out[lane], m * sizeof *data)));
+        PW_PASS(pw_ranks_after(r, pw_dev_bring(r->dev, lane, data + at, r->out[lane], m * sizeof *data)));
     }
-    PW_PASS(after(r, pw_dev_wait(r->dev, 0)));
-    return after(r, pw_dev_wait(r->dev, 1));
+    PW_PASS(pw_ranks_after(r, pw_dev_wait(r->dev, 0)));
+    return pw_ranks_after(r, pw_dev_wait(r->dev, 1));
 }

@@ -4,7 +4,7 @@
  * with the same code and message; a rank that fails elsewhere goes to exactly one agreement on its way out, and it meets the others wherever they wait.
  * After a failed agreement the group is over: every later call returns at once. A rank of this machine whose process is gone is noticed by those that wait
  * for it; ranks of other machines are the launcher's to watch. Sums are taken in order of ranks, in double, by one rank each and handed to all, so that every
- * rank has the same bits and two runs have the same bytes. Knows nothing of models, files and steps. */
+ * rank has the same bits and two runs have the same bytes (where the devices sum themselves the order is their library's). Knows nothing of models, files and steps. */
 #ifndef PW_TRAIN_RANKS_H
 #define PW_TRAIN_RANKS_H
 
@@ -31,6 +31,12 @@ int pw_ranks_agree(struct pw_ranks *r, int rc);
 int pw_ranks_same(struct pw_ranks *r, const char *what, const void *bytes, size_t n);
 int pw_ranks_broadcast(struct pw_ranks *r, void *data, size_t bytes);       /* of rank 0 */
 int pw_ranks_sum_f64(struct pw_ranks *r, int rc, double *x, size_t n);      /* agrees on rc first */
+/* From here on pw_ranks_sum_f32 sums where the device memory lies, by the devices' own library (NCCL), if every rank has it, in one version, and a card of its
+ * own, and joining goes well on all; else, and before it is called, over host memory. The same way on all. Once, before memory is planned: the library
+ * takes some. way: which one, and why not the other; "" where there is nothing to choose (alone; devices whose memory is the host's). */
+enum { PW_RANKS_WAY = 512 };
+int pw_ranks_join_devices(struct pw_ranks *r, struct pw_dev *dev, char way[PW_RANKS_WAY]);
+const char *pw_ranks_sums(const struct pw_ranks *r);                        /* what sums f32 for several ranks: "host", "nccl 2.28.9"; "" alone */
 /* data: device memory. The room it works in is pinned memory, taken once by pw_ranks_reserve for sums of n numbers (more take longer). */
 size_t pw_ranks_bytes(const struct pw_ranks *r, size_t n);
 int pw_ranks_reserve(struct pw_ranks *r, struct pw_dev *dev, size_t n);

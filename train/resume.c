@@ -134,6 +134,8 @@ static int put_scalars(struct pw_h5_out *h, const struct pw_state *s, const stru
     PW_PASS(pw_h5_put_text(h, "recipe", s->recipe.data, s->recipe.len));
     PW_PASS(pw_h5_put_text(h, "base_hash", s->base_hash, strlen(s->base_hash)));
     PW_PASS(pw_h5_put_text(h, "arithmetic", s->arithmetic, strlen(s->arithmetic)));
+    if (s->sums[0])
+        PW_PASS(pw_h5_put_text(h, "sums", s->sums, strlen(s->sums)));
     if (s->products_hash[0])
         PW_PASS(pw_h5_put_text(h, "products_hash", s->products_hash, strlen(s->products_hash)));
     return pw_h5_put_text(h, "data_hash", s->data_hash, strlen(s->data_hash));
@@ -198,6 +200,8 @@ static int get_scalars(struct pw_h5_in *in, struct pw_state *s)
     PW_PASS(get_word(in, "data_hash", s->data_hash, sizeof s->data_hash));
     if (pw_h5_has(in, "arithmetic"))
         PW_PASS(get_word(in, "arithmetic", s->arithmetic, sizeof s->arithmetic));
+    if (pw_h5_has(in, "sums"))
+        PW_PASS(get_word(in, "sums", s->sums, sizeof s->sums));
     if (pw_h5_has(in, "products_hash"))
         PW_PASS(get_word(in, "products_hash", s->products_hash, sizeof s->products_hash));
     s->has_best = has_best != 0;

@@ -31,6 +31,7 @@ struct pw_state {
     struct pw_buf recipe;      /* effective, YAML */
     char base_hash[65], data_hash[65];
     char arithmetic[PW_ARITHMETIC_BYTES]; /* "2 cpu avx512"; "": of a version that did not say */
+    char sums[32];             /* what summed gradients over the ranks (pw_ranks_sums); "": of one rank, or of a version that did not say: "host" */
     char products_hash[65];    /* of the choices of products (train/run_products.c); "": none */
 };
 void pw_state_free(struct pw_state *s);

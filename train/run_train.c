@@ -116,7 +116,6 @@ static int save_state(struct training *k)
         k->saved_step = t->step;
         return 0;
     }
-    k->state.ranks = pw_ranks_size(k->ranks);
     k->state.step = t->step;
     k->state.epoch = t->epoch;
     k->state.pass = t->at;
@@ -182,6 +181,9 @@ static int check_unchanged(const struct training *k, const struct pw_state *s)
     PW_CHECK(strcmp(s->base_hash, now->base_hash) == 0, PW_E_REFUSED, "resuming %s: the base is another one (saved %.16s, now %.16s)", output, s->base_hash, now->base_hash);
     PW_CHECK(strcmp(s->data_hash, now->data_hash) == 0, PW_E_REFUSED, "resuming %s: the training rows are others (saved %.16s, now %.16s)", output, s->data_hash, now->data_hash);
     PW_CHECK(strcmp(s->products_hash, now->products_hash) == 0, PW_E_REFUSED, "resuming %s: %s was changed since the state was saved", output, PW_RUN_PRODUCTS);
+    const char *sums = s->sums[0] ? s->sums : "host";
+    PW_CHECK(s->ranks < 2 || s->ranks != now->ranks || strcmp(sums, now->sums) == 0, PW_E_REFUSED, "resuming %s: ranks sum by another way now, to other bytes (saved with '%s', now '%s')", output,
+             sums, now->sums);
     PW_CHECK(strcmp(s->arithmetic, now->arithmetic) == 0, PW_E_REFUSED, "resuming %s: another device or version computes now, to other bytes (saved by '%s', now '%s')", output,
              s->arithmetic[0] ? s->arithmetic : "a version before 1", now->arithmetic);
     return 0;
@@ -355,6 +357,8 @@ static int hash_base(struct training *k)
         PW_PASS(pw_checkpoint_identity(c, run->base_hash));
     memcpy(k->state.base_hash, run->base_hash, sizeof run->base_hash);
     pw_state_arithmetic(k->state.arithmetic, run->model->dev);
+    k->state.ranks = pw_ranks_size(k->ranks);
+    snprintf(k->state.sums, sizeof k->state.sums, "%s", pw_ranks_sums(k->ranks));
     memcpy(k->state.data_hash, run->train->digest, sizeof k->state.data_hash);
     if (run->products.len > 0)
         pw_sha256_bytes(run->products.data, run->products.len, k->state.products_hash);

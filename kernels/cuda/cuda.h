@@ -58,6 +58,7 @@ struct cuda_impl {
     void *gemm;               /* kernels/cuda/gemm.h */
     void *sdpa;               /* kernels/cuda/attn_cudnn.h */
     void *lanes;              /* of transfers: plugin.cu */
+    void *nccl;               /* kernels/cuda/nccl.h; NULL: no peers */
     double *sums;             /* CUDA_SUMS partial sums, on the device: for one op at a time, which the stream sees to */
     size_t held;              /* bytes of the card in use when it was opened */
     char name[256];

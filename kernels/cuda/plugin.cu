@@ -7,6 +7,7 @@
 #include "kernels/cuda/attn_cudnn.h"
 #include "kernels/cuda/attn_library.h"
 #include "kernels/cuda/gemm.h"
+#include "kernels/cuda/nccl.h"
 #include "kernels/cuda/runtime.h"
 
 #define PW_OP(name, params, args) .name = cuda_##name,
@@ -229,7 +230,8 @@ static void close_card(struct cuda_impl *impl)
 }
 #define KIND "cuda"
 #else
-/* The level is the order of threads and, after a comma, the fault that a test asks for (kernels/simt/faults.h). Only the order names the device: what a
+/* The level is the order of threads and, after a comma, the fault that a test asks for (kernels/simt/faults.h), or a library in the place of NCCL
+ * (kernels/cuda/nccl.h). Only the order names the device: what a
  * run computes before its fault is what it computes without. */
 static int open_card(struct pw_dev *dev, struct cuda_impl *impl, const struct pw_dev_options *opt, int index)
 {
@@ -238,7 +240,8 @@ static int open_card(struct pw_dev *dev, struct cuda_impl *impl, const struct pw
     PW_CHECK(order < sizeof impl->name, PW_E_USAGE, "simt has no schedule of so long a name");
     memcpy(impl->name, opt->level, order);
     PW_CHECK(simt_schedule(impl->name), PW_E_USAGE, "simt has no schedule \"%s\": expected forward, reverse or random:SEED", impl->name);
-    PW_CHECK(simt_faults_set(opt->level + fault, all - fault), PW_E_USAGE, "simt has no fault \"%s\": expected memory:N, launch:N, lost:N or nan:N", opt->level + fault);
+    const bool library = nccl_emulate(opt->level + fault);
+    PW_CHECK(simt_faults_set(opt->level + fault, library ? 0 : all - fault), PW_E_USAGE, "simt has no fault \"%s\": expected memory:N, launch:N, lost:N, nan:N or nccl:FILE", opt->level + fault);
     simt_threads(dev->threads);
     impl->card = -1;
     impl->processors = 4;
@@ -253,6 +256,7 @@ static void close_device(struct pw_dev *dev)
 {
     struct cuda_impl *impl = cuda_of(dev);
     if (!impl) return;
+    nccl_leave(dev, false, {});
     if (impl->lanes) rt_lanes_close(lanes_of(dev));
     pw_free(impl->lanes);
     sdpa_free(impl->sdpa);
@@ -306,6 +310,7 @@ static size_t none_sample(const struct pw_dev *, int64_t) { return 0; }
 static const struct pw_backend backend = {
     .kind = KIND, .ops = &ops, .open = open_device, .close = close_device, .take = take, .give = give, .put = put, .get = get, .sync = sync, .memory = memory, .held = held,
     .take_pinned = take_pinned, .give_pinned = give_pinned, .send = send, .bring = bring, .wait = wait, .capture = capture, .captured = captured, .replay = replay, .forget = forget, .choose = choose, .driver = driver_version, .attn_library = library_version, .attn_plan = library_plan,
+    .peers_look = nccl_look, .peers_id = nccl_id, .peers_join = nccl_join, .peers_sum = nccl_sum, .peers_leave = nccl_leave,
     .scratch_linear = cuda_scratch_linear, .scratch_head = cuda_scratch_head, .scratch_experts = cuda_scratch_experts, .scratch_sample = none_sample, .scratch_attn = cuda_scratch_attn,
 };
 

@@ -1,5 +1,5 @@
 /* The few calls of the CUDA runtime that the backend needs, and their twins on the processor. Everything is queued on one stream;
- * each returns simt_error, 0 when it went well, and rt_error_text says what another value means. Only plugin.cu calls these. */
+ * each returns simt_error, 0 when it went well, and rt_error_text says what another value means. Only plugin.cu and nccl.cu call these. */
 #ifndef PW_KERNELS_CUDA_RUNTIME_H
 #define PW_KERNELS_CUDA_RUNTIME_H
 
@@ -21,6 +21,8 @@ static inline simt_error rt_clear(void *p, size_t bytes, simt_stream s) { return
 static inline simt_error rt_put(void *device, const void *host, size_t bytes, simt_stream s) { return cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, s); }
 static inline simt_error rt_get(void *host, const void *device, size_t bytes, simt_stream s) { return cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, s); }
 static inline simt_error rt_sync(simt_stream s) { return cudaStreamSynchronize(s); }
+static const simt_error RT_NOT_READY = cudaErrorNotReady;
+static inline simt_error rt_query(simt_stream s) { return cudaStreamQuery(s); }
 static inline simt_error rt_pinned(void **p, size_t bytes) { return cudaHostAlloc(p, bytes, cudaHostAllocMapped | cudaHostAllocPortable); }
 static inline simt_error rt_pinned_free(void *p) { return cudaFreeHost(p); }
 static inline simt_error rt_memory(size_t *free_bytes, size_t *total) { return cudaMemGetInfo(free_bytes, total); }
@@ -79,7 +81,7 @@ static inline void rt_graph_free(void *graph) { (void)cudaGraphExecDestroy((cuda
 #include "base/memory.h"
 #include "kernels/simt/faults.h"
 #include "kernels/simt/memory.h"
-static const simt_error RT_NO_MEMORY = SIMT_E_MEMORY;
+static const simt_error RT_NO_MEMORY = SIMT_E_MEMORY, RT_NOT_READY = SIMT_E_NOT_READY;
 static inline const char *rt_error_text(simt_error e)
 {
     const char *known = simt_faults_text(e);

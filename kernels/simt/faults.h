@@ -11,7 +11,7 @@
 
 #include "kernels/simt/fibers.h"
 
-enum { SIMT_E_MEMORY = 2, SIMT_E_LOST = 700, SIMT_E_REFUSED = 701 }; /* as CUDA numbers them */
+enum { SIMT_E_MEMORY = 2, SIMT_E_NOT_READY = 600, SIMT_E_LOST = 700, SIMT_E_REFUSED = 701 }; /* as CUDA numbers them */
 bool simt_faults_set(const char *text, size_t n); /* "launch:40"; n = 0: none. Counting begins anew. False: not understood */
 simt_error simt_faults_memory(void);              /* before memory is taken */
 simt_error simt_faults_lost(void);                /* before any other call: SIMT_E_LOST once the card is lost */

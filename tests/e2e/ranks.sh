@@ -60,6 +60,23 @@ rc 0 mpirun --oversubscribe --bind-to none -np 2 "$PW" train "$T/ways.yaml" --de
 checks=$((checks + 2)); cmp -s "$T"/ways[12]/adapter/adapter_model.safetensors || fail "choices of products: 2 ranks have other bytes than 1"
 ! cmp -s "$T"/ways[01]/adapter/adapter_model.safetensors || fail "choices of products: they change nothing"
 
+# ---- sums by the devices' own library (a stand-in for NCCL, on the emulated device): the bytes of sums over host memory; an error and a death inside of it ----
+NCCL=$(dirname "$PW")/libnccl_fake.so
+peers() { local wish=$1 to=$2; shift 2; FAKE_NCCL=$wish PW_SIMT=forward,nccl:$NCCL mpirun --oversubscribe --bind-to none -np 2 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set train.steps=3 --set output="$to" "$@"; }
+rc 0 mpirun --oversubscribe --bind-to none -np 2 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set train.steps=3 --set output="$T/byhost"
+once "$T/err" '^ranks sum over host memory: rank 0: the emulated device has no NCCL$'
+began=$SECONDS; rc 0 peers "" "$T/bynccl"; most=$((SECONDS - began + 10)); once "$T/err" '^ranks sum over nccl 2.28.9$'
+same() { checks=$((checks + 1)); cmp -s "$T/byhost/adapter/adapter_model.safetensors" "$1/adapter/adapter_model.safetensors" || fail "$2"; }
+same "$T/bynccl" "2 ranks over NCCL have other bytes than over host memory"
+rc 1 peers error:1:4 "$T/bynccl1"; once "$T/err" '^pw: .*rank 1: device simt: NCCL: summing: remote process.*state of step 1 saved in'; has "$T/err" '--resume goes on'
+rc 3 mpirun --oversubscribe --bind-to none -np 2 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set train.steps=3 --set output="$T/bynccl1" --resume
+has "$T/err" "ranks sum by another way now, to other bytes (saved with 'nccl 2.28.9', now 'host')"
+rc 0 peers "" "$T/bynccl1" --resume; same "$T/bynccl1" "an error of NCCL, resumed: other bytes"
+began=$SECONDS; peers die:1:4 "$T/bynccl2" > "$T/out" 2> "$T/err" < /dev/null; got=$?
+checks=$((checks + 2)); [ $got != 0 ] || fail "a rank that died in a sum: exit 0"; [ $((SECONDS - began)) -le $most ] || fail "a rank that died in a sum: it took $((SECONDS - began)) s"
+has "$T/err" 'rank 1 (process [0-9]*) is gone: the run ends; state of step 1 saved in'
+rc 0 peers "" "$T/bynccl2" --resume; same "$T/bynccl2" "a rank that died in a sum, resumed: other bytes"
+
 # ---- preferences ----
 for i in 1 2 3 4 5 6; do echo "{\"prompt\":\"the baker of street $i\",\"chosen\":\" sells bread\",\"rejected\":\" sells $i nails\"}"; done > "$T/pairs.jsonl"
 sed "s/objective: [a-z]*//; s/{steps/{objective: dpo, steps/; s|rows.jsonl, eval: 0.1|pairs.jsonl|" "$T/sft.yaml" > "$T/dpo.yaml"
