@@ -387,3 +387,16 @@ out:
     pw_arena_free(&a);
     return rc;
 }
+
+int pw_bench_attention(struct pw_bench *b)
+{
+    const struct pw_model_config *c = &b->m->config;
+    int64_t most = 0;
+    for (int i = 0; i < b->n_train; i++)
+        most = b->train[i].batch * b->train[i].tokens > most ? b->train[i].batch * b->train[i].tokens : most;
+    for (int i = 0; i < c->layers && most > 0; i++) {
+        const struct pw_attn attn = {c->attn_scale, pw_model_config_window(c, i), c->attn_softcap};
+        PW_PASS(pw_choices_measure_attn(&b->attention, b->m->dev, c->heads, c->kv_heads, c->head_dim, &attn, most));
+    }
+    return 0;
+}

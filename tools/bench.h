@@ -4,6 +4,7 @@
 #define PW_TOOLS_BENCH_H
 
 #include "infer/session.h"
+#include "kernels/choices.h"
 #include "tools/cmd.h"
 
 enum { PW_BENCH_MOST = 8 };
@@ -19,6 +20,7 @@ struct pw_bench {
     double encode, encode_share;                       /* bytes of f32 read and codes written a second; 0: not measured */
     struct pw_bench_run prefill[PW_BENCH_MOST], decode[PW_BENCH_MOST], train[PW_BENCH_MOST];
     int n_prefill, n_decode, n_train;
+    struct pw_choices attention;                       /* forward of training: ours and the library's, where there is one */
 };
 int pw_bench_gemm(struct pw_bench *b);
 int pw_bench_bandwidth(struct pw_bench *b);
@@ -26,4 +28,5 @@ int pw_bench_encode(struct pw_bench *b);               /* NF4, from f32 on the d
 int pw_bench_prefill(struct pw_bench *b, struct pw_bench_run *r);                /* one prompt of r->tokens */
 int pw_bench_decode(struct pw_bench *b, struct pw_bench_run *r, int64_t prompt); /* r->batch sequences, r->tokens each after the prompt */
 int pw_bench_train(struct pw_bench *b, struct pw_bench_run *r);                  /* r->batch rows of r->tokens: forward, backward, AdamW */
+int pw_bench_attention(struct pw_bench *b);            /* both ways of attention for the rows of train; leaves none of them in use. Last: what it loads stays on the card */
 #endif

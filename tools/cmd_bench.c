@@ -150,6 +150,11 @@ static void put_text(const struct pw_bench *b, size_t peak)
                       100 * b->train[i].share, (long long)b->train[i].batch, (long long)b->train[i].tokens, b->checkpointing ? ", checkpointing" : "");
         put_memory(&b->train[i], out);
     }
+    for (size_t i = 0; i < b->attention.n_attn; i++) {
+        const struct pw_attn_choice *a = &b->attention.attn[i];
+        pw_buf_printf(out, "attention forward, %lld rows in %d sequences, window %lld: ours %.3f ms, cuDNN %.3f ms\n", (long long)a->shape.rows, a->shape.sequences, (long long)a->shape.window,
+                      1e3 * a->seconds[PW_ATTN_OURS], 1e3 * a->seconds[PW_ATTN_LIBRARY]);
+    }
     pw_buf_printf(out, "encoding NF4 %6.1f GB/s      %5.1f %% of the memory's bandwidth\n", b->encode / 1e9, 100 * b->encode_share);
     pw_format_bytes(text, peak);
     pw_buf_printf(out, "peak memory %s; limits: matrix product %.1f GFLOP/s, %s %.1f GB/s (%s %s, %d threads)\n", text, b->gemm / 1e9, dev->host ? "reading" : "copying",
@@ -170,6 +175,21 @@ static void put_runs(struct pw_json *j, const char *name, const struct pw_bench_
             pw_json_i64(j, "planned_bytes", (int64_t)runs[i].memory.planned);
             pw_json_i64(j, "in_use_bytes", (int64_t)runs[i].memory.measured);
         }
+        pw_json_close(j, '}');
+    }
+    pw_json_close(j, ']');
+}
+
+static void put_attention(struct pw_json *j, const struct pw_choices *c)
+{
+    pw_json_open(j, "attention", '[');
+    for (size_t i = 0; i < c->n_attn; i++) {
+        pw_json_open(j, NULL, '{');
+        pw_json_i64(j, "rows", c->attn[i].shape.rows);
+        pw_json_i64(j, "sequences", c->attn[i].shape.sequences);
+        pw_json_i64(j, "window", c->attn[i].shape.window);
+        pw_json_f64(j, "ours_s", c->attn[i].seconds[PW_ATTN_OURS]);
+        pw_json_f64(j, "library_s", c->attn[i].seconds[PW_ATTN_LIBRARY]);
         pw_json_close(j, '}');
     }
     pw_json_close(j, ']');
@@ -211,6 +231,7 @@ static int put_json(const struct pw_bench *b, size_t peak)
     put_runs(&j, "prefill_runs", b->prefill, b->n_prefill);
     put_runs(&j, "decode_runs", b->decode, b->n_decode);
     put_runs(&j, "train_runs", b->train, b->n_train);
+    put_attention(&j, &b->attention);
     pw_json_f64(&j, "encode_bytes_per_s", b->encode);
     pw_json_i64(&j, "parameters", b->m->config.parameters);
     pw_json_i64(&j, "weight_bytes", (int64_t)b->m->weight_bytes);
@@ -234,6 +255,7 @@ static int measure(struct pw_bench *b)
         PW_TRY(pw_bench_decode(b, &b->decode[i], b->prefill[0].tokens), "measuring %lld sequences at once", (long long)b->decode[i].batch);
     for (int i = 0; i < b->n_train; i++)
         PW_TRY(pw_bench_train(b, &b->train[i]), "measuring training on %lld x %lld tokens", (long long)b->train[i].batch, (long long)b->train[i].tokens);
+    PW_TRY(pw_bench_attention(b), "measuring attention");
     return 0;
 }
 
@@ -284,6 +306,7 @@ static int run(struct pw_cmd *c)
     else
         put_text(&b, peak);
 out:
+    pw_choices_free(&b.attention);
     if (synthetic)
         pw_model_free(b.m);
     pw_unload(&l);
@@ -303,6 +326,7 @@ const struct pw_command pw_commands_bench[] = {
              "counted), decode of read_bytes_per_s (weights once a step, and the cache), encode of the same (f32 read, codes and scales written).\n"
              "On a card in_use_bytes is what it says is taken at the end of a measurement, driver and libraries included; planned_bytes is what\n"
              "driver and libraries held when the device was opened (driver_bytes; other programs of the card count there), and what we planned.\n"
+             "attention: where cuDNN is found, forward of attention in training by our kernels and by it, for each shape up to the rows of --train.\n"
              "On a processor with AMX all is measured at the level that generation has; pw train and scoring take another (docs/bench.md).",
      .options = table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .run = run},
     {0},
