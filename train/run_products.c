@@ -59,8 +59,11 @@ static int take(struct pw_run *run)
         return 0;
     PW_PASS(pw_choices_begin(&run->choices, o->dev, o->products, o->products_given, o->progress));
     const size_t before = run->choices.n + run->choices.n_attn;
-    if (o->dev->backend->driver(o->dev) != 0 && o->memory == 0)
+    if (o->dev->backend->driver(o->dev) != 0 && o->memory == 0) {
+        if (o->dev->backend->attn_library(o->dev) == 0)
+            pw_progress_say(o->progress, "attention is ours alone: cuDNN (libcudnn.so.9, 9.18.1 or later) is not here, or its headers were not when this was built");
         PW_TRY(measure(run), "measuring products");
+    }
     PW_PASS(pw_choices_keep(&run->choices, o->dev, o->products, o->products_given, before, o->progress));
     if (o->memory != 0)
         run->choices.n_attn = 0; /* the library's attention takes memory that no limit knows of, as it is made ready */
