@@ -114,8 +114,9 @@ int pw_run_products(struct pw_run *run)
     PW_PASS(pw_ranks_agree(o->ranks, 0));
     if (o->ranks)
         PW_PASS(share_all(run));
-    if (run->choices.n + run->choices.n_attn == 0)
+    if (run->choices.n + run->choices.n_attn == 0) /* the same on all ranks */
         return 0;
-    PW_TRY(pw_choices_use(&run->choices, o->dev), "choosing the ways of products and attention");
+    const int rc = pw_choices_use(&run->choices, o->dev);
+    PW_TRY(pw_ranks_agree(o->ranks, rc), "choosing the ways of products and attention"); /* a library may be there on one machine and not on another */
     return 0;
 }
