@@ -422,29 +422,38 @@ size_t sdpa_workspace(const void *library, const struct pw_attn_shape *shape)
 
 /* ---- a call ---- */
 
-int sdpa_run(void *library, const char *op, const struct pw_attn_shape *shape, const struct sdpa_call *c)
+/* What the graph's names stand for in a call. values: memory of the host for what goes by value, as long as the pack is used. */
+struct values { float scale, low, window, cap; };
+static desc pack_of(struct parts *parts, const struct pw_attn_shape *shape, const struct sdpa_call *c, struct values *values)
 {
-    struct library *l = (struct library *)library;
-    struct plan *p = find(l, shape);
-    PW_CHECK(p && p->plan, PW_E_FAIL, "%s: device %s: cuDNN has no plan for %lld rows, %d and %d heads of %d", op, l->kind, (long long)shape->rows, shape->heads, shape->groups, shape->head_dim);
     /* -2^30: no score comes near, and a row of nothing else has no NaN */
-    float scale = c->scale, low = -1024.0f * 1024.0f * 1024.0f, window = (float)shape->window, cap = (float)shape->softcap;
+    *values = {c->scale, -1024.0f * 1024.0f * 1024.0f, (float)shape->window, (float)shape->softcap};
     const struct { int64_t uid; const void *at; bool there; } all[] = {
         {UID_Q, c->q, true}, {UID_K, c->k, true}, {UID_V, c->v, true}, {UID_OUT, c->out, true}, {UID_LSE, c->lse, true}, {UID_LENGTHS_Q, c->lengths, true},
-        {UID_LENGTHS_KV, c->lengths, true}, {UID_Q_AT, c->q_at, true}, {UID_KV_AT, c->kv_at, true}, {UID_LSE_AT, c->lse_at, true}, {UID_SCALE, &scale, true},
-        {UID_LOW, &low, true}, {UID_WINDOW, &window, shape->window > 0}, {UID_CAP, &cap, shape->softcap > 0},
+        {UID_LENGTHS_KV, c->lengths, true}, {UID_Q_AT, c->q_at, true}, {UID_KV_AT, c->kv_at, true}, {UID_LSE_AT, c->lse_at, true}, {UID_SCALE, &values->scale, true},
+        {UID_LOW, &values->low, true}, {UID_WINDOW, &values->window, shape->window > 0}, {UID_CAP, &values->cap, shape->softcap > 0},
     };
     int64_t uid[sizeof all / sizeof *all], n = 0;
     const void *at[sizeof all / sizeof *all];
     for (const auto &one : all)
         if (one.there) uid[n] = one.uid, at[n++] = one.at;
+    const desc pack = made(parts, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, "a call");
+    set(parts, pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n, uid, "a call's names");
+    set(parts, pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n, at, "a call's memory");
+    set(parts, pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &c->workspace, "a call's workspace");
+    done(parts, pack, "a call");
+    return pack;
+}
+
+int sdpa_run(void *library, const char *op, const struct pw_attn_shape *shape, const struct sdpa_call *c)
+{
+    struct library *l = (struct library *)library;
+    struct plan *p = find(l, shape);
+    struct values values;
     struct parts parts = {};
+    PW_CHECK(p && p->plan, PW_E_FAIL, "%s: device %s: cuDNN has no plan for %lld rows, %d and %d heads of %d", op, l->kind, (long long)shape->rows, shape->heads, shape->groups, shape->head_dim);
     parts.l = l;
-    const desc pack = made(&parts, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, "a call");
-    set(&parts, pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, n, uid, "a call's names");
-    set(&parts, pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, n, at, "a call's memory");
-    set(&parts, pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &c->workspace, "a call's workspace");
-    done(&parts, pack, "a call");
+    const desc pack = pack_of(&parts, shape, c, &values);
     if (parts.error == 0) parts.error = failed(l, "the stream", l->f.SetStream(l->handle, (cudaStream_t)c->stream));
     if (parts.error == 0 && failed(l, "running attention", l->f.BackendExecute(l->handle, p->plan, pack)) < 0) parts.error = pw_error(PW_E_FAIL, "%s: %s", op, pw_error_text());
     parts_free(&parts);
@@ -484,6 +493,9 @@ int sdpa_engines(void *library, const struct pw_attn_shape *shape, const char *p
     done(&p, card, "a card's properties");
     const desc graph = attention(&p);
     done(&p, graph, "a graph");
+    struct values values;
+    const struct sdpa_call call = {&p, &p, &p, &p, (float *)&p, (const int32_t *)&p, (const int32_t *)&p, (const int32_t *)&p, (const int32_t *)&p, 1.0f, &p, NULL}; /* named, never read */
+    (void)pack_of(&p, shape, &call, &values);
     int rc = p.error;
     for (int m = 0; m < MODES && rc == 0; m++) {
         desc config[PROPOSALS];

@@ -39,7 +39,8 @@ int sdpa_plan(void *library, const struct pw_attn_shape *shape, bool *there, siz
 size_t sdpa_workspace(const void *library, const struct pw_attn_shape *shape);
 int sdpa_run(void *library, const char *op, const struct pw_attn_shape *shape, const struct sdpa_call *call); /* after sdpa_plan found it */
 /* Without a card: how many engines say they run the shape's graph on a card with these properties (JSON, as CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION has
- * it), and how many of them say that their sums have no fixed order. The graph is the one sdpa_plan makes. */
+ * it), and how many of them say that their sums have no fixed order. The graph is the one sdpa_plan makes, and the call's names
+ * are put together as sdpa_run does. */
 int sdpa_engines(void *library, const struct pw_attn_shape *shape, const char *properties, int *engines, int *without_order);
 #ifdef __cplusplus
 }
