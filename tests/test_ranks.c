@@ -289,6 +289,25 @@ START_TEST(one_way_for_all)
 }
 END_TEST
 
+/* NVIDIA's own library has each call by its name: what it lacks is the emulation's, which is asked for last. */
+START_TEST(the_real_library)
+{
+    static const char path[] = "/usr/local/cuda/lib64/libnccl.so.2";
+    const struct pw_dev_options options = {.kind = "simt", .threads = 1, .level = "forward,nccl:/usr/local/cuda/lib64/libnccl.so.2"};
+    struct pw_dev *dev = NULL;
+    struct pw_peers_look look;
+    if (!pw_file_exists(path)) {
+        test_skip("%s is not there", path);
+        return;
+    }
+    ck_ok(pw_dev_open(&dev, &options));
+    pw_dev_peers_look(dev, &look);
+    ck_assert_str_eq(look.why, "/usr/local/cuda/lib64/libnccl.so.2 has no nccl_emulated_busy");
+    ck_assert_int_eq(look.version, 0);
+    pw_dev_close(dev);
+}
+END_TEST
+
 /* Later there is no other way: an error, or a death, inside of a sum ends it on all, with the words of the one that it came from. (Two sums are those of joining.) */
 START_TEST(no_other_way_later)
 {
@@ -687,6 +706,7 @@ int main(void)
     tcase_add_test(c, sums_in_order);
     tcase_add_test(c, sums_by_the_devices);
     tcase_add_test(c, one_way_for_all);
+    tcase_add_test(c, the_real_library);
     tcase_add_test(c, no_other_way_later);
     tcase_add_test(c, one_fails_all_stop);
     tcase_add_test(c, what_must_be_the_same);
