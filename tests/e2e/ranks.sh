@@ -53,7 +53,7 @@ printf '%s\n' "model: $P/model" "adapter: {r: 4, alpha: 8, targets: all-linear}"
   "train: {steps: 2, batch_size: 1, eval_every: 0, warmup: 0, lr: 0.01}" > "$T/ways.yaml"
 for pass in forward backward; do for shape in 32,24 16,24 24,32 40,24 24,40; do
   printf '{"pass": "%s", "type": "dense", "dtype": "f32", "rows": 32, "n_out": %s, "n_in": %s, "way": "decoded", "fused_s": 2, "decoded_s": 1}\n' $pass "${shape%,*}" "${shape#*,}"
-done; done | paste -sd, | sed "s/.*/{\"schema\": 2, \"version\": \"$(cat tools/version.txt)\", \"device\": \"\", \"driver\": 0, \"choices\": [&]}/" > "$T/ways.json"
+done; done | paste -sd, | sed "s/.*/{\"schema\": 3, \"version\": \"$(cat tools/version.txt)\", \"device\": \"\", \"driver\": 0, \"attention_library\": 1, \"choices\": [&], \"attention\": []}/" > "$T/ways.json"
 rc 0 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set output="$T/ways0" --set train.accumulate=2
 rc 0 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set output="$T/ways1" --set train.accumulate=2 --products "$T/ways.json"
 rc 0 mpirun --oversubscribe --bind-to none -np 2 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set output="$T/ways2" --set train.accumulate=1 --products "$T/ways.json"
