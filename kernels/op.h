@@ -37,8 +37,8 @@ struct pw_seqs {
     const int32_t *device;                    /* the five lists, then pages, one after the other where the device sees them: pw_seqs_put; NULL on host devices */
     int64_t most_keys;                        /* in a captured step: what is launched serves every kv_len and prefix_len that sum up to this; 0: those of now */
     const int32_t *pages;                     /* (n_pages) or NULL: contiguous rows */
-    bool company;                             /* training: what a row gets may depend on the other rows of the call, and a library may do it */
     int64_t n_pages, page;                    /* in a captured step n_pages may change, page and whether there are any may not */
+    bool company;                             /* training: what a row gets may depend on the other rows of the call, and a library may do it */
 };
 size_t pw_seqs_bytes(int n, int64_t n_pages); /* of device memory that pw_seqs_put wants */
 int pw_seqs_put(struct pw_dev *dev, void *memory, struct pw_seqs *s); /* sets s->device; the host's lists stay the ones that are checked */

@@ -15,7 +15,7 @@ refused 3 'there is less memory than planned: while taking ' train memory:3 run 
 has err 'PEAK '; has err 'STATIC    gradients'; not run
 refused 3 'there is less memory than this wants: while loading the model' simt memory:2 run "$MODEL" -p '1+2=' -n 4
 refused 3 'there is less memory than this wants: while opening a session' simt memory:3 run "$MODEL" -p '1+2=' -n 4
-refused 2 'simt has no fault "luck:3": expected memory:N, launch:N, lost:N or nan:N' train luck:3 run
+refused 2 'simt has no fault "luck:3": expected memory:N, launch:N, lost:N, nan:N or nccl:FILE' train luck:3 run
 
 # ---- training: place, op and shape; the last whole step is kept, and going on ends in the same bytes ----
 rc 0 train '' whole
