@@ -3,6 +3,7 @@
 #include "data/checkpoint.h"
 
 #include <inttypes.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,6 +144,16 @@ const char *pw_checkpoint_head_name(const struct pw_checkpoint *c)
     return c->config.tied ? pw_checkpoint_embed_name(c) : head;
 }
 
+bool pw_checkpoint_forget(const struct pw_checkpoint *c, const void *at, size_t bytes)
+{
+    bool found = pw_map_forget(&c->map, at, bytes) || pw_map_forget(&c->gguf.map, at, bytes);
+    for (size_t i = 0; !found && i < c->n_files; i++)
+        found = pw_map_forget(&c->files[i].map, at, bytes);
+    for (size_t i = 0; !found && i < c->gguf.n_parts; i++)
+        found = pw_map_forget(&c->gguf.parts[i].map, at, bytes);
+    return found;
+}
+
 /* ---- hash ---- */
 
 #define PIECE ((size_t)4 << 20)
@@ -171,8 +182,21 @@ static int hash_pieces(const struct pw_checkpoint *c, struct piece **out)
             pw_sha256_bytes(a->data, a->bytes, a->hex);
         else
             pw_sha256_two((const void *const[]){a->data, b->data}, (const size_t[]){a->bytes, b->bytes}, (char *const[]){a->hex, b->hex});
+        if (c->sparing) {
+            pw_checkpoint_forget(c, a->data, a->bytes);
+            pw_checkpoint_forget(c, b->data, b->bytes);
+        }
     }
     return 0;
+}
+
+void pw_checkpoint_spare(struct pw_checkpoint *c) { c->sparing = true; }
+
+/* Two pieces a thread, and the pages around them. */
+size_t pw_checkpoint_hash_bytes(const struct pw_checkpoint *c)
+{
+    const size_t most = (size_t)omp_get_max_threads() * 2 * (PIECE + ((size_t)1 << 17)), all = pw_checkpoint_bytes(c);
+    return c->hash[0] || c->source ? 0 : most < all ? most : all;
 }
 
 int pw_checkpoint_hash(struct pw_checkpoint *c, char hex[65])

@@ -27,6 +27,10 @@ void pw_checkpoint_tell(const struct pw_checkpoint *c, struct pw_progress *progr
 size_t pw_checkpoint_bytes(const struct pw_checkpoint *c);         /* of all tensors as stored */
 /* SHA-256 over config and tensors (names, dtypes, shapes, bytes) in name order: what is stored, exactly. Computed once, kept. Reads all. */
 int pw_checkpoint_hash(struct pw_checkpoint *c, char hex[65]);
+/* Bytes of a tensor, or of a part of it, that will not be read soon: their pages are given back. False: they are no bytes of the files, but a copy. */
+bool pw_checkpoint_forget(const struct pw_checkpoint *c, const void *at, size_t bytes);
+void pw_checkpoint_spare(struct pw_checkpoint *c);                 /* hashing does so as it goes, for a model that is read tensor by tensor after it */
+size_t pw_checkpoint_hash_bytes(const struct pw_checkpoint *c);    /* of the files, that it has in memory at once then */
 /* Which model this is: what adapters and caches record. `pw quant` writes the hash of the folder it read into the folder it makes
  * ("pennyweight.source" in the safetensors metadata); such a folder is the same model in another form, so its identity is that hash.
  * Any other model: pw_checkpoint_hash. An adapter trained on NF4 of X therefore fits X dense, X quantised while loading, and a

@@ -23,6 +23,7 @@ struct pw_checkpoint {
     const char *source;                             /* recorded by pw quant, or NULL */
     const char *left_out;                           /* what of the folder is not in the list, or NULL */
     char hash[65];
+    bool sparing;                                   /* pw_checkpoint_spare */
 };
 
 /* Each fills config, format, tokenizer and the tensors (any order); on failure the caller closes. */

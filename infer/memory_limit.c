@@ -1,34 +1,15 @@
 /* The plan of what is not training, against --memory (see the header). */
 #include "infer/memory_limit.h"
 
-#include "base/error.h"
-#include "base/text.h"
+#include "base/limit.h"
 #include "infer/session.h"
 
 /* Buffers that the dense products take when they first run, measured on 1 to 8 threads. */
 #define LIBRARY_BYTES ((size_t)4 << 20)
 
-struct part { const char *name; size_t bytes; };
-
-static int check(const struct pw_model *m, const struct part *parts, int n)
+static int check(const struct pw_model *m, const struct pw_limit_part *parts, int n)
 {
-    struct pw_buf list = {0};
-    char text[32], limit[32];
-    size_t sum = 0;
-    for (int i = 0; i < n; i++) {
-        sum += parts[i].bytes;
-        pw_format_bytes(text, parts[i].bytes);
-        pw_buf_printf(&list, "%s%s %s", i ? ", " : "", parts[i].name, text);
-    }
-    int rc = pw_buf_status(&list);
-    if (rc == 0 && sum > m->memory) {
-        pw_format_bytes(text, sum);
-        pw_format_bytes(limit, m->memory);
-        rc = pw_error(PW_E_REFUSED, "it does not fit into --memory: planned %s (%s), at most %s", text, list.data, limit);
-        pw_error_hint("a larger --memory, --type nf4, a smaller --ctx, or fewer and shorter texts at once");
-    }
-    pw_buf_free(&list);
-    return rc;
+    return pw_limit_check(m->memory, parts, n, "--type nf4, a smaller --ctx, or fewer and shorter texts at once");
 }
 
 static size_t mapped(const struct pw_model *m)
@@ -40,10 +21,10 @@ int pw_memory_check_weights(const struct pw_model *m, size_t weights)
 {
     if (m->memory == 0)
         return 0;
-    const struct part there[] = {{"weights", weights}};
+    const struct pw_limit_part there[] = {{"weights", weights}};
     if (!m->dev->host)
         return check(m, there, 1);
-    const struct part parts[] = {{"program", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)}, {"weights", weights}};
+    const struct pw_limit_part parts[] = {{"program", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)}, {"weights", weights}};
     return check(m, parts, 3);
 }
 
@@ -59,11 +40,11 @@ int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batc
         return 0;
     const size_t scratch = pw_session_scratch(m, rows, batch_tokens);
     const size_t session = pw_session_bytes(m, rows, batch_tokens, max_seqs);
-    const struct part there[] = {{"weights", m->pool.bytes}, {"KV cache and activations", session}, {"scratch", scratch}};
+    const struct pw_limit_part there[] = {{"weights", m->pool.bytes}, {"KV cache and activations", session}, {"scratch", scratch}};
     if (!m->dev->host)
         return check(m, there, 3);
     /* Weights made in memory and adapters are written by now: they are among the program's own pages. */
-    const struct part parts[] = {{"program with weights in memory", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)},
+    const struct pw_limit_part parts[] = {{"program with weights in memory", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)},
                                  {"libraries", LIBRARY_BYTES}, {"KV cache and activations", session},
                                  {"scratch", scratch}};
     return check(m, parts, 5);

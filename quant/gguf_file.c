@@ -256,11 +256,31 @@ static int write_rows(struct job *j, const struct item *it, const struct pw_sour
     return 0;
 }
 
+/* Elements of a tile of a tensor, and the bytes of its three forms. */
+static int64_t tile_rows(const struct pw_source *s)
+{
+    const int64_t room = (int64_t)1 << 20, rows = s->w.n_in >= room ? 1 : room / s->w.n_in;
+    return rows < s->w.n_out ? rows : s->w.n_out;
+}
+
+/* Before anything is written, but with the tokenizer's keys made: they are among the program's pages. */
+static int plan(struct job *j)
+{
+    struct pw_making k = {0};
+    size_t names = 0;
+    for (size_t i = 0; i < j->n; i++) {
+        const struct item *it = &j->items[i];
+        const size_t elements = it->to.copy ? 0 : (size_t)(tile_rows(&it->s) * it->s.w.n_in);
+        pw_making_add(&k, j->c, &it->s, elements * (3 * sizeof(float)));
+        names += 2 * sizeof it->name;
+    }
+    return pw_making_check(&k, j->c, j->o->memory, names);
+}
+
 static int write_item(struct job *j, const struct item *it, size_t done)
 {
-    const int64_t n_in = it->s.w.n_in, all = it->s.w.n_out, room = (int64_t)1 << 20;
-    struct tile tile = {.step = n_in >= room ? 1 : room / n_in};
-    const size_t elements = (size_t)((tile.step < all ? tile.step : all) * n_in);
+    struct tile tile = {.step = tile_rows(&it->s)};
+    const size_t elements = (size_t)(tile.step * it->s.w.n_in);
     struct pw_source s = it->s;
     struct pw_error_sum e = {0};
     size_t bytes;
@@ -276,6 +296,7 @@ static int write_item(struct job *j, const struct item *it, size_t done)
         if (it->experts)
             PW_PASS_OUT(open_expert(j, it->layer, n, it->part, &s));
         PW_PASS_OUT(write_rows(j, it, &s, &tile, &e));
+        pw_source_forget(j->c, &s);
     }
     PW_CHECK_OUT(isfinite(e.squares) && isfinite(e.max), PW_E_NUMERIC, "%s: its error is not a number", it->name);
     const struct pw_quant_report r = {.name = it->name, .type = it->to.type, .bytes = bytes, .rmse = e.n ? sqrt(e.squares / (double)e.n) : 0, .max_error = e.max};
@@ -323,9 +344,12 @@ int pw_quant_gguf_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char
     PW_CHECK(j.o->type == PW_Q_DENSE || pw_block_type(j.o->type), PW_E_USAGE, "type %s does not exist in GGUF files (known: f32, f16, bf16, q8_0, q4_0, q4_K, q6_K)",
              pw_qtype_name(j.o->type));
     pw_arena_init(&j.arena);
+    pw_checkpoint_spare(c);
     PW_PASS_OUT(list_items(&j));
+    PW_PASS_OUT(plan(&j));                           /* what is known by now; again with the tokenizer */
     PW_PASS_OUT(pw_gguf_create(&j.out, out, force));
     PW_TRY_OUT(announce(&j), "writing %s", out);
+    PW_PASS_OUT(plan(&j));
     PW_PASS_OUT(write_rope(&j, false));
     for (size_t i = 0; i < j.n; i++)
         PW_TRY_OUT(write_item(&j, &j.items[i], i), "writing %s", out);

@@ -17,6 +17,7 @@ struct pw_quant_options {
     int block;               /* 64 */
     enum pw_dtype dtype;     /* recorded, bf16 */
     bool experts_stored;     /* folders: linears of experts stay in the numbers that they are stored in */
+    uint64_t memory;         /* folders and files: most bytes that the process may come to, planned before anything is written; 0: no limit */
 };
 int pw_quant_parse(const char *name, struct pw_quant_options *out);   /* "nf4" ...; PW_E_USAGE names the nearest */
 

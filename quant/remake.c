@@ -20,6 +20,8 @@ struct job {
     struct pw_st_stream out;
     struct pw_arena arena;
     int64_t done, total;
+    bool plans;                      /* nothing is written: what each tensor will take is added up in making */
+    struct pw_making making;
 };
 
 /* Rows of a source, as they are to be stored. */
@@ -58,6 +60,10 @@ static int write_dense(struct job *j, const struct pw_stored *t, const struct pw
 {
     const int64_t n_in = s->w.n_in, all = s->w.n_out, step = n_in >= (1 << 18) ? 1 : (1 << 18) / n_in;
     const int64_t tile = (step < all ? step : all) * n_in;
+    if (j->plans) {
+        pw_making_add(&j->making, j->c, s, (size_t)tile * (2 * sizeof(float) + sizeof(uint16_t)));
+        return 0;
+    }
     float *x = pw_alloc((size_t)tile * sizeof(float)), *back = pw_alloc((size_t)tile * sizeof(float));
     uint16_t *half = pw_alloc((size_t)tile * sizeof(uint16_t));
     struct pw_error_sum e = {0};
@@ -156,8 +162,15 @@ static int write_quantised(struct job *j, const struct pw_stored *t, const struc
     int rc = 0;
     o.dtype = s->w.dtype;
     const size_t bytes = pw_quant_bytes(s->w.n_out, s->w.n_in, &o);
-    void *memory = pw_alloc_zero(1, bytes);
+    void *memory = NULL;
     float *x = NULL, *back = NULL;
+    if (j->plans) {
+        PW_PASS(pw_quant_place(&w, s->w.n_out, s->w.n_in, &o, (void *)64, bytes));       /* its shape, of which the tiles follow */
+        const int64_t rows = pw_quant_tile_rows(&w) < w.n_out ? pw_quant_tile_rows(&w) : w.n_out;
+        pw_making_add(&j->making, j->c, s, bytes + 2 * (size_t)(rows * w.n_in) * sizeof(float) + (w.absmax_q ? (size_t)pw_weight_blocks(&w) * sizeof(float) : 0));
+        return 0;
+    }
+    memory = pw_alloc_zero(1, bytes);
     PW_CHECK_OUT(memory, PW_E_NOMEM, "%s: no memory for its codes", t->name);
     PW_PASS_OUT(pw_quant_place(&w, s->w.n_out, s->w.n_in, &o, memory, bytes));
     const int64_t step = pw_quant_tile_rows(&w), tile = (step < w.n_out ? step : w.n_out) * w.n_in;
@@ -208,6 +221,8 @@ static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass
     if (role == PW_ROLE_COMPANION)
         return 0;
     if (!stays && role == PW_ROLE_LINEAR) {
+        if (pass == PASS_BYTES && j->plans)
+            return 0;
         if (pass == PASS_BYTES && j->how->to.type == PW_Q_INT8) {
             static const uint8_t row_format = 0;
             char name[1200];
@@ -218,13 +233,18 @@ static int write_tensor(struct job *j, const struct pw_stored *t, enum pass pass
         if (pass != PASS_QUANTISED)
             return 0;
         PW_PASS(open_source(j, t, role == PW_ROLE_LINEAR, &s));
-        return write_quantised(j, t, &s);
+        PW_PASS(write_quantised(j, t, &s));
+        pw_source_forget(j->c, &s);
+        return 0;
     }
     if (pass != PASS_F32 && pass != PASS_16)
         return 0;
     PW_PASS(open_source(j, t, role == PW_ROLE_LINEAR, &s));
     const enum pw_dtype to = dense ? j->how->to.dtype : s.w.dtype;
-    return (to == PW_F32) == (pass == PASS_F32) ? write_dense(j, t, &s, to) : 0;
+    if ((to == PW_F32) == (pass == PASS_F32))
+        PW_PASS(write_dense(j, t, &s, to));
+    pw_source_forget(j->c, &s);
+    return 0;
 }
 
 /* As a tensor for each expert, the published form, which transformers joins again. */
@@ -259,6 +279,15 @@ static int write_stored(struct job *j, const struct pw_stored *t, enum pass pass
     return layer >= 0 ? write_router(j, t, layer, pass) : write_tensor(j, t, pass);
 }
 
+static int write_all(struct job *j)
+{
+    struct pw_stored t;
+    for (int pass = 0; pass < PASSES; pass++)
+        for (size_t i = 0; pw_checkpoint_at(j->c, i, &t); i++)
+            PW_PASS(write_stored(j, &t, (enum pass)pass));
+    return 0;
+}
+
 static int write_weights(struct job *j, const char *dir)
 {
     int layer, part, last;
@@ -277,6 +306,10 @@ static int write_weights(struct job *j, const char *dir)
         j->total += role == PW_ROLE_LINEAR || role == PW_ROLE_DENSE;
         room += (role == PW_ROLE_LINEAR ? 7 : 1) * (pw_st_header_room(t.name, 2) + 80);
     }
+    j->plans = true;                                 /* once through all of it, before anything large is taken or read */
+    PW_PASS(write_all(j));
+    j->plans = false;
+    PW_PASS(pw_making_check(&j->making, j->c, j->how->to.memory, 2 * room));
     if (j->how->derived) {
         PW_PASS(pw_checkpoint_identity(j->c, hex));
         metadata[2] = "pennyweight.source";
@@ -285,9 +318,7 @@ static int write_weights(struct job *j, const char *dir)
     char *path = pw_path_join(&j->arena, dir, "model.safetensors");
     PW_CHECK(path, PW_E_NOMEM, "%s: no memory", dir);
     PW_PASS(pw_st_stream_open(&j->out, path, room, metadata, false));
-    for (int pass = 0; pass < PASSES; pass++)
-        for (size_t i = 0; pw_checkpoint_at(j->c, i, &t); i++)
-            PW_PASS(write_stored(j, &t, (enum pass)pass));
+    PW_PASS(write_all(j));
     PW_PASS(pw_checkpoint_all_used(j->c));
     return pw_st_stream_commit(&j->out);
 }
@@ -382,6 +413,7 @@ int pw_quant_remake(struct pw_dev *dev, struct pw_checkpoint *c, const char *dir
 {
     struct job j = {.dev = dev, .c = c, .config = pw_checkpoint_config(c), .how = how};
     pw_arena_init(&j.arena);
+    pw_checkpoint_spare(c);
     if (j.config->experts && how->to.type != PW_Q_DENSE && !how->to.experts_stored)
         pw_progress_say(how->progress, "experts are quantised: transformers 4.57 opens such a folder, transformers 5 does not, since it joins experts (--experts stored leaves them as they are)");
     int rc = write_config(&j, dir);

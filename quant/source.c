@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/limit.h"
 #include "quant/quant.h"
 
 static bool ends_with(const char *s, const char *tail)
@@ -157,6 +158,43 @@ int pw_source_rows(struct pw_dev *dev, const struct pw_source *s, int64_t first,
         out[i] = x[from_row(s, n, i)];
     pw_free(x);
     return rc;
+}
+
+/* ---- memory ---- */
+
+/* Stacks of threads, code that is first used, buffers of files: 0 to 4 MiB were measured over types, formats and shapes. */
+#define LIBRARY_BYTES ((size_t)5 << 20)
+
+void pw_source_forget(const struct pw_checkpoint *c, const struct pw_source *s)
+{
+    const struct pw_weight *w = &s->w;
+    const size_t blocks = w->absmax || w->absmax_q ? (size_t)pw_weight_blocks(w) : 0;
+    pw_checkpoint_forget(c, w->data, pw_weight_data_bytes(w));
+    if (w->absmax)
+        pw_checkpoint_forget(c, w->absmax, (w->type == PW_Q_INT8 ? (size_t)w->n_out : blocks) * sizeof(float));
+    if (w->absmax_q)
+        pw_checkpoint_forget(c, w->absmax_q, blocks);
+}
+
+void pw_making_add(struct pw_making *k, const struct pw_checkpoint *c, const struct pw_source *s, size_t made)
+{
+    const size_t stored = pw_weight_bytes(&s->w);
+    if (stored + made > k->stored + k->made) {
+        k->stored = stored;
+        k->made = made;
+    }
+    if (!pw_checkpoint_forget(c, s->w.data, pw_weight_data_bytes(&s->w)))
+        k->copies += stored;
+}
+
+int pw_making_check(const struct pw_making *k, const struct pw_checkpoint *c, uint64_t memory, size_t beside)
+{
+    const size_t hashing = pw_checkpoint_hash_bytes(c), one = k->stored + k->made, now = pw_rss_bytes() + LIBRARY_BYTES + beside, before = pw_peak_rss_bytes();
+    const struct pw_limit_part parts[] = {{"program", now}, {"copies of tensors that are not aligned", k->copies}, {"the largest tensor as stored", k->stored}, {"and as it becomes", k->made}};
+    const struct pw_limit_part hash[] = {{"program", now}, {"the model while it is hashed", hashing}}, already[] = {{"program until now", before}};
+    if (before > now + (hashing > k->copies + one ? hashing : k->copies + one))
+        return pw_limit_check(memory, already, 1, NULL);
+    return hashing > k->copies + one ? pw_limit_check(memory, hash, 2, "fewer --threads") : pw_limit_check(memory, parts, 4, NULL);
 }
 
 void pw_error_add(struct pw_error_sum *e, const float *want, const float *got, int64_t n)

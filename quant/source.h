@@ -27,6 +27,12 @@ struct pw_source {
 int pw_source_open(struct pw_source *s, struct pw_checkpoint *c, const struct pw_stored *t, bool interleaved);
 int pw_source_rows(struct pw_dev *dev, const struct pw_source *s, int64_t first, struct pw_tensor rows); /* (n, n_in) f32 */
 
+/* What is in memory at one time while tensors are made one by one, as a plan: the tensor that takes most, as it is stored and as it becomes, and copies of those whose place in the file is not aligned. */
+struct pw_making { size_t stored, made, copies; };
+void pw_making_add(struct pw_making *k, const struct pw_checkpoint *c, const struct pw_source *s, size_t made);
+int pw_making_check(const struct pw_making *k, const struct pw_checkpoint *c, uint64_t memory, size_t beside);   /* PW_E_REFUSED when it is more than that; beside: header, names */
+void pw_source_forget(const struct pw_checkpoint *c, const struct pw_source *s);   /* it is made: its pages are given back */
+
 struct pw_error_sum { double squares, max; int64_t n; };
 void pw_error_add(struct pw_error_sum *e, const float *want, const float *got, int64_t n);
 /* f32 to 16 bits, and back: what is stored */

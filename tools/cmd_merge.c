@@ -57,6 +57,7 @@ static int output_type(struct job *j)
             to->dtype = w.dtype;
         }
     }
+    to->memory = j->c->common->memory;
     j->type = to->type == PW_Q_DENSE ? pw_dtype_name(to->dtype) : pw_qtype_name(to->type);
     return 0;
 }
@@ -69,6 +70,7 @@ static int load(struct job *j)
     double scale = 1;
     PW_PASS(pw_adapter_argument(&j->arena, j->c->common->adapters.items[0], &path, &scale));
     PW_PASS(pw_checkpoint_open(&j->base, j->c->args.items[0], &copt));
+    pw_checkpoint_spare(j->base);
     if (j->o->no_check || !pw_checkpoint_tokenizer(j->base))   /* comparing loads it, and says so */
         pw_checkpoint_tell(j->base, j->c->progress);
     PW_PASS(output_type(j));

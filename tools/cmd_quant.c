@@ -49,6 +49,7 @@ static int quant(struct pw_cmd *c)
     PW_CHECK(!gguf || to.type == PW_Q_DENSE || pw_block_type(to.type), PW_E_USAGE, "--type %s does not exist in GGUF files (known: q8_0, q4_0, q4_K, q6_K, f32, f16, bf16)",
              c->common->type);
     to.double_quant = c->common->double_quant;
+    to.memory = c->common->memory;
     PW_CHECK(!to.double_quant || to.type == PW_Q_NF4 || to.type == PW_Q_FP4, PW_E_USAGE, "--double-quant is for nf4 and fp4, not %s", c->common->type);
     to.experts_stored = strcmp(o->experts, "stored") == 0;
     PW_CHECK(!to.experts_stored || (!gguf && to.type != PW_Q_DENSE), PW_E_USAGE, "--experts stored is for nf4, fp4 and int8, not %s", c->common->type);

@@ -365,7 +365,7 @@ mutant test_vote_faults eval/rank_coins.c 's/floor(gap + 1e-9) + 1/floor(gap + 1
 # ---- locks and limits ----
 mutant test_base_file base/lock.c 's/LOCK_EX | LOCK_NB) != 0/LOCK_EX | LOCK_NB) > 0/'
 mutant test_base_file base/lock.c 's/if (still_there(l->fd, l->path)) unlink/unlink/'
-mutant test_session infer/memory_limit.c 's/sum > m->memory/false/'
+mutant test_session base/limit.c 's/sum > limit/false/'
 mutant test_adapter_file lora/gguf_lora.c 's/(w->a->paired > 0) != w->permutes ? w->model->head_dim : 0/0/'
 mutant test_adapter_file lora/gguf_lora.c 's/if (half && fabs(factor - 1) > 1e-7)/if (false)/'
 mutant test_adapter_file lora/gguf_lora.c 's/alpha \/ (double)at\[0\] : 1/alpha \/ (double)at[0] : 0.5/'
