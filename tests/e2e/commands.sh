@@ -131,5 +131,9 @@ limit 0 pw eval run "$BASE" --tasks colours --data data --limit 5 --samples full
 pw chat "$BASE" --template <(echo '{{ messages[0].content }}') < <(sleep 20) > out 2> err & pid=$!
 sleep 1; kill -INT $pid; wait $pid; got=$?; checks=$((checks + 1)); [ $got = 130 ] || fail "an interrupted chat: exit $got"
 
+# ---- a limit of memory that making a model anew cannot keep: refused before anything is written ----
+refused 3 'does not fit into --memory' pw quant "$BASE" -o limited --type nf4 --memory 1MiB
+checks=$((checks + 1)); [ ! -e limited ] || fail "a refused quant left a folder"
+rc 0 pw quant "$BASE" -o limited --type nf4 --memory 1GiB
 echo "$checks checks, $failures failures"
 [ $failures = 0 ]
