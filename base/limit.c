@@ -26,11 +26,3 @@ int pw_limit_check(uint64_t limit, const struct pw_limit_part *parts, int n, con
     pw_buf_free(&list);
     return rc;
 }
-
-int pw_limit_check_process(uint64_t limit, const char *what, size_t bytes)
-{
-    if (limit == 0) return 0;
-    const size_t now = pw_rss_bytes(), peak = pw_peak_rss_bytes();
-    const struct pw_limit_part parts[] = { { "program", now }, { what, bytes } }, before[] = { { "program until now", peak } };
-    return now + bytes < peak ? pw_limit_check(limit, before, 1, NULL) : pw_limit_check(limit, parts, 2, NULL);
-}

@@ -9,6 +9,4 @@
 struct pw_limit_part { const char *name; size_t bytes; };
 /* PW_E_REFUSED with the parts, their sum and the least that would do, when they are more than limit; 0 without a limit (0). way_out: what else would help, NULL: nothing. */
 int pw_limit_check(uint64_t limit, const struct pw_limit_part *parts, int n, const char *way_out);
-/* Of this process: its resident pages as they are, and `what` that will be taken beside them; what it came to before counts too. */
-int pw_limit_check_process(uint64_t limit, const char *what, size_t bytes);
 #endif

@@ -1,5 +1,6 @@
-/* Attention on the cpu: on vectors of f32, and whose level has bf16 multipliers is passed on to cpu_attn16.c. A task of the forward pass is one head of one sequence; of the backward pass one key/value head of one sequence,
- * so that no two tasks add to the same rows (with a shared prefix: one key/value head of all sequences).
+/* Attention on the cpu: its tasks, and what one does on vectors of f32; where the level has bf16 multipliers, cpu_attn16.c does it. A task of the
+ * forward pass is one head of one sequence; of the backward pass one key/value head of one sequence, so that no two tasks add to the same rows
+ * (with a shared prefix: one key/value head of all sequences).
  *
  *            keys 0..63   64..127  128..191      Queries go 32 at a time, keys 64 at a time; blocks of keys begin at multiples of 64 of
  *  q 0..31   [ tile S ]   [     ]                the sequence's own numbering, prefix included, so a query meets the same blocks whether
@@ -116,10 +117,11 @@ static int64_t score_work(const struct pw_seqs *seqs, int64_t heads, int64_t d)
 int cpu_cache_attn(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, const struct pw_cache *cache, const struct pw_seqs *seqs, const struct pw_attn *attn)
 {
     const int64_t heads = q.shape[1], tasks = seqs->n * heads;
-    void (*const forward)(const struct pw_dev *, struct pw_tensor, struct pw_tensor, struct pw_tensor, const struct pw_cache *, const struct pw_seqs *, const struct pw_attn *, int, int64_t) =
-        on_products16(dev) ? cpu_attn16_forward : forward_head;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (score_work(seqs, heads, q.shape[2]) > CPU_SMALL_WORK / 4)
-    for (int64_t i = 0; i < tasks; i++) forward(dev, out, lse, q, cache, seqs, attn, (int)(i / heads), i % heads);
+    for (int64_t i = 0; i < tasks; i++) {
+        if (on_products16(dev)) cpu_attn16_forward(dev, out, lse, q, cache, seqs, attn, (int)(i / heads), i % heads);
+        else forward_head(dev, out, lse, q, cache, seqs, attn, (int)(i / heads), i % heads);
+    }
     return 0;
 }
 int cpu_attn_fwd(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor lse, struct pw_tensor q, struct pw_tensor k, struct pw_tensor v, const struct pw_seqs *seqs, const struct pw_attn *attn)
@@ -225,16 +227,15 @@ int cpu_attn_bwd(struct pw_dev *dev, struct pw_tensor dq, struct pw_tensor dk, s
 {
     struct cpu_attn_grads t = { dq, dk, dv, dout, out, lse, q, k, v };
     const int64_t groups = k.shape[1];
-    void (*const backward)(const struct pw_dev *, const struct cpu_attn_grads *, const struct pw_seqs *, const struct pw_attn *, int, int64_t) =
-        on_products16(dev) ? cpu_attn16_backward : backward_group;
     int together = seqs->prefix_len ? seqs->n : 1; /* sequences a task does one after another */
     int64_t tasks = together > 1 ? groups : seqs->n * groups;
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (score_work(seqs, q.shape[1], q.shape[2]) > CPU_SMALL_WORK / 8)
     for (int64_t i = 0; i < tasks; i++) {
-        if (together > 1)
-            for (int s = 0; s < seqs->n; s++) backward(dev, &t, seqs, attn, s, i);
-        else
-            backward(dev, &t, seqs, attn, (int)(i / groups), i % groups);
+        const int first = together > 1 ? 0 : (int)(i / groups);
+        for (int n = first; n < first + together; n++) {
+            if (on_products16(dev)) cpu_attn16_backward(dev, &t, seqs, attn, n, i % groups);
+            else backward_group(dev, &t, seqs, attn, n, i % groups);
+        }
     }
     return 0;
 }

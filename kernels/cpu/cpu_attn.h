@@ -1,5 +1,5 @@
 /* Where the keys of a sequence lie and which of them its queries see: what both ways of attention on the cpu begin with (cpu_attn.c on f32,
- * cpu_attn16.c on bf16 multipliers). Knows neither products nor softmax.
+ * cpu_attn16.c on bf16 multipliers). Knows no products.
  *
  * Blocks of keys begin at multiples of CPU_KEYS of the sequence's own numbering, prefix included, so a query meets the same blocks whether it is
  * alone or not, and whether its prefix is shared or not. */

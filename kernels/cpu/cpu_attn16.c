@@ -21,8 +21,6 @@
 enum { QB = 256, KB = CPU_KEYS };
 _Static_assert(QB % CPU_PANEL == 0 && KB % CPU_PANEL == 0 && KB % CPU_STEP == 0 && CPU_PANEL == CPU_STEP, "tiles are whole panels and whole steps");
 
-static int64_t steps(int64_t n) { return (n + CPU_STEP - 1) / CPU_STEP * CPU_STEP; }
-
 /* One thread's scratch: taken piece by piece, each at a whole line. With `at` NULL it only counts. */
 struct room { char *at; size_t bytes; };
 static void *piece(struct room *r, int64_t n, size_t each)
@@ -52,7 +50,7 @@ struct work {
 static struct work work_of(const struct pw_dev *dev, struct room *r, int64_t d, bool backward)
 {
     const struct cpu_isa *isa = cpu_isa_of(dev);
-    const int64_t planes = isa->products16->planes, wide = steps(d);
+    const int64_t planes = isa->products16->planes, wide = cpu_steps(d);
     struct work w = { .isa = isa, .p = isa->products16, .d = d, .planes = planes, .wide = wide };
     w.k = piece(r, KB * d, sizeof(float));
     w.v = piece(r, KB * d, sizeof(float));
@@ -189,7 +187,7 @@ static void backward_row(const struct work *w, const struct pw_attn *attn, int64
 {
     float *s = w->s + j * QB, *ds = w->ds + j * QB, slope[QB];
     const float scale = (float)attn->scale, cap = (float)attn->softcap;
-    const int64_t low = key0 + j, from = low > q.from ? cpu_min(low, q.to) : q.from, n = steps(q.to - q.from);
+    const int64_t low = key0 + j, from = low > q.from ? cpu_min(low, q.to) : q.from, n = cpu_steps(q.to - q.from);
     const int64_t to = attn->window > 0 && low + attn->window < q.to ? (low + attn->window > from ? low + attn->window : from) : q.to;
     for (int64_t i = from; cap > 0 && i < to; i++) {
         const float t = tanhf(s[i] * scale / cap);

@@ -24,9 +24,8 @@ enum {
 };
 _Static_assert(LOW <= 2 * STEP && CPU_TERMS % CPU_STEP == 0 && STEP % CPU_STEP == 0, "offsets into planes");
 
-static int64_t steps16(int64_t n) { return (n + CPU_STEP - 1) / CPU_STEP * CPU_STEP; }
 /* numbers of a plane from one row to the next: n, then the adapter's; whole lines, and not a power of two */
-static int64_t row16(int64_t n, const struct pw_weight *w) { return steps16(n) + (w->lora ? steps16(w->lora->r) : 0) + CPU_STEP; }
+static int64_t row16(int64_t n, const struct pw_weight *w) { return cpu_steps(n) + (w->lora ? cpu_steps(w->lora->r) : 0) + CPU_STEP; }
 
 static const struct cpu_products16 *products_of(const struct pw_dev *dev) { return cpu_isa_of(dev)->products16; }
 static int planes_of(const struct pw_dev *dev) { return products_of(dev)->planes; }
@@ -61,7 +60,7 @@ static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t
 {
     const struct cpu_products16 *p = cpu_isa_of(dev)->products16;
 #pragma omp parallel for num_threads(dev->threads) if (tokens * n > CPU_SMALL_ELEMENTS)
-    for (int64_t t = 0; t < tokens; t++) p->round(n, steps16(n), x + t * n, to + t * ld * p->planes);
+    for (int64_t t = 0; t < tokens; t++) p->round(n, cpu_steps(n), x + t * n, to + t * ld * p->planes);
 }
 
 /* What a task computes: `rows` rows of `wide` columns. All rows are read once for each group of columns, and come from the third cache then, so groups
@@ -97,7 +96,7 @@ static void pack_more(const struct cpu_products16 *p, struct more m, int64_t col
     if (m.by_rows) p->pack_rows(wide, terms, m.factor + column * m.ld + first, m.ld, panel);
     else p->pack_columns(wide, terms, m.factor + first * m.ld + column, m.ld, panel);
 }
-static bool fits(const struct cpu_products16 *p, struct more m, int64_t terms) { return m.r > 0 && steps16(terms) + m.r <= p->terms; }
+static bool fits(const struct cpu_products16 *p, struct more m, int64_t terms) { return m.r > 0 && cpu_steps(terms) + m.r <= p->terms; }
 static void add_more(const struct cpu_products16 *p, struct more m, float *c, int64_t ldc, const uint16_t *rows, int64_t ld, int64_t tokens, int64_t column, int64_t n, uint16_t *panels)
 {
     for (int64_t first = 0; first < m.r; first += p->terms) {
@@ -118,7 +117,7 @@ static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, cons
     x += task.t * ld;
     y += task.t * w->n_out;
     for (int64_t k = 0; k < n_in; k += p->terms) {
-        const int64_t terms = cpu_min(p->terms, n_in - k), own = steps16(terms);
+        const int64_t terms = cpu_min(p->terms, n_in - k), own = cpu_steps(terms);
         joined = k + p->terms >= n_in && fits(p, more, terms);
         for (int64_t j = 0; j < n; j += CPU_PANEL) {
             const int64_t wide = cpu_min(CPU_PANEL, n - j), row = n0 + j;
@@ -130,7 +129,7 @@ static void columns(const struct cpu_isa *isa, float *y, const uint16_t *x, cons
         }
         p->product(tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, x + k * p->planes, ld, panels, panel16(p), y + n0, w->n_out, k > 0);
     }
-    if (!joined) add_more(p, more, y + n0, w->n_out, x + steps16(n_in) * p->planes, ld, tokens, n0, n, panels);
+    if (!joined) add_more(p, more, y + n0, w->n_out, x + cpu_steps(n_in) * p->planes, ld, tokens, n0, n, panels);
 }
 
 void cpu_matmul16(struct pw_dev *dev, float *y, const float *x, int64_t tokens, const struct pw_weight *w, char *scratch)
@@ -154,7 +153,7 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *d
     dy += task.t * ld;
     dx += task.t * n_in;
     for (int64_t row = 0; row < n_out; row += p->terms) {
-        const int64_t terms = cpu_min(p->terms, n_out - row), own = steps16(terms);
+        const int64_t terms = cpu_min(p->terms, n_out - row), own = cpu_steps(terms);
         joined = row + p->terms >= n_out && fits(p, more, terms);
         for (int64_t at = 0; at < terms; at += STEP) {
             const int64_t rows = cpu_min(STEP, terms - at);
@@ -171,7 +170,7 @@ static void back_columns(const struct cpu_isa *isa, float *dx, const uint16_t *d
             pack_more(p, more, k0 + j, cpu_min(CPU_PANEL, n - j), 0, more.r, panels + j / CPU_PANEL * panel16(p) + own * CPU_PANEL * planes);
         p->product(tokens, n, dense16 ? own : 0, joined ? own + more.r : terms, dy + row * p->planes, ld, panels, panel16(p), dx + k0, n_in, true);
     }
-    if (!joined) add_more(p, more, dx + k0, n_in, dy + steps16(n_out) * p->planes, ld, tokens, k0, n, panels);
+    if (!joined) add_more(p, more, dx + k0, n_in, dy + cpu_steps(n_out) * p->planes, ld, tokens, k0, n, panels);
 }
 
 void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t tokens, const struct pw_weight *w, char *scratch)
@@ -194,7 +193,7 @@ void cpu_matmul_back16(struct pw_dev *dev, float *dx, const float *dy, int64_t t
  */
 /* rows (T, R), behind those of x or dy; turned (R, T); ld.. count their planes */
 struct low { float *f32; uint16_t *rows, *turned; int64_t ld, ld_turned; };
-static int64_t row_turned(int64_t tokens) { return steps16(tokens) + CPU_STEP; }
+static int64_t row_turned(int64_t tokens) { return cpu_steps(tokens) + CPU_STEP; }
 size_t cpu_scratch_adapter16(const struct pw_dev *dev, int64_t tokens, const struct pw_weight *w)
 {
     const int64_t r = w->lora->r;
@@ -203,7 +202,7 @@ size_t cpu_scratch_adapter16(const struct pw_dev *dev, int64_t tokens, const str
 static struct low low_of(const struct pw_dev *dev, struct room room, int64_t n, int64_t tokens, const struct pw_weight *w)
 {
     char *at = (char *)dev->scratch + cpu_round(cpu_matmul_scratch(dev, tokens, w));
-    return (struct low){ .f32 = (float *)at, .rows = room.rows + steps16(n) * room.p->planes, .ld = row16(n, w) * room.p->planes,
+    return (struct low){ .f32 = (float *)at, .rows = room.rows + cpu_steps(n) * room.p->planes, .ld = row16(n, w) * room.p->planes,
                          .turned = (uint16_t *)(at + cpu_round((size_t)(tokens * w->lora->r) * 4)), .ld_turned = row_turned(tokens) * room.p->planes };
 }
 
@@ -215,14 +214,14 @@ static void round_low(struct pw_dev *dev, struct low l, const float *x, float sc
 #pragma omp parallel for num_threads(dev->threads) if (tokens * r > CPU_SMALL_ELEMENTS)
     for (int64_t t = 0; t < tokens; t++) {
         for (int64_t i = t * r; i < (t + 1) * r; i++) l.f32[i] = x[i] * scale;
-        p->round(r, steps16(r), l.f32 + t * r, l.rows + t * l.ld);
+        p->round(r, cpu_steps(r), l.f32 + t * r, l.rows + t * l.ld);
     }
     if (!(turned > 0)) return;
 #pragma omp parallel for num_threads(dev->threads) if (tokens * r > CPU_SMALL_ELEMENTS)
     for (int64_t i = 0; i < r; i++)
-        for (int64_t t = 0; t < steps16(tokens); t += PIECE) {
+        for (int64_t t = 0; t < cpu_steps(tokens); t += PIECE) {
             float column[PIECE];
-            const int64_t n = cpu_min(PIECE, steps16(tokens) - t);
+            const int64_t n = cpu_min(PIECE, cpu_steps(tokens) - t);
             for (int64_t j = 0; j < n; j++) column[j] = t + j < tokens ? turned * l.f32[(t + j) * r + i] : 0;
             p->round(n, n, column, l.turned + i * l.ld_turned + t * p->planes);
         }

@@ -18,6 +18,8 @@ enum {
     CPU_TERMS = 1024 + 64, /* a row of 1024 and an adapter's */
 };
 
+static inline int64_t cpu_steps(int64_t n) { return (n + CPU_STEP - 1) / CPU_STEP * CPU_STEP; } /* terms, padded */
+
 /* Products on bf16 multipliers with sums in f32. A number stands there as `planes` bf16 numbers: one, to which it is rounded, or three whose sum it
  * is (each the nearest to what the ones before leave; a number of bf16 has zeros in the last two, which need not be there).
  *

@@ -70,7 +70,7 @@ INLINE uint16_t *pair_at(uint16_t *panel, int64_t t) { return panel + t / CPU_ST
 
 static void split_columns(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel)
 {
-    for (int64_t t = 0; t < (k + CPU_STEP - 1) / CPU_STEP * CPU_STEP; t += 2)
+    for (int64_t t = 0; t < cpu_steps(k); t += 2)
         for (int64_t j = 0; j < WIDE; j += 16) {
             __m512 first = load_part(w + t * ldw + j, t < k ? n - j : 0), second = load_part(w + (t + 1) * ldw + j, t + 1 < k ? n - j : 0);
             for (int p = 0; p < PLANES; p++) {
@@ -94,7 +94,7 @@ static void turn_split(int64_t n, int64_t k, const float *w, int64_t ldw, uint16
 /* Column j of the panel is column j of rows that are split already. */
 static void pack_split(int64_t n, int64_t k, const uint16_t *rows, int64_t ldw, uint16_t *panel)
 {
-    for (int64_t t = 0; t < (k + CPU_STEP - 1) / CPU_STEP * CPU_STEP; t += 2)
+    for (int64_t t = 0; t < cpu_steps(k); t += 2)
         for (int p = 0; p < PLANES; p++)
             for (int64_t j = 0; j < WIDE; j += 16) {
                 const uint16_t *from = rows + t * ldw + p * CPU_STEP + j;

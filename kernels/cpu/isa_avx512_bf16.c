@@ -114,7 +114,7 @@ INLINE void pack_columns_of(bool half, int64_t n, int64_t k, const void *w, int6
             const __m256i second = t + 1 < k ? sixteen(w, half, (t + 1) * ldw + j, n - j) : _mm256_setzero_si256();
             _mm512_storeu_si512(panel + t * WIDE + 2 * j, pairs_of(sixteen(w, half, t * ldw + j, n - j), second));
         }
-    memset(panel + (k + 1) / 2 * 2 * WIDE, 0, (size_t)((k + CPU_STEP - 1) / CPU_STEP * CPU_STEP - (k + 1) / 2 * 2) * WIDE * sizeof *panel);
+    memset(panel + (k + 1) / 2 * 2 * WIDE, 0, (size_t)(cpu_steps(k) - (k + 1) / 2 * 2) * WIDE * sizeof *panel);
 }
 static void pack_columns(int64_t n, int64_t k, const float *w, int64_t ldw, uint16_t *panel) { pack_columns_of(false, n, k, w, ldw, panel); }
 static void pack_columns16(int64_t n, int64_t k, const uint16_t *w, int64_t ldw, uint16_t *panel) { pack_columns_of(true, n, k, w, ldw, panel); }
