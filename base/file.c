@@ -204,10 +204,15 @@ void pw_map_close(struct pw_map *m)
     *m = (struct pw_map){ 0 };
 }
 
+bool pw_map_has(const struct pw_map *m, const void *at)
+{
+    return m->base && (const uint8_t *)at >= m->data && (size_t)((const uint8_t *)at - m->data) < m->bytes;
+}
+
 bool pw_map_forget(const struct pw_map *m, const void *at, size_t bytes)
 {
     const uintptr_t around = (uintptr_t)1 << 16;   /* the kernel maps that much around a page that is read */
-    if (!m->base || (const uint8_t *)at < m->data || (size_t)((const uint8_t *)at - m->data) > m->bytes || bytes > m->bytes - (size_t)((const uint8_t *)at - m->data)) return false;
+    if (!pw_map_has(m, at) || bytes > m->bytes - (size_t)((const uint8_t *)at - m->data)) return false;
     uintptr_t first = (uintptr_t)at & ~(around - 1), last = ((uintptr_t)at + bytes + around - 1) & ~(around - 1);
     if (first < (uintptr_t)m->base) first = (uintptr_t)m->base;
     if (last > (uintptr_t)m->base + m->bytes) last = (uintptr_t)m->base + m->bytes;

@@ -27,6 +27,7 @@ struct pw_map { const uint8_t *data; size_t bytes; void *base; };
 int pw_map_open(struct pw_map *m, const char *path);  /* read-only; an empty file maps to bytes = 0 */
 void pw_map_close(struct pw_map *m);
 /* These bytes will not be read soon: their pages are given back, and come again from the file when they are. False, and nothing done, when they do not lie in the map. */
+bool pw_map_has(const struct pw_map *m, const void *at);    /* is this address one of the file's bytes? */
 bool pw_map_forget(const struct pw_map *m, const void *at, size_t bytes);
 
 /* One output file. Write with stdio on ->f or pw_out_write; pw_out_commit makes it appear; pw_out_abort (also on an

@@ -144,14 +144,23 @@ const char *pw_checkpoint_head_name(const struct pw_checkpoint *c)
     return c->config.tied ? pw_checkpoint_embed_name(c) : head;
 }
 
+/* The file that has this address; NULL: none, it is a copy. */
+static const struct pw_map *map_of(const struct pw_checkpoint *c, const void *at)
+{
+    const struct pw_map *found = pw_map_has(&c->map, at) ? &c->map : pw_map_has(&c->gguf.map, at) ? &c->gguf.map : NULL;
+    for (size_t i = 0; !found && i < c->n_files; i++)
+        found = pw_map_has(&c->files[i].map, at) ? &c->files[i].map : NULL;
+    for (size_t i = 0; !found && i < c->gguf.n_parts; i++)
+        found = pw_map_has(&c->gguf.parts[i].map, at) ? &c->gguf.parts[i].map : NULL;
+    return found;
+}
+
+bool pw_checkpoint_is_mapped(const struct pw_checkpoint *c, const void *at) { return map_of(c, at) != NULL; }
+
 bool pw_checkpoint_forget(const struct pw_checkpoint *c, const void *at, size_t bytes)
 {
-    bool found = pw_map_forget(&c->map, at, bytes) || pw_map_forget(&c->gguf.map, at, bytes);
-    for (size_t i = 0; !found && i < c->n_files; i++)
-        found = pw_map_forget(&c->files[i].map, at, bytes);
-    for (size_t i = 0; !found && i < c->gguf.n_parts; i++)
-        found = pw_map_forget(&c->gguf.parts[i].map, at, bytes);
-    return found;
+    const struct pw_map *map = map_of(c, at);
+    return map && pw_map_forget(map, at, bytes);
 }
 
 /* ---- hash ---- */

@@ -29,6 +29,7 @@ size_t pw_checkpoint_bytes(const struct pw_checkpoint *c);         /* of all ten
 int pw_checkpoint_hash(struct pw_checkpoint *c, char hex[65]);
 /* Bytes of a tensor, or of a part of it, that will not be read soon: their pages are given back. False: they are no bytes of the files, but a copy. */
 bool pw_checkpoint_forget(const struct pw_checkpoint *c, const void *at, size_t bytes);
+bool pw_checkpoint_is_mapped(const struct pw_checkpoint *c, const void *at);    /* in the files themselves, not a copy */
 void pw_checkpoint_spare(struct pw_checkpoint *c);                 /* hashing does so as it goes, for a model that is read tensor by tensor after it */
 size_t pw_checkpoint_hash_bytes(const struct pw_checkpoint *c);    /* of the files, that it has in memory at once then */
 /* Which model this is: what adapters and caches record. `pw quant` writes the hash of the folder it read into the folder it makes

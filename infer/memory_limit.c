@@ -12,11 +12,6 @@ static int check(const struct pw_model *m, const struct pw_limit_part *parts, in
     return pw_limit_check(m->memory, parts, n, "--type nf4, a smaller --ctx, or fewer and shorter texts at once");
 }
 
-static size_t mapped(const struct pw_model *m)
-{
-    return m->checkpoint ? pw_checkpoint_bytes(m->checkpoint) : 0;
-}
-
 int pw_memory_check_weights(const struct pw_model *m, size_t weights)
 {
     if (m->memory == 0)
@@ -24,14 +19,14 @@ int pw_memory_check_weights(const struct pw_model *m, size_t weights)
     const struct pw_limit_part there[] = {{"weights", weights}};
     if (!m->dev->host)
         return check(m, there, 1);
-    const struct pw_limit_part parts[] = {{"program", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)}, {"weights", weights}};
+    const struct pw_limit_part parts[] = {{"program", m->program_bytes + pw_rss_anon_bytes()}, {"model file", m->mapped_bytes}, {"weights", weights}};
     return check(m, parts, 3);
 }
 
 size_t pw_memory_need(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
     const size_t session = m->pool.bytes + pw_session_bytes(m, rows, batch_tokens, max_seqs) + pw_session_scratch(m, rows, batch_tokens);
-    return session + (m->dev->host ? m->program_bytes + pw_rss_anon_bytes() + mapped(m) + LIBRARY_BYTES : pw_dev_held(m->dev));
+    return session + (m->dev->host ? m->program_bytes + pw_rss_anon_bytes() + m->mapped_bytes + LIBRARY_BYTES : pw_dev_held(m->dev));
 }
 
 int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
@@ -44,7 +39,7 @@ int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batc
     if (!m->dev->host)
         return check(m, there, 3);
     /* Weights made in memory and adapters are written by now: they are among the program's own pages. */
-    const struct pw_limit_part parts[] = {{"program with weights in memory", m->program_bytes + pw_rss_anon_bytes()}, {"model file", mapped(m)},
+    const struct pw_limit_part parts[] = {{"program with weights in memory", m->program_bytes + pw_rss_anon_bytes()}, {"model file", m->mapped_bytes},
                                  {"libraries", LIBRARY_BYTES}, {"KV cache and activations", session},
                                  {"scratch", scratch}};
     return check(m, parts, 5);

@@ -1,6 +1,6 @@
 /* --memory for commands that compute without training: the plan of a model and of a session, and whether it stays below the limit.
  *
- * A plan counts the program, the model file (mapped, and resident once it is read), weights made in memory, the KV cache, activations, and
+ * A plan counts the program, what stays resident of the mapped model file (pw_model.mapped_bytes), weights made in memory, the KV cache, activations, and
  * the scratch of operations, from the functions that take them. On a device whose memory is not
  * the host's the limit is on that memory, and only what lies there counts. Training plans for itself (train/budget.h). */
 #ifndef PW_INFER_MEMORY_LIMIT_H

@@ -99,6 +99,14 @@ static size_t weight_need(const struct plan *p, const struct pw_weight *w, enum 
     return bytes + dense_bytes(p, w->data, w->dtype, w->n_out * w->n_in);
 }
 
+/* Is another made from it, in memory or on the device, so that its bytes of the file are not read again? */
+static bool leaves(const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum pw_place where)
+{
+    struct pw_weight bare = *w;
+    bare.bias = NULL;
+    return weight_need(p, &bare, where) > 0 && pw_checkpoint_is_mapped(m->checkpoint, w->data);
+}
+
 /* Does the device itself quantise this weight? Then nothing of it is made in the stage but its bias. */
 static bool made_there(const struct plan *p, const struct pw_model *m, const struct pw_weight *w, enum pw_place where)
 {
@@ -220,7 +228,7 @@ static int place_made_there(struct pw_model *m, struct plan *p, struct pw_weight
 }
 
 /* A made weight where it stays. On a device: its parts from the stage, or from the mapping, to the pool; the stage is free again. */
-static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum pw_place where)
+static int make_and_put(struct pw_model *m, struct plan *p, struct pw_weight *w, enum pw_place where)
 {
     if (made_there(p, m, w, where))
         return place_made_there(m, p, w, where);
@@ -231,6 +239,17 @@ static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w,
     PW_CHECK(memory, PW_E_NOMEM, "no room for a weight on device %s", m->dev->kind);
     PW_PASS(pw_weight_put(m->dev, memory, w));
     p->stage.used = 0;
+    return 0;
+}
+
+/* The same, and what it was made from is given back. */
+static int place_weight(struct pw_model *m, struct plan *p, struct pw_weight *w, enum pw_place where)
+{
+    const struct pw_weight stored = *w;
+    const bool gone = leaves(m, p, w, where);
+    PW_PASS(make_and_put(m, p, w, where));
+    if (gone)
+        pw_checkpoint_forget(m->checkpoint, stored.data, pw_weight_data_bytes(&stored));
     return 0;
 }
 
@@ -373,6 +392,25 @@ static size_t need(const struct pw_model *m, const struct plan *p)
         bytes += pw_stream_waits(k->layers, p->stream, i) ? 0 : block_need(m, p, i);
     }
     return bytes;
+}
+
+/* Of the model's files what stays resident, with the largest weight that does not: it is there while another is made from it. Small tensors count as staying. */
+static size_t mapped_need(const struct pw_model *m, const struct plan *p)
+{
+    size_t gone = 0, most = 0;
+#define COUNT(w, where) do { const size_t bytes = leaves(m, p, w, where) ? pw_weight_data_bytes(w) : 0; gone += bytes; most = bytes > most ? bytes : most; } while (0)
+    COUNT(&m->embed, PW_PLACE_EMBED);
+    if (!m->config.tied)
+        COUNT(&m->head, PW_PLACE_HEAD);
+    for (int i = 0; i < m->config.layers; i++) {
+        enum pw_place where;
+        const struct pw_weight *w;
+        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));)
+            COUNT(w, where);
+    }
+#undef COUNT
+    const size_t all = pw_checkpoint_bytes(m->checkpoint);
+    return all > gone ? all - gone + most : most;
 }
 
 /* What of a weight is made in the stage. What the device gets as it is stored, and what it quantises itself, goes there from the mapping: only a bias is made. */
@@ -600,6 +638,9 @@ int pw_model_load(struct pw_model **out, struct pw_dev *dev, const char *path, c
     for (int i = 0; i < m->config.layers; i++)
         m->block_bytes[i] = pw_pool_round(block_need(m, &plan, i));
     PW_CHECK_OUT(opt->stream >= 0 && opt->stream <= m->config.layers, PW_E_USAGE, "%d layers are streamed, and the model has %d", opt->stream, m->config.layers);
+    m->mapped_bytes = mapped_need(m, &plan);
+    if (m->mapped_bytes < pw_checkpoint_bytes(m->checkpoint))
+        pw_checkpoint_spare(m->checkpoint);
     if (opt->measure) {
         m->pool.bytes = need(m, &plan);
         shape(m, &plan);

@@ -41,6 +41,8 @@ struct pw_model {
     uint64_t attached;                                 /* counts pw_model_attach: what was captured before is another step */
     enum pw_dtype cache_type;                          /* of keys and values that sessions keep: the device's type of activations, or bf16 or i8 */
     size_t program_bytes;                              /* resident pages of program and libraries before the model was mapped */
+    size_t mapped_bytes;                               /* of the model's files, resident: weights that are used where they lie, and the largest that is made from them; a weight's
+                                                        * pages are given back when it was made */
 };
 struct pw_model_options {
     const char *tokenizer;     /* --tokenizer, or NULL */

@@ -247,7 +247,7 @@ int pw_run_fill_budget(struct pw_run *run)
     pw_budget_add(b, PW_BUDGET_PROCESS, "program and data set", pw_rss_bytes());
     pw_budget_add(b, PW_BUDGET_PROCESS, "libraries", PW_RUN_LIBRARY_BYTES);
     if (run->model->checkpoint)
-        pw_budget_add(b, PW_BUDGET_STATIC, "model file, mapped", pw_checkpoint_bytes(run->model->checkpoint));
+        pw_budget_add(b, PW_BUDGET_STATIC, "model file, mapped", run->model->mapped_bytes);
     pw_budget_add(b, PW_BUDGET_STATIC, "weights in memory", run->model->pool.bytes);
     pw_trainer_budget(t, b);
     plan_samples(run, b);

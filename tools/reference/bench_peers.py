@@ -131,7 +131,7 @@ def run_pw(c):
         for line in lines[len(marks):]:
             if line.endswith("\n"):
                 marks.append((time.time(), last, json.loads(line)))
-        time.sleep(0.003)
+        time.sleep(0.03)  # seldom: both processors are pw's
     out, err = p.communicate()
     if p.returncode != 0:
         sys.exit(f"bench_peers: pw failed: {err[-2000:]}")
