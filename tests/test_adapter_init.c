@@ -10,7 +10,8 @@
 #include "tests/adapter_golden.h"
 #include "tests/golden.h"
 #include "tests/support.h"
-#include "train/run.h"
+#include "lora/peft.h"
+#include "train/begin.h"
 
 /* ---- initialisations ---- */
 
@@ -139,6 +140,70 @@ START_TEST(principal_parts)
 }
 END_TEST
 
+/* ---- without a run ---- */
+
+static void same_file(const char *x, const char *y, const char *name)
+{
+    struct pw_buf a = {0}, b = {0};
+    ck_ok(pw_file_read(test_path(x, name), 0, &a));
+    ck_ok(pw_file_read(test_path(y, name), 0, &b));
+    ck_assert_msg(a.len == b.len && memcmp(a.data, b.data, a.len) == 0, "%s and %s differ in %s", x, y, name);
+    pw_buf_free(&a);
+    pw_buf_free(&b);
+}
+
+/* What pw_begin_open gives is what a run starts from: a step with a rate of 0 leaves an adapter as it was, so the run's is the same file. */
+static void begins_alike(const char *model, const char *quant, const char *adapter)
+{
+    const struct pw_dev_options options = {.kind = "cpu", .threads = 2};
+    const char *output = test_path(test_tmpdir(), "zero"), *out = test_path(test_tmpdir(), "begun"), *base = test_path(out, "base");
+    struct pw_recipe recipe;
+    struct pw_run run;
+    struct pw_run_result result;
+    struct pw_begin b;
+    struct pw_dev *dev = NULL;
+    char text[2048];
+    snprintf(text, sizeof text,
+             "model: %s\nquant: %s\nadapter: {%s}\ndata: {train: %s, format: completion, max_length: 40}\n"
+             "train: {steps: 1, batch_size: 1, accumulate: 1, lr: 0, eval_every: 0, seed: 7}\noutput: %s\n", model, quant, adapter, ROWS, output);
+    ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "begins", NULL, 0));
+    ck_ok(pw_dev_open(&dev, &options));
+    const struct pw_run_options opt = {.recipe = &recipe, .dev = dev, .force = true};
+    ck_ok(pw_run_open(&run, &opt));
+    ck_ok(pw_run_train(&run, &result));
+    pw_run_close(&run);
+    pw_dev_close(dev);
+
+    struct pw_begin_options how = {.recipe = &recipe, .threads = 1, .base = base, .base_named = test_path(output, "base")};
+    ck_ok(pw_dir_make(out));
+    ck_ok(pw_begin_open(&b, &how));
+    ck_ok(pw_peft_write(&b.run.adapter, out));
+    pw_begin_close(&b);
+    same_file(test_path(output, "adapter"), out, "adapter_model.safetensors");
+    same_file(test_path(output, "adapter"), out, "adapter_config.json");
+    ck_assert_msg(pw_is_dir(base) == pw_recipe_loftq_base(&recipe), "%s: a base is %swritten", adapter, pw_is_dir(base) ? "" : "not ");
+    if (pw_is_dir(base))
+        same_file(test_path(output, "base"), base, "model.safetensors");
+    how.memory = 1 << 20;
+    ck_fails(pw_begin_open(&b, &how), PW_E_REFUSED, "beginning the adapter does not fit");
+    pw_begin_close(&b);
+    pw_recipe_free(&recipe);
+    ck_ok(pw_dir_remove(out));
+}
+START_TEST(begins_without_a_run)
+{
+    begins_alike(MODEL, "none", "r: 4, alpha: 8, dropout: 0.1");
+    begins_alike(MODEL, NF4, "r: 4, init: gaussian, rslora: true, rank_pattern: {q_proj: 2}, targets: [q_proj, up_proj], layers: 0-0");
+    begins_alike(MODEL, NF4, "r: 4, kind: dora, modules_to_save: [norm, embed_tokens]");
+    begins_alike(BIASED, "none", "r: 4, bias: all");
+    begins_alike(MODEL, "none", "r: 4, init: pissa");
+    begins_alike(MODEL, NF4, "r: 4, init: pissa_niter_4");
+    begins_alike(MODEL, NF4, "r: 4, init: loftq");
+    begins_alike(MODEL, "{type: nf4}", "r: 4, init: loftq, loftq_iter: 2");
+    begins_alike(MODEL, "none", "r: 4, alpha: 8, init_from: tests/fixtures/train_golden/adapter_init");
+}
+END_TEST
+
 /* ---- in two parts ---- */
 
 static void train_some(const char *output, const char *adapter, bool resume, bool (*stop)(void *), void *ctx, int expected)
@@ -201,6 +266,7 @@ int main(void)
     tcase_add_test(c, loftq_rounds_on_simt);
     tcase_add_test(c, principal_parts_fast);
     tcase_add_test(c, principal_parts);
+    tcase_add_test(c, begins_without_a_run);
     tcase_add_test(c, pissa_in_two_parts);
     tcase_add_test(c, loftq_in_two_parts);
     tcase_add_test(c, dora_in_two_parts);

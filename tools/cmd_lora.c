@@ -6,61 +6,97 @@
 #include "lora/adapter_file.h"
 #include "lora/peft.h"
 #include "tools/load.h"
+#include "train/begin.h"
 
 struct lora_options { const char *out; struct pw_strings set; };
 #define AT(field) offsetof(struct lora_options, field)
 static const struct pw_option init_options[] = {
     {"out", 'o', PW_OPT_STRING, AT(out), "DIR", NULL, NULL, 0, 0, "the adapter folder to write"},
-    {"set", 0, PW_OPT_LIST, AT(set), "adapter.K=V", NULL, NULL, 0, 0, "kind, r, alpha, dropout, targets, rslora; as in a recipe"},
+    {"set", 0, PW_OPT_LIST, AT(set), "adapter.K=V", NULL, NULL, 0, 0, "a key of the group adapter, as in a recipe: kind, r, alpha, dropout, targets, init, …"},
     PW_OPTIONS_END,
 };
-static int set_key(struct pw_adapter_config *k, const char *set)
+
+/* ---- the recipe that the settings are a part of ---- */
+
+/* Does a recipe know this type of a base? Others change how it is loaded, and nothing begins from them. */
+static bool is_recipe_type(const char *type)
 {
-    static const char *const keys[] = {"adapter.r", "adapter.alpha", "adapter.dropout", "adapter.targets", "adapter.rslora", "adapter.kind"};
-    const char *value = strchr(set, '=');
-    PW_CHECK(value, PW_E_USAGE, "--set %s: expected KEY=VALUE", set);
-    const size_t n = (size_t)(value++ - set);
-    int64_t i;
-    int key = 0;
-    while (key < 6 && (strlen(keys[key]) != n || strncmp(keys[key], set, n) != 0))
-        key++;
-    if (key == 6) {
-        char word[64];
-        snprintf(word, sizeof word, "%.*s", (int)(n < 60 ? n : 60), set);
-        const char *near = pw_nearest(word, keys, 6);
-        int rc = pw_error(PW_E_USAGE, "--set %s: unknown key", set);
-        if (near)
-            pw_error_hint("did you mean %s?", near);
-        return rc;
-    }
-    bool good = true;
-    if (key == 0) {
-        good = pw_parse_i64(value, &i) == 0 && i >= 1 && i <= 65536;
-        k->r = good ? (int)i : 0;
-    } else if (key == 1)
-        good = pw_parse_f64(value, &k->alpha) == 0;
-    else if (key == 2)
-        good = pw_parse_f64(value, &k->dropout) == 0;
-    else if (key == 3)
-        k->targets = value;
-    else if (key == 4) {
-        k->rslora = strcmp(value, "true") == 0;
-        good = k->rslora || strcmp(value, "false") == 0;
-    } else
-        snprintf(k->kind, sizeof k->kind, "%s", value);
-    PW_CHECK(good, PW_E_USAGE, "--set %s: the value is not one for %s", set, keys[key]);
-    return 0;
+    static const char *const types[] = {"none", "nf4", "fp4", "int8"};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(type, types[i]) == 0)
+            return true;
+    return false;
 }
 
-/* A list in the recipe's form, [q_proj, v_proj], reads as q_proj,v_proj. */
-static int plain_targets(struct pw_arena *a, struct pw_adapter_config *k)
+static int write_recipe(const struct pw_cmd *c, const char *out, struct pw_buf *text)
 {
-    const size_t n = strlen(k->targets);
-    if (n >= 2 && k->targets[0] == '[' && k->targets[n - 1] == ']')
-        k->targets = pw_arena_strndup(a, k->targets + 1, n - 2);
-    PW_CHECK(k->targets, PW_E_NOMEM, "out of memory");
-    return 0;
+    const struct pw_common *g = c->common;
+    struct pw_json w = {0};            /* which is YAML too */
+    int rc = 0;
+    pw_json_open(&w, NULL, '{');
+    pw_json_open(&w, "model", '{');
+    pw_json_str(&w, "path", c->args.items[0]);
+    if (g->tokenizer)
+        pw_json_str(&w, "tokenizer", g->tokenizer);
+    pw_json_close(&w, '}');
+    pw_json_open(&w, "quant", '{');
+    pw_json_str(&w, "type", is_recipe_type(g->type) ? g->type : "none");
+    pw_json_bool(&w, "double_quant", g->double_quant);
+    pw_json_close(&w, '}');
+    pw_json_open(&w, "data", '{');
+    pw_json_str(&w, "train", "none");  /* is never read */
+    pw_json_close(&w, '}');
+    pw_json_str(&w, "output", out);
+    pw_json_close(&w, '}');
+    PW_PASS_OUT(pw_json_status(&w));
+    pw_buf_add(text, w.out.data, w.out.len);
+    rc = pw_buf_status(text);
+out:
+    pw_json_free(&w);
+    return rc;
 }
+
+static int check_settings(const struct pw_recipe *r)
+{
+    int rc = 0;
+    if (strcmp(r->kind, "full") == 0) {
+        rc = pw_error(PW_E_USAGE, "adapter.kind: full trains the weights themselves, and there is no adapter to write (expected lora or dora)");
+        pw_error_hint("`pw train` with adapter.kind: full");
+    } else if (r->lora_plus != 1) {
+        rc = pw_error(PW_E_USAGE, "adapter.lora_plus: %g is a learning rate: an adapter does not hold it", r->lora_plus);
+        pw_error_hint("give it to `pw train`");
+    }
+    return rc;
+}
+
+static int read_recipe(struct pw_recipe *r, const struct pw_cmd *c)
+{
+    const struct lora_options *o = c->options;
+    struct pw_buf text = {0};
+    int rc = 0;
+    for (size_t i = 0; i < o->set.n; i++)
+        if (strncmp(o->set.items[i], "adapter.", 8) != 0) {
+            rc = pw_error(PW_E_USAGE, "--set %s: expected adapter.KEY=VALUE", o->set.items[i]);
+            pw_error_hint("`pw recipe docs` lists the keys; the base's type is --type, and --seed the seed");
+            goto out;
+        }
+    PW_PASS_OUT(write_recipe(c, o->out, &text));
+    rc = pw_recipe_parse(r, text.data, text.len, "pw lora init", (const char *const *)o->set.items, o->set.n);
+    if (rc < 0) {
+        if (!c->common->type[0] && strstr(pw_error_text(), "needs quant.type"))
+            pw_error_hint("--type nf4 quantises the base while loading");
+        goto out;
+    }
+    PW_PASS_OUT(check_settings(r));
+    r->seed = c->common->seed;
+    if (c->common->type[0] && !is_recipe_type(c->common->type))
+        r->quant_type = c->common->type;
+out:
+    pw_buf_free(&text);
+    return rc;
+}
+
+/* ---- what an adapter is ---- */
 
 static void describe(struct pw_cmd *c, const struct pw_adapter *a, struct pw_json *w)
 {
@@ -103,66 +139,53 @@ static int finish(struct pw_cmd *c, struct pw_json *w, int rc)
     return rc;
 }
 
-/* The lengths of the base's rows, as the base will be where the adapter is used: they depend on --type. */
-static int set_magnitudes(struct pw_cmd *c, struct pw_adapter *a)
+/* What the adapter is good for, where its beginning makes that a question; "": the model as it is. */
+static void note_of(const struct pw_recipe *r, const struct pw_adapter *a, char note[1024])
 {
-    const struct pw_common *o = c->common;
-    const struct pw_model_options mo = {.tokenizer = o->tokenizer, .quantise = o->type, .double_quant = o->double_quant, .memory = o->memory};
-    const struct pw_dev_options host = {.kind = "cpu", .threads = o->threads};
-    struct pw_dev *dev = NULL;
-    struct pw_model *m = NULL;
-    int rc = 0;
-    PW_PASS_OUT(pw_dev_open(&dev, &host));
-    PW_TRY_OUT(pw_model_load(&m, dev, c->args.items[0], &mo), "loading the model %s", c->args.items[0]);
-    PW_PASS_OUT(pw_model_attach(m, a));
-    for (size_t i = 0; i < a->n; i++)
-        memcpy(a->modules[i].lora.magnitude.data, a->modules[i].lora.norm.data, pw_bytes(a->modules[i].lora.norm));
-    if (m->config.rope_interleaved)
-        a->paired = m->config.head_dim;
-out:
-    pw_model_free(m);
-    pw_dev_close(dev);
-    return rc;
+    note[0] = 0;
+    if (pw_recipe_pissa(r, NULL))
+        snprintf(note, 1024, "for the unchanged base, not for PiSSA's residual: half of each pair of rank %d is minus what the other half begins as, so that nothing is changed yet. Only "
+                 "`pw train` with adapter.init: pissa keeps that half still; other training moves both", a->config.r);
+    else if (pw_recipe_loftq_base(r))
+        snprintf(note, 1024, "for the base that is written beside it, %.500s, and no other", a->config.base_name);
+    else if (strcmp(r->init, "loftq") == 0)
+        snprintf(note, 1024, "for the base as %s: it holds what quantising so takes away", a->config.base_type);
 }
 
 static int lora_init(struct pw_cmd *c)
 {
     const struct lora_options *o = c->options;
-    const struct pw_checkpoint_options copt = {.tokenizer = c->common->tokenizer};
-    struct pw_adapter_config k = {.kind = "lora", .r = 16, .alpha = 32, .targets = "all-linear"};
-    struct pw_checkpoint *base = NULL;
-    struct pw_adapter a = {0};
+    struct pw_recipe r = {0};
+    struct pw_begin begin = {0};
     struct pw_outdir out = {0};
     struct pw_arena arena;
     struct pw_json w = {0};
-    void *memory = NULL;
+    char note[1024];
     int rc = 0;
     pw_arena_init(&arena);
     PW_CHECK_OUT(o->out, PW_E_USAGE, "-o DIR is missing: where should the adapter go?");
-    for (size_t i = 0; i < o->set.n; i++)
-        PW_PASS_OUT(set_key(&k, o->set.items[i]));
-    PW_PASS_OUT(plain_targets(&arena, &k));
-    PW_PASS_OUT(pw_checkpoint_open(&base, c->args.items[0], &copt));
-    pw_checkpoint_tell(base, c->progress);
-    PW_PASS_OUT(pw_adapter_record_base(&k, base, c->common->type, c->common->double_quant));
-    PW_PASS_OUT(pw_adapter_plan(&a, &k, pw_checkpoint_config(base)));
-    const size_t bytes = pw_adapter_bytes(&a);
-    memory = pw_alloc_zero(1, bytes);
-    PW_CHECK_OUT(memory, PW_E_NOMEM, "no memory for an adapter of %zu bytes", bytes);
-    PW_PASS_OUT(pw_adapter_place(&a, memory, bytes));
-    pw_adapter_init(&a, (uint64_t)c->common->seed);
-    if (pw_adapter_is_dora(&a))
-        PW_PASS_OUT(set_magnitudes(c, &a));
+    PW_PASS_OUT(read_recipe(&r, c));
     PW_PASS_OUT(pw_outdir_open(&out, o->out, c->common->force));
-    PW_PASS_OUT(pw_peft_write(&a, out.temp));
+    const struct pw_begin_options opt = {.recipe = &r, .threads = c->common->threads, .memory = c->common->memory, .progress = c->progress,
+                                         .base = pw_path_join(&arena, out.temp, "base"), .base_named = pw_path_join(&arena, o->out, "base")};
+    PW_CHECK_OUT(opt.base && opt.base_named, PW_E_NOMEM, "out of memory");
+    pw_progress_start(c->progress, "lora init", c->common->quiet);
+    rc = pw_begin_open(&begin, &opt);
+    pw_progress_stop(c->progress);
+    PW_PASS_OUT(rc);
+    PW_PASS_OUT(pw_peft_write(&begin.run.adapter, out.temp));
     PW_PASS_OUT(pw_outdir_commit(&out));
+    note_of(&r, &begin.run.adapter, note);
     pw_json_begin(&w);
-    describe(c, &a, &w);
+    describe(c, &begin.run.adapter, &w);
+    pw_json_str(&w, "init", r.init_from ? "init_from" : r.init);
+    pw_json_str(&w, "note", note[0] ? note : NULL);
+    if (!c->common->json && note[0])
+        pw_buf_printf(c->out, "init        %s: %s\n", r.init, note);
 out:
     pw_outdir_abort(&out);
-    pw_adapter_free(&a);
-    pw_free(memory);
-    pw_checkpoint_close(base);
+    pw_begin_close(&begin);
+    pw_recipe_free(&r);
     pw_arena_free(&arena);
     return finish(c, &w, rc);
 }
@@ -181,7 +204,9 @@ static int lora_info(struct pw_cmd *c)
 }
 
 const struct pw_command pw_commands_lora[] = {
-    {"lora init", "MODEL -o DIR [--set adapter.K=V]...", "a fresh adapter, without training", NULL, init_options, sizeof(struct lora_options), 1, 1, false, lora_init},
+    {"lora init", "MODEL -o DIR [--set adapter.K=V]...", "a fresh adapter, without training",
+     "Writes what `pw train` starts from with the same settings of the group adapter, the same base (--type, --double-quant) and the same --seed: the same bytes. With adapter.init: pissa or loftq the\n"
+     "result says which base the adapter is for; with adapter.loftq_iter above 1 that base is written too, to DIR/base. No data is read: what begins from rows (EVA) is refused.", init_options, sizeof(struct lora_options), 1, 1, false, lora_init},
     {"lora info", "DIR", "what an adapter holds", NULL, NULL, 0, 1, 1, false, lora_info},
     {NULL},
 };

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "lora/adapter_file.h"
 #include "lora/principal.h"
 #include "train/loftq.h"
 #include "train/run_parts.h"
@@ -177,4 +178,35 @@ int pw_run_fresh_adapter(struct pw_run *run)
     for (size_t i = 0; pw_adapter_is_dora(&run->adapter) && i < run->adapter.n; i++)
         PW_PASS(pw_copy(run->opt.dev, run->adapter.modules[i].lora.magnitude, run->adapter.modules[i].lora.norm));
     return 0;
+}
+
+int pw_run_adapter_from(struct pw_run *run, const char *dir)
+{
+    struct pw_adapter from = {0};
+    int rc = 0;
+    PW_TRY(pw_adapter_load(&from, dir, &run->config), "adapter.init_from");
+    PW_CHECK_OUT(strcmp(from.config.kind, run->adapter.config.kind) == 0, PW_E_FAIL, "adapter.init_from: %s is of another kind (expected %s, got %s)", dir,
+                 run->adapter.config.kind, from.config.kind);
+    for (size_t i = 0; i < run->adapter.n; i++) {
+        struct pw_adapter_module *m = &run->adapter.modules[i];
+        const struct pw_adapter_module *f = pw_adapter_find(&from, m->name);
+        PW_CHECK_OUT(f, PW_E_FAIL, "adapter.init_from: %s has no %s", dir, m->name);
+        PW_CHECK_OUT(f->lora.r == m->lora.r && f->lora.scale == m->lora.scale, PW_E_FAIL,
+                     "adapter.init_from: %s: %s: rank and scale differ (expected %d and %g, got %d and %g)", dir, m->name, m->lora.r, m->lora.scale,
+                     f->lora.r, f->lora.scale);
+        PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.a.data, f->lora.a.data, pw_bytes(m->lora.a)));
+        PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.b.data, f->lora.b.data, pw_bytes(m->lora.b)));
+        if (pw_adapter_is_dora(&run->adapter))
+            PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.magnitude.data, f->lora.magnitude.data, pw_bytes(m->lora.magnitude)));
+    }
+    for (size_t i = 0; i < run->adapter.n_saved; i++) {
+        const struct pw_adapter_saved *s = &run->adapter.saved[i], *f = pw_adapter_find_saved(&from, s->name);
+        PW_CHECK_OUT(f, PW_E_FAIL, "adapter.init_from: %s has no %s", dir, s->name);
+        PW_PASS_OUT(pw_dev_put(run->opt.dev, s->value.data, f->value.data, pw_bytes(s->value)));
+    }
+    PW_CHECK_OUT(from.n_saved == run->adapter.n_saved, PW_E_FAIL, "adapter.init_from: %s has %zu modules trained whole (expected %zu)", dir, from.n_saved, run->adapter.n_saved);
+    PW_CHECK_OUT(from.n == run->adapter.n, PW_E_FAIL, "adapter.init_from: %s has %zu modules (expected %zu)", dir, from.n, run->adapter.n);
+out:
+    pw_adapter_free(&from);
+    return rc;
 }

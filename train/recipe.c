@@ -157,6 +157,21 @@ static bool is_choice(const char *name, const char *word)
     return strtol(digits, NULL, 10) <= 1000;
 }
 
+/* Beginnings that PEFT has and this program has not: an adapter that began so elsewhere can be gone on with. */
+static void hint_elsewhere(const struct pw_recipe_row *row, const char *word)
+{
+    static const char *const from_rows[] = {"eva", "corda", "lora_ga"}, *const others[] = {"olora", "orthogonal"};
+    if (strcmp(row->key, "adapter.init") != 0)
+        return;
+    for (size_t i = 0; i < sizeof from_rows / sizeof from_rows[0]; i++)
+        if (strcmp(word, from_rows[i]) == 0)
+            pw_error_hint("%s begins from what the model does with rows of data, which is not done here: pissa begins from the weights alone, or let PEFT begin, save a plain adapter for the "
+                          "unchanged base, and name its folder with adapter.init_from", word);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strcmp(word, others[i]) == 0)
+            pw_error_hint("let PEFT begin, save a plain adapter for the unchanged base, and name its folder with adapter.init_from");
+}
+
 static int read_choice(const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)
 {
     const char *word = v->kind == PW_STRING ? v->s : v->kind == PW_NULL ? "none" : NULL;
@@ -179,8 +194,10 @@ static int read_choice(const struct pw_recipe_row *row, const char *where, const
             return 0;
         }
     const char *near = pw_nearest(word, (const char *const *)names, n);
-    return pw_error(PW_E_USAGE, "%s: %s: no such choice (expected %s, got %s)%s%s", where, row->key, row->choices, word,
-                    near ? ", the nearest is " : "", near ? near : "");
+    const int rc = pw_error(PW_E_USAGE, "%s: %s: no such choice (expected %s, got %s)%s%s", where, row->key, row->choices, word,
+                            near ? ", the nearest is " : "", near ? near : "");
+    hint_elsewhere(row, word);
+    return rc;
 }
 
 static int read_words(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)

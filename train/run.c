@@ -196,7 +196,7 @@ int pw_run_trainer(struct pw_run *run)
     return pw_trainer_open(&run->trainer, &set);
 }
 
-static int plan_adapter(struct pw_run *run)
+int pw_run_plan_adapter(struct pw_run *run)
 {
     const struct pw_recipe *r = run->opt.recipe;
     struct pw_adapter_config c = {.r = (int)r->r, .alpha = r->alpha, .dropout = r->dropout, .rslora = r->rslora, .targets = r->targets,
@@ -208,9 +208,9 @@ static int plan_adapter(struct pw_run *run)
     c.halves = pw_recipe_pissa(r, NULL);
     snprintf(c.base_name, sizeof c.base_name, "%s", r->model);
     PW_PASS(pw_adapter_plan(&run->adapter, &c, &run->config));
+    run->has_adapter = true;
     PW_CHECK(strcmp(r->bias, "none") == 0 || pw_adapter_biases(&run->adapter) > 0, PW_E_USAGE, "adapter.bias: %s: the model has no bias %s", r->bias,
              strcmp(r->bias, "all") == 0 ? "to train" : "on the layers of adapter.targets");
-    run->has_adapter = true;
     return 0;
 }
 
@@ -313,7 +313,7 @@ static int open_alone(struct pw_run *run, const struct pw_run_options *opt)
     if (!opt->imagined)
         PW_PASS(open_tokenizer(run));
     PW_PASS(opt->imagined ? imagine_data(run) : open_data_in_turn(run));
-    PW_PASS(plan_adapter(run));
+    PW_PASS(pw_run_plan_adapter(run));
     if (pw_recipe_loftq_base(opt->recipe))
         PW_PASS(pw_loftq_check(run));
     PW_PASS(pw_run_trainer(run));

@@ -25,6 +25,8 @@ double pw_run_fit_cost(const struct pw_run *run);
 double pw_run_block_ops(const struct pw_model_config *c, int layer, bool again);
 int pw_run_outputs(struct pw_run *run, const char *folder, const char *name); /* adapter/ or model/ or best/, replaced */
 size_t pw_run_init_bytes(const struct pw_run *run);  /* of host memory that pissa and loftq take for a while */
-int pw_run_fresh_adapter(struct pw_run *run);   /* values for the adapter that was placed: adapter_init.c */
+int pw_run_plan_adapter(struct pw_run *run);    /* as the recipe says, of run->config; with kind: full none */
+int pw_run_fresh_adapter(struct pw_run *run);   /* values for the adapter that was placed and attached: adapter_init.c */
+int pw_run_adapter_from(struct pw_run *run, const char *dir); /* those of an adapter folder, which must have the same modules and rank */
 int pw_run_widened(struct pw_dev *dev, struct pw_model *m, const char *module, float *out); /* a linear of a model on a host device as f32, without its adapter */
 #endif

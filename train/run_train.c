@@ -281,38 +281,6 @@ static int check_together(struct training *k)
     return pw_ranks_same(k->ranks, "the trained parameters", &sum, sizeof sum);
 }
 
-/* Values of an adapter folder into the run's adapter, which must have the same modules and rank. */
-static int init_from(struct pw_run *run, const char *dir)
-{
-    struct pw_adapter from = {0};
-    int rc = 0;
-    PW_TRY(pw_adapter_load(&from, dir, &run->config), "adapter.init_from");
-    PW_CHECK_OUT(strcmp(from.config.kind, run->adapter.config.kind) == 0, PW_E_FAIL, "adapter.init_from: %s is of another kind (expected %s, got %s)", dir,
-                 run->adapter.config.kind, from.config.kind);
-    for (size_t i = 0; i < run->adapter.n; i++) {
-        struct pw_adapter_module *m = &run->adapter.modules[i];
-        const struct pw_adapter_module *f = pw_adapter_find(&from, m->name);
-        PW_CHECK_OUT(f, PW_E_FAIL, "adapter.init_from: %s has no %s", dir, m->name);
-        PW_CHECK_OUT(f->lora.r == m->lora.r && f->lora.scale == m->lora.scale, PW_E_FAIL,
-                     "adapter.init_from: %s: %s: rank and scale differ (expected %d and %g, got %d and %g)", dir, m->name, m->lora.r, m->lora.scale,
-                     f->lora.r, f->lora.scale);
-        PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.a.data, f->lora.a.data, pw_bytes(m->lora.a)));
-        PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.b.data, f->lora.b.data, pw_bytes(m->lora.b)));
-        if (pw_adapter_is_dora(&run->adapter))
-            PW_PASS_OUT(pw_dev_put(run->opt.dev, m->lora.magnitude.data, f->lora.magnitude.data, pw_bytes(m->lora.magnitude)));
-    }
-    for (size_t i = 0; i < run->adapter.n_saved; i++) {
-        const struct pw_adapter_saved *s = &run->adapter.saved[i], *f = pw_adapter_find_saved(&from, s->name);
-        PW_CHECK_OUT(f, PW_E_FAIL, "adapter.init_from: %s has no %s", dir, s->name);
-        PW_PASS_OUT(pw_dev_put(run->opt.dev, s->value.data, f->value.data, pw_bytes(s->value)));
-    }
-    PW_CHECK_OUT(from.n_saved == run->adapter.n_saved, PW_E_FAIL, "adapter.init_from: %s has %zu modules trained whole (expected %zu)", dir, from.n_saved, run->adapter.n_saved);
-    PW_CHECK_OUT(from.n == run->adapter.n, PW_E_FAIL, "adapter.init_from: %s has %zu modules (expected %zu)", dir, from.n, run->adapter.n);
-out:
-    pw_adapter_free(&from);
-    return rc;
-}
-
 static int take_memory(struct training *k)
 {
     struct pw_run *run = k->run;
@@ -324,7 +292,7 @@ static int take_memory(struct training *k)
     if (run->has_adapter && !k->resumed) {
         PW_PASS(pw_run_fresh_adapter(run));
         if (k->r->init_from && k->writes)
-            PW_PASS(init_from(run, k->r->init_from));
+            PW_PASS(pw_run_adapter_from(run, k->r->init_from));
         PW_PASS(pw_model_norms(run->model));
     }
     if (k->writes && k->resumed)

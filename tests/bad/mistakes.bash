@@ -414,3 +414,5 @@ mutant test_faults kernels/cuda/plugin.cu 's/impl->capturing || !rt_lost(impl->s
 mutant test_faults train/resume.c 's/PW_CHECK(isfinite(x\[i\])/PW_CHECK(true || isfinite(x[i])/'
 mutant test_faults train/trainer.c 's/        t->torn = true;/        t->torn = false;/'
 mutant test_run train/run_train.c 's/(!k->r->load_best || /(true || /'
+mutant test_adapter_init train/begin.c 's/return r->init_from ? pw_run_adapter_from(run, r->init_from) : 0;/return 0;/'
+mutant test_adapter_init train/begin.c 's/^    run->base = opt->base;/    run->base = run->opt.recipe->model;/'

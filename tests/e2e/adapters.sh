@@ -87,6 +87,24 @@ json pw model info lq/base --json; has out 'nf4'
 rc 0 pw run lq/base --adapter lq/adapter -p 'Q: red?' -n 2
 refused 1 'it was made on lq/base' pw run "$BASE" --type nf4 --adapter lq/adapter -p 'Q: red?' -n 2
 
+# ---- a fresh adapter is what training starts from: the same bytes, and the result says what it is for ----
+zero() { local name=$1; shift; rc 0 pw train r.yaml --set train.lr=0 --set train.steps=1 --set output="zero-$name" -q "$@"
+         json pw lora init "$BASE" -o "begun-$name" --set adapter.r=4 --set adapter.alpha=8 --json -q "$@"
+         checks=$((checks + 1)); cmp -s "zero-$name/adapter/adapter_model.safetensors" "begun-$name/adapter_model.safetensors" || fail "lora init $*: other bytes than pw train starts from"; }
+zero pissa --set adapter.init=pissa_niter_4 --seed 5; has out '"init":"pissa_niter_4","note":"for the unchanged base'; has out '"r":8,'; json pw lora verify "$BASE" "$BASE+begun-pissa" --json -q --tolerance 1e-3
+zero loftq --set adapter.init=loftq --type nf4; has out 'for the base as nf4'; has out '"type":"nf4"'
+zero rounds --set adapter.init=loftq --set adapter.loftq_iter=2 --type nf4; has out '"name":"begun-rounds/base"'; has out 'written beside it, begun-rounds/base'
+rc 0 pw run begun-rounds/base --adapter begun-rounds -p 'Q: red?' -n 2; refused 1 'it was made on begun-rounds/base' pw run "$BASE" --type nf4 --adapter begun-rounds -p 'Q: red?' -n 2
+json pw lora init "$BASE" -o begun-own --set adapter.layers=0-0 --set 'adapter.rank_pattern={q_proj: 2}' --set adapter.init_from=null --json -q; has out '"init":"default","note":null'; has begun-own/adapter_config.json 'layers.0.self_attn.q_proj": 2'
+refused 2 'expected default | gaussian | pissa | pissa_niter_N | loftq, got eva' pw lora init "$BASE" -o x --set adapter.init=eva; has err 'pissa begins from the weights alone'; has err 'adapter.init_from'
+refused 2 'loftq needs quant.type' pw lora init "$BASE" -o x --set adapter.init=loftq; has err '--type nf4'
+refused 2 'pissa needs adapter.dropout: 0' pw lora init "$BASE" -o x --set adapter.init=pissa --set adapter.dropout=0.1
+refused 2 'there is no adapter to write' pw lora init "$BASE" -o x --set adapter.kind=full
+refused 2 'an adapter does not hold it' pw lora init "$BASE" -o x --set adapter.lora_plus=16
+refused 2 'expected adapter.KEY=VALUE' pw lora init "$BASE" -o x --set train.lr=1; refused 2 'the nearest is adapter.init' pw lora init "$BASE" -o x --set adapter.inti=pissa
+refused 3 'does not fit' pw lora init "$BASE" -o x --set adapter.init=pissa --memory 1MiB; refused 1 'none/adapter_config.json' pw lora init "$BASE" -o x --set adapter.init_from=none
+checks=$((checks + 1)); [ ! -e x ] && ! ls -A | grep -q part || fail "a refused init left something: $(ls -A)"
+
 # ---- the same model in every form ----
 rc 0 pw quant "$BASE" -o nf4 --type nf4 --double-quant -q
 for form in "$BASE" base.gguf nf4; do json pw model info "$form" --json; has out '"family":"llama","architecture":"LlamaForCausalLM"'; has out '"rope_scaling":"none"'; has out '"special":[{"id":0,"text":"<|start|>"}'; has out '"stops":[1]'; has out '"fits":[{"use":"run as stored","bytes":'; has out '"use":"train an adapter as stored"'; has out '"planned_for":"'; checks=$((checks + 1)); [ "$form" != nf4 ] || ! grep -q 'adapter on nf4' out || fail "a 4-bit base is quantised again"; done
