@@ -31,7 +31,23 @@ static double logit_bound(const struct pw_model *host_model)
     return 6 * sqrt((14 * LAYERS + 4) / 3.0) * 0x1p-8 * longest; /* |h . e| with e of random direction is |h| |w| / sqrt(D), and |h| = sqrt(D) */
 }
 
-static void train(const char *device, const char *quant, const char *more, const char *output, struct pw_log_line *lines, struct pw_arena *a)
+enum { TENSORS = 2 * 7 * LAYERS };   /* A and B of every linear layer */
+struct gradients { struct { const char *name; size_t n; float *data; } of[TENSORS]; };
+
+/* What the last step had added up. */
+static void keep_gradients(const struct pw_run *run, struct gradients *g, struct pw_arena *a)
+{
+    const struct pw_trainer *t = &run->trainer;
+    ck_assert_uint_eq(t->n_slots, TENSORS);
+    for (size_t i = 0; i < TENSORS; i++) {
+        g->of[i].name = pw_arena_printf(a, "%s", t->slots[i].name);
+        g->of[i].n = (size_t)pw_count(t->slots[i].grad);
+        g->of[i].data = pw_arena_alloc(a, g->of[i].n * sizeof(float));
+        ck_ok(pw_dev_get(run->opt.dev, g->of[i].data, t->slots[i].grad.data, g->of[i].n * sizeof(float)));
+    }
+}
+
+static void train(const char *device, const char *quant, const char *more, int steps, const char *output, struct pw_log_line *lines, struct gradients *g, struct pw_arena *a)
 {
     char text[2048];
     struct pw_recipe recipe;
@@ -45,7 +61,7 @@ static void train(const char *device, const char *quant, const char *more, const
              "model: %s\nquant: %s\nadapter: {r: 4, alpha: 8, dropout: 0.1, targets: all-linear, init_from: %s}\n"
              "data: {train: %s, format: completion, max_length: 40, packing: true, shuffle: true}\n"
              "train: {steps: %d, batch_size: 1, accumulate: 2, lr: 1.0e-2, warmup: 0, schedule: constant, save_every: 5, eval_every: 0%s}\noutput: %s\n",
-             FIXTURES "/model", quant, FIXTURES "/adapter_init", FIXTURES "/rows.jsonl", STEPS, more, output);
+             FIXTURES "/model", quant, FIXTURES "/adapter_init", FIXTURES "/rows.jsonl", steps, more, output);
     ck_ok(pw_recipe_parse(&recipe, text, strlen(text), "device", NULL, 0));
     ck_ok(pw_dev_open(&dev, &options));
     const struct pw_run_options opt = {.recipe = &recipe, .dev = dev};
@@ -56,7 +72,9 @@ static void train(const char *device, const char *quant, const char *more, const
         ck_assert_msg(result.peak_bytes > 50000 && fabs((double)result.planned_bytes - (double)result.peak_bytes) <= 0.02 * (double)result.peak_bytes, "planned %llu bytes, in use %llu",
                       (unsigned long long)result.planned_bytes, (unsigned long long)result.peak_bytes);
     ck_ok(pw_runlog_read(a, test_path(output, "log.jsonl"), &read, &n));
-    ck_assert_uint_eq(n, STEPS);
+    ck_assert_uint_eq(n, (size_t)steps);
+    if (g)
+        keep_gradients(&run, g, a);
     memcpy(lines, read, n * sizeof *lines);
     pw_run_close(&run);
     pw_dev_close(dev);
@@ -84,8 +102,8 @@ static void learns_as_the_processor_does(const char *quant)
     if (!test_open_card(&dev, "")) return;
     pw_dev_close(dev);
     pw_arena_init(&a);
-    train(test_card(), quant, "", test_path(test_tmpdir(), "simt"), there, &a);
-    train("cpu", quant, "", test_path(test_tmpdir(), "cpu"), here, &a);
+    train(test_card(), quant, "", STEPS, test_path(test_tmpdir(), "simt"), there, NULL, &a);
+    train("cpu", quant, "", STEPS, test_path(test_tmpdir(), "cpu"), here, NULL, &a);
     for (int i = 0; i < STEPS; i++) {
         ck_assert_int_eq(there[i].s.trained_tokens, here[i].s.trained_tokens);
         ck_close(there[i].s.loss, here[i].s.loss, bound, 0);
@@ -101,6 +119,41 @@ END_TEST
 START_TEST(nf4) { learns_as_the_processor_does("{type: nf4, double_quant: true}"); }
 END_TEST
 
+/* The gradients of one step, each tensor by itself: losses over ten steps hardly feel one that is missing. A gradient is made of what forward rounded and of what
+ * backward rounds as often again, so it errs by sqrt(2 (14 L + 4)) u16 / sqrt(3) of its length; the length of an error scatters less than one number does: four of these. */
+START_TEST(gradients_as_the_processor_has_them)
+{
+    const double bound = 4 * sqrt(2 * (14 * LAYERS + 4) / 3.0) * 0x1p-8;
+    static const char *const quants[] = {"none", "{type: nf4, double_quant: true}"};
+    struct pw_dev *dev;
+    struct pw_arena a;
+    struct pw_log_line line;
+    static struct gradients there, here;
+    if (!test_open_card(&dev, "")) return;
+    pw_dev_close(dev);
+    for (int q = 0; q < 2; q++) {
+        double worst = 0;
+        pw_arena_init(&a);
+        train(test_card(), quants[q], "", 1, test_path(test_tmpdir(), "card"), &line, &there, &a);
+        train("cpu", quants[q], "", 1, test_path(test_tmpdir(), "host"), &line, &here, &a);
+        for (int i = 0; i < TENSORS; i++) {
+            double off = 0, size = 0;
+            ck_assert_uint_eq(there.of[i].n, here.of[i].n);
+            for (size_t k = 0; k < here.of[i].n; k++) {
+                const double d = (double)there.of[i].data[k] - (double)here.of[i].data[k];
+                off += d * d;
+                size += (double)here.of[i].data[k] * (double)here.of[i].data[k];
+            }
+            ck_assert_msg(size > 0 && test_close(sqrt(off), 0, bound * sqrt(size), 0), "%s: the gradient of %s is off by %.3g of its length %.3g, allowed %.3g", quants[q], here.of[i].name,
+                          sqrt(off / size), sqrt(size), bound);
+            worst = fmax(worst, sqrt(off / size));
+        }
+        printf("%s: gradients of step 1 on simt and cpu: largest difference %.3g of a tensor's length (bound %.3g)\n", quants[q], worst, bound);
+        pw_arena_free(&a);
+    }
+}
+END_TEST
+
 /* Twice, everything kept, and with block inputs, embedding and state of the optimizer in host memory: the same bytes. */
 START_TEST(the_same_bytes)
 {
@@ -114,7 +167,7 @@ START_TEST(the_same_bytes)
     pw_arena_init(&a);
     for (size_t i = 0; i < sizeof more / sizeof more[0]; i++) {
         const char *out = test_path(test_tmpdir(), "run");
-        train(test_card(), "nf4", more[i], out, lines, &a);
+        train(test_card(), "nf4", more[i], STEPS, out, lines, NULL, &a);
         const char *file = test_path(test_path(out, "adapter"), "adapter_model.safetensors");
         if (first) test_same_file(first, file);
         else first = file;
@@ -246,6 +299,7 @@ int main(void)
     TCase *t = tcase_create("simt");
     tcase_set_timeout(t, 300);
     tcase_add_test(t, ids_out_of_range);
+    tcase_add_test(t, gradients_as_the_processor_has_them);
     tcase_add_test(t, scores_as_the_processor_does);
     tcase_add_test(t, dense);
     tcase_add_test(t, nf4);
