@@ -17,7 +17,7 @@ void test_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 const char *test_card(void);
 /* The order of threads for it: as given on simt, none on a card. */
 const char *test_card_order(const char *order);
-/* That device opened with two threads, its threads in this order. False, and a skip counted, where there is none. */
+/* That device opened with two threads, its threads in this order. False, and a skip counted, where there is no emulation; a card that was asked for by name must be there. */
 struct pw_dev;
 bool test_open_card(struct pw_dev **dev, const char *order);
 /* A new empty folder, removed when test_run ends. Static text; 64 results live at once. */
