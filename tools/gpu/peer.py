@@ -1,6 +1,6 @@
 """The same QLoRA step with PyTorch, transformers and peft (and bitsandbytes when it is there), on random weights of the same shape.
 
-peer.py SHAPE BxN[,BxN...] OUT.json [--device cuda|cpu] [--repeat R]: SHAPE is mistral-7b or tiny, as in `pw bench synthetic:SHAPE`. Weights are made layer
+peer.py SHAPE BxN[,BxN...] OUT.json [--device cuda[:N]|cpu] [--repeat R]: SHAPE is mistral-7b or tiny, as in `pw bench synthetic:SHAPE`. Weights are made layer
 by layer on the device, base in 4 bits (NF4, nested scales) with bitsandbytes, else in bf16, which is said; LoRA of rank 16 on all linears, gradient
 checkpointing, AdamW, the attention that transformers picks (sdpa, or flash-attention when installed). OUT.json is written again after each size.
 Used by tools/gpu/run on a card alone; nothing of the program needs it."""
@@ -57,6 +57,8 @@ def main():
     o = a.parse_args()
     import peft, transformers
     cuda = o.device.startswith("cuda")
+    if ":" in o.device:
+        torch.cuda.set_device(o.device)
     used = lambda: (lambda free, total: total - free)(*torch.cuda.mem_get_info()) if cuda else 0
     wait = torch.cuda.synchronize if cuda else lambda: None
     torch.manual_seed(1)
