@@ -29,7 +29,8 @@ void shape_model_write(const char *dir, const char *config, struct pw_model_conf
     struct pw_arena a;
     struct pw_buf header = {0}, bytes = {0};
     uint64_t at = 0;
-    char name[128];
+    char name[128], suffix[PW_EXPERT_NAME];
+    int64_t n_out, n_in;
     pw_arena_init(&a);
     ck_ok(pw_dir_make(dir));
     ck_ok(pw_file_write(test_path(dir, "config.json"), config, strlen(config), true));
@@ -47,10 +48,20 @@ void shape_model_write(const char *dir, const char *config, struct pw_model_conf
                 add_tensor(&header, &at, name, c->hidden, 0);
             }
         for (int l = 0; l < PW_LIN_COUNT; l++)
-            if (pw_linear_has(c, l)) {
-                int64_t n_out, n_in;
+            if (pw_layer_has(c, i, l)) {
                 pw_linear_shape(c, l, &n_out, &n_in);
                 snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_linear_suffix(l));
+                add_tensor(&header, &at, name, n_out, n_in);
+            }
+        if (!pw_model_config_sparse(c, i))
+            continue;
+        snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, pw_router_suffix(c));
+        add_tensor(&header, &at, name, c->experts, c->hidden);
+        for (int e = 0; e < c->experts; e++)
+            for (int part = 0; part < PW_EXPERT_PARTS; part++) {
+                pw_expert_suffix(c, e, part, suffix);
+                pw_expert_shape(c, part, &n_out, &n_in);
+                snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, suffix);
                 add_tensor(&header, &at, name, n_out, n_in);
             }
     }

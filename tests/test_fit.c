@@ -215,6 +215,67 @@ START_TEST(on_the_processor)
 }
 END_TEST
 
+/* What the project is for, as numbers: a 7B model (Mistral's shape, NF4 with nested scales, rank 16 on all linears, one row, blocks computed again, nothing waiting in host memory) in 5.5 GiB at
+ * 2048 tokens and 7.5 GiB at 8192, driver and libraries aside; Mixtral 8x7B on a card of 24 GB (22.35 GiB), with the fewest streamed layers that will do. */
+static size_t plan_of(const char *model, int64_t tokens, const char *memory, size_t limit, struct pw_run_fit *fit, bool *fits)
+{
+    char text[1024];
+    struct pw_dev *dev;
+    struct pw_recipe r;
+    struct pw_run run;
+    const struct pw_dev_options options = {.kind = "simt", .threads = 1};
+    ck_ok(pw_dev_open(&dev, &options));
+    snprintf(text, sizeof text, "model: \"%s\"\nquant: {type: nf4, double_quant: true}\nadapter: {r: 16, targets: all-linear}\ndata: {train: none, max_length: %lld}\ntrain: {memory: %s}\noutput: nowhere\n", model,
+             (long long)tokens, memory);
+    ck_ok(pw_recipe_parse(&r, text, strlen(text), "goals", NULL, 0));
+    const struct pw_run_options opt = {.recipe = &r, .dev = dev, .imagined = tokens, .memory = limit};
+    ck_ok(pw_run_open(&run, &opt));
+    ck_assert_int_eq(run.trainer.shape.tokens, tokens);
+    const size_t peak = pw_budget_peak(&run.budget);
+    *fit = run.fit;
+    *fits = pw_run_fits(&run);
+    close_case(&r, dev, &run);
+    return peak;
+}
+
+START_TEST(goals)
+{
+    static const struct { int64_t tokens; double most; } seven[] = {{2048, 5.5}, {8192, 7.5}};
+    static const char shape[] = "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",\"vocab_size\":%d,\"num_hidden_layers\":32,\"hidden_size\":4096,\"num_attention_heads\":32,"
+        "\"num_key_value_heads\":8,\"intermediate_size\":14336,\"max_position_embeddings\":32768,\"rms_norm_eps\":1e-5,\"rope_theta\":1e6,\"sliding_window\":null,\"tie_word_embeddings\":false%s}";
+    const size_t card = 24 * (size_t)1000000000;
+    char config[1024];
+    struct pw_model_config c;
+    struct pw_run_fit fit, more;
+    struct pw_dev *there;
+    bool fits;
+    if (!test_open_card(&there, "")) return;
+    pw_dev_close(there);
+    const char *mistral = test_path(test_tmpdir(), "mistral"), *mixtral = test_path(test_tmpdir(), "mixtral");
+    snprintf(config, sizeof config, shape, "MistralForCausalLM", "mistral", 32768, "");
+    shape_model_write(mistral, config, &c);
+    ck_assert_int_eq(c.parameters, 7248023552);
+    for (int i = 0; i < 2; i++) {
+        const double gib = (double)plan_of(mistral, seven[i].tokens, "as_given", 0, &fit, &fits) / (1 << 30);
+        printf("7B, %d tokens: %.3f GiB\n", (int)seven[i].tokens, gib);
+        ck_assert_msg(gib <= seven[i].most, "%d tokens of a 7B model: planned %.3f GiB, the goal is %.1f", (int)seven[i].tokens, gib, seven[i].most);
+        ck_assert(fit.kept == 1 && fit.host_bytes == 0);
+    }
+    if (pw_memory_available() < (size_t)10 << 30) {
+        test_skip("8x7B: layers that wait want 7 GiB of host memory");
+        return;
+    }
+    snprintf(config, sizeof config, shape, "MixtralForCausalLM", "mixtral", 32000, ",\"num_local_experts\":8,\"num_experts_per_tok\":2");
+    shape_model_write(mixtral, config, &c);
+    ck_assert_int_eq(c.parameters, 46702792704);
+    const size_t peak = plan_of(mixtral, 2048, "auto", card, &fit, &fits);
+    printf("8x7B, 2048 tokens on 24 GB: %.3f GiB, %d layers wait, %.3f GiB of host memory\n", (double)peak / (1 << 30), fit.stream, (double)fit.host_bytes / (1 << 30));
+    ck_assert(fits && peak <= card && fit.stream > 0 && fit.stream < 16);
+    plan_of(mixtral, 2048, "auto", card + card / 20, &more, &fits);
+    ck_assert(fits && more.stream < fit.stream);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("fit");
@@ -222,6 +283,7 @@ int main(void)
     tcase_set_timeout(c, 120);
     tcase_add_test(c, fastest_that_fits);
     tcase_add_test(c, on_the_processor);
+    tcase_add_test(c, goals);
     suite_add_tcase(s, c);
     return test_run(s);
 }

@@ -269,6 +269,7 @@ mutant test_block infer/block.c 's/k->b, k->index, l, k->at, /k->b, k->index, l,
 mutant test_budget train/fits.c 's/r->memory = "auto";//'
 mutant test_fit train/fit.c 's/|| cost < s->cost)/|| cost > s->cost)/'
 mutant test_fit train/fit.c 's/high = now.kept - 1;/high = now.kept - 2;/'
+mutant test_fit infer/block.c 's/: PW_MLP_ROWS;/: shape->tokens;/'
 mutant test_plan_bytes infer/session.c 's/ + adapter_bytes(m, batch_tokens, rank_of(m));/;/'
 mutant test_budget infer/memory_limit.c 's/= m->pool.bytes + pw_session_bytes/= pw_session_bytes/'
 mutant test_budget infer/model.c 's/^    if (gone)$/    if (gone && false)/'
