@@ -30,6 +30,8 @@ planted "wall: getenv" kernels/cpu/planted.c 'const char *s = "/*"; void f(void)
 planted "wall: system" eval/planted.c "int c = '\"'; void f(void) { system(\"ls\"); }" 'system()' tools/check_walls
 planted "wall: malloc" train/planted.c 'void *f(void) { return malloc(1); }' 'malloc()' tools/check_walls
 planted "wall: free" lora/planted.c 'void f(void *p) { free(p); }' 'free()' tools/check_walls
+planted "wall: PTX in a kernel" kernels/cuda/planted.cu 'SIMT_FN void f(float *p, float x) { asm volatile("red.global.add.f32 [%0], %1;" :: "l"(p), "f"(x)); }' 'wrappers of kernels/cuda/simt.h alone' tools/check_walls
+planted "wall: a wrapper without a twin" kernels/cuda/simt.h 'SIMT_FN float ex2(float x) { float d; asm("ex2.approx.f32 %0, %1;" : "=f"(d) : "f"(x)); return d; }' 'ex2 has no twin' tools/check_walls
 
 # ---- base ----
 mutant test_base_text base/rng.c 's/0xBB67AE85u/0xBB67AE84u/'
