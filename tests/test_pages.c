@@ -9,7 +9,7 @@
 #include "kernels/op.h"
 #include "tests/support.h"
 
-enum { SEQS = 5, H = 4, G = 2, D_MOST = 32, SHARED = 37, PLACES = 1024 };
+enum { SEQS = 5, H = 4, G = 2, D_MOST = 256, SHARED = 37, PLACES = 1024 };
 static const struct { int n_q, before; bool prefix; } shape[SEQS] = { { 1, 200, true }, { 40, 0, false }, { 17, 30, true }, { 3, 130, false }, { 16, 16, true } };
 
 struct on { struct pw_dev *dev; void *memory[16]; int n; };
@@ -118,10 +118,11 @@ static size_t attend(struct on *o, const struct layout *l, enum pw_dtype type, i
     return pw_bytes(y);
 }
 
-/* _i: device, then type of cache. Pages of one row, odd ones, one that all fits into; with and without a window; rows on 16 bytes and not. */
+/* _i: device, then type of cache. Pages of one row, odd ones, one that all fits into; with and without a window; rows on 16 bytes and not; then every other head dimension that kernels are made
+ * for, with odd pages and whole ones. */
 START_TEST(same_bytes)
 {
-    static const int64_t pages[] = { 1, 7, 16, 64, 300 }, dims[] = { 32, 20 }, windows[] = { 0, 50 };
+    static const int64_t pages[] = { 1, 7, 16, 64, 300 }, dims[] = { 32, 20, 80, 96, 128, 256 }, windows[] = { 0, 50, 50, 0, 50, 0 };
     static struct layout plain, paged;
     const char *const kind = _i / 2 == 0 ? "ref" : _i / 2 == 1 ? "cpu" : test_card();
     struct on o = { 0 };
@@ -132,10 +133,11 @@ START_TEST(same_bytes)
     float *want = pw_alloc(n * 4), *got = pw_alloc(n * 4), lse[2][128 * H];
     ck_assert(plain.q_start[SEQS] <= 128);
     for (int t = _i % 2 ? 1 : 0; t < 2; t++)
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 6; k++) {
             const size_t bytes = attend(&o, &plain, types[t], dims[k], windows[k], want, lse[0]);
             for (int64_t i = 0; i < plain.q_start[SEQS] * H; i++) ck_assert_msg(isfinite(lse[0][i]), "%s: lse of row %d: %g", kind, (int)i, (double)lse[0][i]);
             for (int p = 0; p < 5; p++) {
+                if (k > 1 && pages[p] != 7 && pages[p] != 16) continue;
                 lay_out(&paged, pages[p]);
                 memset(got, 0, n * 4);
                 ck_assert(attend(&o, &paged, types[t], dims[k], windows[k], got, lse[1]) == bytes);

@@ -138,6 +138,7 @@ mutant test_generate infer/generate.c 's/if (has_room(m, middle, batch_tokens, n
 mutant test_pages kernels/cpu/cpu_attn.h 's/start + j \/ a->page\]/start + (j + 1) \/ a->page]/'
 mutant test_pages kernels/cuda/attn.h 's/? j >> a.page_shift : j/? (j + 1) >> a.page_shift : (j + 1)/'
 mutant test_pages kernels/cuda/attn.h 's/a.pages\[(shared ? p.prefix_at : p.own_at)/a.pages[p.own_at/'
+mutant test_pages kernels/cuda/attn_fwd.h 's/KB, t::THREADS, PAGED>(sv/KB, t::THREADS, PAGED \&\& HD != 96>(sv/'
 mutant test_capture infer/session.c 's/^    seqs->most_keys = wanted.most_keys;$//'
 mutant test_capture infer/session.c 's/a->attached == b->attached/a->used/'
 mutant test_capture kernels/cuda/attn_decode.h 's/attn_most_splits(most) :/(most > 0) :/'
