@@ -5,6 +5,8 @@
  * This file refuses to know what the memory is for. */
 #include "base/memory.h"
 
+#include <fcntl.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/limit.h"
 
 enum { ALIGN = 64, FIRST_CHUNK = 16 << 10, LARGEST_CHUNK = 16 << 20 };
 
@@ -63,11 +66,19 @@ static bool fault_due(void)
     return at > 0 && (seen == at || (seen > at && atomic_load_explicit(&fault_forever, memory_order_relaxed)));
 }
 
+/* What a block takes of the heap: the next one begins at a multiple of ALIGN behind it and the heap's own word. */
+static size_t with_heap(size_t bytes) { return (bytes + sizeof(size_t) + ALIGN - 1) / ALIGN * ALIGN; }
+
 void *pw_alloc(size_t bytes)
 {
     if (fault_due() || bytes > PTRDIFF_MAX) return NULL;
+    const bool kept = atomic_load_explicit(&pw_limit_kept, memory_order_relaxed);
+    const size_t asked = with_heap(bytes ? bytes : 1);
     void *p = NULL;
-    return posix_memalign(&p, ALIGN, bytes ? bytes : 1) == 0 ? p : NULL;
+    if (kept && !pw_limit_take(asked)) return NULL;
+    if (posix_memalign(&p, ALIGN, bytes ? bytes : 1) != 0) p = NULL;
+    if (kept) pw_limit_count((p ? (int64_t)with_heap(malloc_usable_size(p)) : 0) - (int64_t)asked);
+    return p;
 }
 
 void *pw_alloc_zero(size_t n, size_t size)
@@ -114,7 +125,11 @@ char *pw_strndup(const char *s, size_t n)
 
 char *pw_strdup(const char *s) { return pw_strndup(s, strlen(s)); }
 
-void pw_free(void *p) { free(p); }
+void pw_free(void *p)
+{
+    if (p && atomic_load_explicit(&pw_limit_kept, memory_order_relaxed)) pw_limit_count(-(int64_t)with_heap(malloc_usable_size(p)));
+    free(p);
+}
 
 /* ---- arenas ---- */
 struct pw_arena_chunk {
@@ -167,7 +182,7 @@ void *pw_arena_alloc(struct pw_arena *a, size_t bytes)
         size_t size = need > a->chunk_bytes ? need : a->chunk_bytes;
         c = chunk_make(a, size);
         if (!c) {
-            pw_error(PW_E_NOMEM, "out of memory: %zu bytes asked for, %zu in use", size, a->reserved);
+            pw_error(PW_E_NOMEM, "out of memory: %zu bytes asked for beside %zu", size, a->reserved);
             return NULL;
         }
         if (a->chunk_bytes < LARGEST_CHUNK) a->chunk_bytes *= 2;
@@ -254,7 +269,19 @@ static size_t proc_bytes(const char *path, const char *key)
 }
 
 size_t pw_peak_rss_bytes(void) { return proc_bytes("/proc/self/status", "VmHWM"); }
-size_t pw_rss_bytes(void) { return proc_bytes("/proc/self/status", "VmRSS"); }
+
+/* A limit that is kept asks this often: one short file, and no stdio. */
+size_t pw_rss_bytes(void)
+{
+    char text[128];
+    unsigned long long resident = 0;
+    const int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    const ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    if (fd >= 0) close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0 && sscanf(text, "%*u %llu", &resident) == 1 ? (size_t)resident * (size_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
 size_t pw_rss_anon_bytes(void) { return proc_bytes("/proc/self/status", "RssAnon"); }
 size_t pw_memory_available(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
 

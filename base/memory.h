@@ -1,6 +1,6 @@
 /* Memory: checked sizes, allocation that can be made to fail on purpose, arenas, and what the process uses.
  *
- * Every allocation of the project goes through pw_alloc, so that tests can fail the Nth one (pw_fault_set).
+ * Every allocation of the project goes through pw_alloc, so that tests can fail the Nth one (pw_fault_set) and a limit can be kept (limit.h).
  * An arena owns what is taken from it; single pieces are never freed. Growing arenas serve parsers and models,
  * fixed arenas serve training, whose size was planned beforehand: asking a fixed arena for more than it has is an error. */
 #ifndef PW_BASE_MEMORY_H

@@ -2,9 +2,11 @@
 #include "data/archive.h"
 
 #include <string.h>
+#define ZSTD_STATIC_LINKING_ONLY   /* for memory of our own */
 #include <zstd.h>
 
 #include "base/error.h"
+#include "base/memory.h"
 
 enum { BLOCK = 512, LEVEL = 9, MAX_FILES = 4096 };
 struct header {          /* of one file, POSIX ustar */
@@ -64,11 +66,27 @@ static int add_file(struct pw_buf *tar, const struct pw_archive_file *f)
     return 0;
 }
 
+/* The compressor's memory is ours: counted towards a limit, and a failure is known as one. */
+static void *take(void *failed, size_t bytes)
+{
+    void *p = pw_alloc(bytes);
+    if (!p)
+        *(bool *)failed = true;
+    return p;
+}
+
+static void give(void *failed, void *p)
+{
+    (void)failed;
+    pw_free(p);
+}
+
 int pw_archive_write(const char *path, const struct pw_archive_file *files, size_t n, bool force)
 {
     static const char end[2 * BLOCK];
     struct pw_buf tar = {0};
     ZSTD_CCtx *z = NULL;
+    bool starved = false;
     void *packed = NULL;
     int rc = 0;
     for (size_t i = 0; i < n; i++)
@@ -76,12 +94,13 @@ int pw_archive_write(const char *path, const struct pw_archive_file *files, size
     pw_buf_add(&tar, end, sizeof end);
     PW_PASS_OUT(pw_buf_status(&tar));
     size_t room = ZSTD_compressBound(tar.len);
-    z = ZSTD_createCCtx();
+    z = ZSTD_createCCtx_advanced((ZSTD_customMem){take, give, &starved});
     packed = pw_alloc(room);
     PW_CHECK_OUT(z && packed, PW_E_NOMEM, "out of memory");
     ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, LEVEL);
     ZSTD_CCtx_setParameter(z, ZSTD_c_checksumFlag, 1);
     size_t bytes = ZSTD_compress2(z, packed, room, tar.data, tar.len);
+    PW_CHECK_OUT(!starved, PW_E_NOMEM, "writing %s: no memory to compress it", path);
     PW_CHECK_OUT(!ZSTD_isError(bytes), PW_E_FAIL, "writing %s: %s", path, ZSTD_getErrorName(bytes));
     PW_PASS_OUT(pw_file_write(path, packed, bytes, force));
 out:

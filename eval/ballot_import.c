@@ -442,5 +442,5 @@ int pw_import_file(struct pw_ledger *l, const struct pw_contest *c, const char *
     if (rc == 0)
         rc = pw_import_text(l, c, text.data ? text.data : "", text.len, path, how, report);
     pw_buf_free(&text);
-    return rc;
+    return rc == PW_E_NOMEM ? pw_error_while(rc, "importing %s", path) : rc; /* nothing of it is in the ledger */
 }

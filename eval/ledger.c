@@ -1,11 +1,13 @@
 /* The hash-chained ledger in SQLite, see ledger.h. Owns the schema and the chain; does not look into records. */
 #include "eval/ledger.h"
 
+#include <pthread.h>
 #include <sqlite3.h>
 #include <string.h>
 #include <unistd.h>
 #include "base/error.h"
 #include "base/file.h"
+#include "base/limit.h"
 #include "base/memory.h"
 #include "base/text.h"
 
@@ -33,9 +35,61 @@ struct pw_ledger {
     size_t contest_bytes;
     char genesis[65], root[65];
     int64_t count;
-    sqlite3_stmt *insert;
+    sqlite3_stmt *insert, *rollback;     /* the way back is made beforehand: it may be wanted where there is no memory */
     bool writing;
+    char root_before[65];                /* of a transaction */
+    int64_t count_before;
 };
+
+/* ---- SQLite's memory: its own, counted towards a limit that is kept (base/limit.h) ---------------------------------------- */
+static sqlite3_mem_methods plain;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+/* This thread's SQLite was without memory: its checks tell that as damage of what they could not read. */
+static _Thread_local bool starved;
+
+static void *counted_alloc(int n)
+{
+    void *p = pw_limit_take((size_t)n) ? plain.xMalloc(n) : NULL;
+    if (p)
+        pw_limit_count(plain.xSize(p) - n);
+    starved |= !p;
+    return p;
+}
+
+static void counted_free(void *p)
+{
+    if (p)
+        pw_limit_count(-(int64_t)plain.xSize(p));
+    plain.xFree(p);
+}
+
+static void *counted_realloc(void *p, int n)
+{
+    const int old = plain.xSize(p);
+    void *q = pw_limit_take((size_t)n) ? plain.xRealloc(p, n) : NULL;
+    if (q)
+        pw_limit_count((int64_t)plain.xSize(q) - n - old);
+    starved |= !q;
+    return q;
+}
+
+static void count_memory(void)
+{
+    sqlite3_mem_methods counted;
+    if (sqlite3_config(SQLITE_CONFIG_GETMALLOC, &plain) != SQLITE_OK)
+        return;
+    counted = plain;
+    counted.xMalloc = counted_alloc;
+    counted.xFree = counted_free;
+    counted.xRealloc = counted_realloc;
+    (void)sqlite3_config(SQLITE_CONFIG_MALLOC, &counted);
+}
+
+static int open_db(const char *path, int flags, sqlite3 **db)
+{
+    pthread_once(&once, count_memory);   /* before the library begins */
+    return sqlite3_open_v2(path, db, flags, NULL);
+}
 
 /* ---- small SQLite helpers -------------------------------------------------------------------------------------------- */
 static int db_error(const char *path, sqlite3 *db, int status, const char *what)
@@ -134,7 +188,7 @@ static int write_new(const char *temp, const char *path, const char *contest, si
 {
     sqlite3 *db = NULL;
     char hash[65], sql[128];
-    int rc, status = sqlite3_open_v2(temp, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+    int rc, status = open_db(temp, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &db);
     if (status != SQLITE_OK) {
         rc = db_error(path, db, status, "creating the ledger");
         goto out;
@@ -230,7 +284,7 @@ int pw_ledger_open(struct pw_ledger **out, const char *path)
     l->path = pw_strdup(path);
     PW_CHECK_OUT(l->path, PW_E_NOMEM, "%s: no memory", path);
     /* Read-write even to read: a journal left by a killed writer must be rolled back. SQLite falls back to read-only itself. */
-    status = sqlite3_open_v2(path, &l->db, SQLITE_OPEN_READWRITE, NULL);
+    status = open_db(path, SQLITE_OPEN_READWRITE, &l->db);
     if (status != SQLITE_OK) {
         rc = db_error(path, l->db, status, "opening the ledger");
         goto out;
@@ -258,6 +312,7 @@ void pw_ledger_close(struct pw_ledger *l)
         return;
     pw_ledger_rollback(l);
     sqlite3_finalize(l->insert);
+    sqlite3_finalize(l->rollback);
     sqlite3_close(l->db);
     pw_free(l->path);
     pw_free(l->contest);
@@ -273,9 +328,13 @@ const char *pw_ledger_genesis(const struct pw_ledger *l) { return l->genesis; }
 /* ---- writing ---------------------------------------------------------------------------------------------------------- */
 int pw_ledger_begin(struct pw_ledger *l)
 {
+    if (!l->rollback)
+        PW_PASS(prepare(l->path, l->db, "ROLLBACK", &l->rollback));
     PW_PASS(run(l->path, l->db, "BEGIN IMMEDIATE", "starting to write"));
     l->writing = true;
     int rc = read_head(l);
+    l->count_before = l->count;
+    memcpy(l->root_before, l->root, sizeof l->root);
     if (rc == 0 && !l->insert)
         rc = prepare(l->path, l->db, "INSERT INTO record VALUES (?, ?, ?)", &l->insert);
     if (rc < 0)
@@ -324,10 +383,11 @@ void pw_ledger_rollback(struct pw_ledger *l)
 {
     if (!l->writing)
         return;
-    (void)sqlite3_exec(l->db, "ROLLBACK", NULL, NULL, NULL); /* may be rolled back already; there is nothing else to do */
+    (void)sqlite3_step(l->rollback); /* may be rolled back already; there is nothing else to do */
+    (void)sqlite3_reset(l->rollback);
     l->writing = false;
-    if (read_head(l) < 0)
-        pw_error_clear(); /* the failure that led here is reported by the caller; the head is read again at the next begin */
+    l->count = l->count_before;
+    memcpy(l->root, l->root_before, sizeof l->root);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------------------- */
@@ -362,7 +422,8 @@ static int verify_schema(struct pw_ledger *l)
 {
     sqlite3 *fresh = NULL;
     sqlite3_stmt *want = NULL, *got = NULL;
-    int rc, status = sqlite3_open_v2(":memory:", &fresh, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+    starved = false;
+    int rc, status = open_db(":memory:", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &fresh);
     if (status != SQLITE_OK) {
         rc = db_error(l->path, fresh, status, "checking the tables");
         goto out;
@@ -376,6 +437,7 @@ static int verify_schema(struct pw_ledger *l)
             break;
         const char *x = a == SQLITE_ROW ? (const char *)sqlite3_column_text(want, 0) : NULL;
         const char *y = b == SQLITE_ROW ? (const char *)sqlite3_column_text(got, 0) : NULL;
+        PW_CHECK_OUT(!starved, PW_E_NOMEM, "%s: no memory to check its tables", l->path);
         PW_CHECK_OUT(b == SQLITE_ROW || b == SQLITE_DONE, PW_E_FORMAT, "%s: the tables cannot be read: %s", l->path,
                      sqlite3_errmsg(l->db));
         PW_CHECK_OUT(x && y && strcmp(x, y) == 0, PW_E_FORMAT,
@@ -394,9 +456,12 @@ static int verify_pages(struct pw_ledger *l)
     sqlite3_stmt *s = NULL;
     int rc = 0;
     PW_PASS(prepare(l->path, l->db, "PRAGMA integrity_check(1)", &s));
+    starved = false;
     int status = sqlite3_step(s);
     const char *text = status == SQLITE_ROW ? (const char *)sqlite3_column_text(s, 0) : NULL;
-    if (!text || strcmp(text, "ok") != 0)
+    if (starved && (!text || strcmp(text, "ok") != 0))
+        rc = pw_error(PW_E_NOMEM, "%s: no memory to check its pages", l->path);
+    else if (!text || strcmp(text, "ok") != 0)
         rc = pw_error(PW_E_FORMAT, "%s: the file is damaged: %.200s", l->path, text ? text : sqlite3_errmsg(l->db));
     sqlite3_finalize(s);
     return rc;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/limit.h"
 #include "base/rng.h"
 #include "tests/support.h"
 #include "tests/vote_help.h"
@@ -207,6 +208,75 @@ START_TEST(out_of_memory_jsonl)
 }
 END_TEST
 
+static void leave(size_t room)
+{
+    for (size_t bytes = pw_rss_bytes() + room; pw_limit_keep(bytes) < 0 || pw_limit_room() < room; bytes += 65536)
+        ;
+    ck_assert(pw_limit_take(pw_limit_room() - room));
+}
+
+/* A ledger of more pages than SQLite keeps: what a check could not read for want of memory is not damage. */
+START_TEST(checked_under_a_limit)
+{
+    const char *path = test_path(test_tmpdir(), "l");
+    struct pw_buf text = { 0 };
+    struct vote_box b;
+    int refused = 0, rc = PW_E_NOMEM;
+    vote_open(&b, path, contest);
+    for (int k = 0; k < 50; k++) {
+        batch(&text, k);
+        vote_import(&b, text.data, "t.csv", NULL);
+    }
+    vote_close(&b);
+    for (size_t room = 0; rc != 0; room += 64 << 10, refused += rc != 0) {
+        struct pw_ledger *l = NULL;
+        ck_assert_uint_lt(room, 32 << 20);
+        leave(room);
+        rc = pw_ledger_open(&l, path);
+        if (rc == 0)
+            rc = pw_ledger_verify(l);
+        ck_assert_msg(rc == 0 || rc == PW_E_NOMEM, "%zu bytes left: %d: %s", room, rc, pw_error_text());
+        pw_ledger_close(l);
+        ck_ok(pw_limit_keep(0));
+    }
+    ck_assert_int_gt(refused, 5);
+    pw_buf_free(&text);
+}
+END_TEST
+
+/* A limit of memory that is met anywhere, in SQLite too: a refusal, never "damaged", and the ledger holds nothing or the whole import. */
+START_TEST(limit_of_memory)
+{
+    const char *dir = test_tmpdir();
+    struct pw_buf text = { 0 };
+    struct vote_box b;
+    batch(&text, 1);
+    struct sweep s = { test_path(dir, "empty"), test_path(dir, "l"), text.data, "t.csv", NULL, text.len, BATCH, 0 };
+    vote_open(&b, s.empty, contest);
+    vote_close(&b);
+    int refused = 0, in_sqlite = 0, rc = PW_E_NOMEM;
+    for (size_t room = 0; rc != 0; room += 2048) {
+        ck_assert_uint_lt(room, 16 << 20);
+        leave(room);
+        rc = import_once(&s);
+        in_sqlite += rc < 0 && (strstr(pw_error_text(), "out of memory") != NULL || strstr(pw_error_text(), "no memory to check") != NULL);
+        if (rc < 0) {
+            ck_assert_msg(rc == PW_E_NOMEM, "%zu bytes left: %d: %s", room, rc, pw_error_text());
+            ck_fails(pw_limit_reason(rc, false), PW_E_REFUSED, "it does not fit into --memory: ");
+            refused++;
+        }
+        ck_ok(pw_limit_keep(0));
+        vote_reopen(&b, s.path);
+        ck_ok(pw_ledger_verify(b.ledger));
+        ck_assert_msg(pw_ledger_count(b.ledger) == 0 || pw_ledger_count(b.ledger) == BATCH, "%lld records", (long long)pw_ledger_count(b.ledger));
+        vote_close(&b);
+    }
+    printf("%d limits were refused, %d of them by SQLite or an arena\n", refused, in_sqlite);
+    ck_assert_int_gt(refused, 20);
+    pw_buf_free(&text);
+}
+END_TEST
+
 START_TEST(out_of_memory_map)
 {
     sweep("who,A,B,day\nv,3,4,2026-01-01\nw,,x,2026-01-02\n", "t.csv", "kind: coins\nvoter: who\nwide: {A: alpha, B: beta}\nkeep: [day]\n", 2, 1);
@@ -309,6 +379,8 @@ int main(void)
     tcase_add_test(t, out_of_memory_csv);
     tcase_add_test(t, out_of_memory_jsonl);
     tcase_add_test(t, out_of_memory_map);
+    tcase_add_test(t, limit_of_memory);
+    tcase_add_test(t, checked_under_a_limit);
     tcase_add_test(t, coins_coverage);
     tcase_add_test(t, quadratic_coverage);
     tcase_add_test(t, certificate_by_hand);

@@ -44,12 +44,14 @@ struct pw_command {
     bool streams;
     int (*run)(struct pw_cmd *c);
     bool many_rows;            /* its calls have many rows at a time: see kernels/dev.h */
+    bool plans;                /* it holds --memory against a plan. Without this the limit is kept while it works: base/limit.h */
 };
 /* Each tools/cmd_<subject>.c defines a table that ends with a NULL name; tools/main.c lists the tables. */
 extern const struct pw_command pw_commands_vote[], pw_commands_tokenize[], pw_commands_model[], pw_commands_quant[], pw_commands_lora[], pw_commands_verify[], pw_commands_export[], pw_commands_merge[],
     pw_commands_train[], pw_commands_eval[], pw_commands_run[], pw_commands_entry[], pw_commands_data[], pw_commands_score[], pw_commands_bench[];
 
 int pw_cmd_emit(struct pw_cmd *c);                               /* writes and clears c->out now; a failed write is PW_E_IO */
+void pw_cmd_plans(void);                                         /* of a command without `plans`: from here on it does, and the limit is not kept any more */
 int pw_cmd_device(const struct pw_cmd *c, struct pw_dev **out);  /* opens --device with --threads; says on stderr what auto took */
 int pw_cmd_host_device(const struct pw_cmd *c, struct pw_dev **out); /* for commands that work on host memory: another --device is refused */
 void pw_interrupt_on(int number);                                /* this signal too is Ctrl-C */

@@ -328,6 +328,6 @@ const struct pw_command pw_commands_bench[] = {
              "driver and libraries held when the device was opened (driver_bytes; other programs of the card count there), and what we planned.\n"
              "attention: where cuDNN is found, forward of attention in training by our kernels and by it, for each shape up to the rows of --train.\n"
              "On a processor with AMX all is measured at the level that generation has; pw train and scoring take another (docs/bench.md).",
-     .options = table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .run = run},
+     .options = table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .run = run, .plans = true},
     {0},
 };

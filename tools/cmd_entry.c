@@ -38,6 +38,7 @@ static int score_again(struct pw_cmd *c, struct pw_entry *e, struct pw_json *w)
     struct pw_loaded l = {0};
     int rc = 0;
     PW_CHECK(c->common->adapters.n == 0, PW_E_USAGE, "--adapter: the pack brings its own");
+    pw_cmd_plans();
     PW_PASS_OUT(pw_load(&l, c, o->model, true));
     PW_PASS_OUT(pw_adapter_check_base(pw_entry_adapter(e), l.model->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress));
     PW_PASS_OUT(pw_model_attach(l.model, pw_entry_adapter(e)));

@@ -185,7 +185,7 @@ const struct pw_command pw_commands_eval[] = {
      "Rows are of the base, or of each --adapter when there are any (--with-base: of both). Scores follow lm-evaluation-harness: acc, and\n"
      "acc_norm per character of a choice; standard errors and 95 % intervals (Wilson) with each. --data is a folder of TASK/test.jsonl with the\n"
      "published field names, or a published archive; a folder NAME/test.jsonl with question, choices and answer is a task NAME by itself.",
-     run_options, sizeof(struct eval_options), 1, 1, false, eval_run, true},
+     run_options, sizeof(struct eval_options), 1, 1, false, eval_run, true, true},
     {"eval compare", "BASE.json OTHER.json", "compare two results, document by document", NULL, NULL, 0, 2, 2, false, eval_compare},
     {"eval explain", "TASK [MODEL] --doc N --data DIR", "show a document's prompt and choices as the model gets them", NULL, explain_options,
      sizeof(struct eval_options), 1, 2, false, eval_explain},

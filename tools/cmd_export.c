@@ -115,6 +115,7 @@ static int put_base(struct job *j, const char *folder, const char **from)
     struct pw_remake how = {.derived = true, .progress = j->c->progress};
     PW_PASS(pw_quant_parse(type[0] ? type : "f16", &how.to));
     how.to.memory = j->c->common->memory;
+    pw_cmd_plans();
     PW_PASS(pw_cmd_host_device(j->c, &dev));
     const char *file = pw_path_join(&j->arena, folder, "base.gguf");
     PW_CHECK_OUT(file, PW_E_NOMEM, "out of memory");

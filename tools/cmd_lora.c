@@ -206,7 +206,7 @@ static int lora_info(struct pw_cmd *c)
 const struct pw_command pw_commands_lora[] = {
     {"lora init", "MODEL -o DIR [--set adapter.K=V]...", "a fresh adapter, without training",
      "Writes what `pw train` starts from with the same settings of the group adapter, the same base (--type, --double-quant) and the same --seed: the same bytes. With adapter.init: pissa or loftq the\n"
-     "result says which base the adapter is for; with adapter.loftq_iter above 1 that base is written too, to DIR/base. No data is read: what begins from rows (EVA) is refused.", init_options, sizeof(struct lora_options), 1, 1, false, lora_init},
+     "result says which base the adapter is for; with adapter.loftq_iter above 1 that base is written too, to DIR/base. No data is read: what begins from rows (EVA) is refused.", init_options, sizeof(struct lora_options), 1, 1, false, lora_init, .plans = true},
     {"lora info", "DIR", "what an adapter holds", NULL, NULL, 0, 1, 1, false, lora_info},
     {NULL},
 };

@@ -162,6 +162,6 @@ const struct pw_command pw_commands_merge[] = {
      "The product of the adapter is added in f32 to the dequantised base, and the largest change of a weight is printed. OUT is a folder (f32, f16 or bf16), or a\n"
      "GGUF file (also q8_0, q4_0, q4_K, q6_K; f16 without --type). Before OUT appears, base with adapter and the merged model are compared token by token, as\n"
      "pw lora verify does: largest difference of a logit and KL. A merge that changes nothing is an error.\n",
-     table, sizeof(struct options), 1, 1, false, merge},
+     table, sizeof(struct options), 1, 1, false, merge, .plans = true},
     {NULL},
 };

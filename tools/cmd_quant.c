@@ -82,6 +82,6 @@ const struct pw_command pw_commands_quant[] = {
      "quantised ones: 5.23 opens what --experts stored writes, where attention alone is quantised. pw opens both. GGUF files hold all\n"
      "matrices in the type asked for, tokenizer and chat template included, with q6_K for the head beside q4_0 and q4_K, and vectors and\n"
      "routers in f32. The error of each tensor against what it was made of is printed.\n",
-     options, sizeof(struct quant_options), 1, 1, false, quant},
+     options, sizeof(struct quant_options), 1, 1, false, quant, .plans = true},
     {NULL},
 };

@@ -330,11 +330,11 @@ const struct pw_command pw_commands_run[] = {
              "of several prompts. Generation ends at the model's stop tokens, at a --stop text (which is left out), after N tokens, or\n"
              "where the context ends. --json: {\"prompt_tokens\",\"tokens\",\"text\",\"finish\",\"seconds_to_first\",\"tokens_per_s\"} and the ids;\n"
              "one object a prompt. prompt_tokens and tokens are counts; finish is stop, length or context.",
-     .options = run_table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .streams = true, .run = run_run},
+     .options = run_table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .streams = true, .run = run_run, .plans = true},
     {.name = "chat", .usage = "MODEL [--template NAME|FILE] [--system TEXT] [-n N] [--temp T]",
      .summary = "talk to a model, one message a line",
      .text = "Reads messages from stdin, renders the conversation with the model's chat template and prints each answer.\n"
              "A conversation that no longer fits into the context is refused. /exit ends.",
-     .options = chat_table, .options_bytes = sizeof(struct options), .max_args = 1, .min_args = 1, .streams = true, .run = run_chat},
+     .options = chat_table, .options_bytes = sizeof(struct options), .max_args = 1, .min_args = 1, .streams = true, .run = run_chat, .plans = true},
     {0},
 };

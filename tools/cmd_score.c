@@ -351,6 +351,6 @@ const struct pw_command pw_commands_score[] = {
      .text = "The first token is given, not scored: its log-probability is null (and its entry in \"top\" too).\n"
              "nll is the mean over the scored tokens, in nats: -sum(logprobs) / (tokens - 1); perplexity is exp(nll).\n"
              "A text longer than the context is refused. With --ids and an array of arrays there is one result a line.",
-     .options = table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .run = run, .many_rows = true},
+     .options = table, .options_bytes = sizeof(struct options), .min_args = 1, .max_args = 1, .run = run, .many_rows = true, .plans = true},
     {0},
 };

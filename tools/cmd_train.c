@@ -406,10 +406,10 @@ const struct pw_command pw_commands_train[] = {
      "RECIPE is a file or the name of an embedded recipe (`pw recipe list`). The run folder holds adapter/ (or model/), best/, checkpoints/, log.jsonl, "
      "log.csv, report.html, tb/ (TensorBoard), the effective recipe.yaml and on a card products.json, the choices of --products that it goes on with. Ctrl-C saves the state and exits with 130; --resume goes on from the newest saved state and ends with the same bytes. "
      "`mpirun -np N pw train` trains with N processes, each with its own passes of a step: docs/ranks.md.",
-     train_options, sizeof(struct options), 1, 1, false, run_train, true},
+     train_options, sizeof(struct options), 1, 1, false, run_train, true, true},
     {"plan", "RECIPE [--set KEY=VALUE]…", "memory and time of a run, before anything is taken",
      "Reads the data and the model's shapes, and lists what the run will take: PROCESS measured, the rest from the functions that the run itself uses.",
-     plan_options, sizeof(struct options), 1, 1, false, run_plan, true},
+     plan_options, sizeof(struct options), 1, 1, false, run_plan, true, true},
     {"recipe list", "", "names of the embedded recipes", NULL, plan_options, sizeof(struct options), 0, 0, false, recipe_list},
     {"recipe show", "NAME", "an embedded recipe", NULL, plan_options, sizeof(struct options), 1, 1, false, recipe_show},
     {"recipe check", "FILE [--set KEY=VALUE]…", "check a recipe and print it with all its settings", NULL, plan_options, sizeof(struct options), 1, 1, false, recipe_check},

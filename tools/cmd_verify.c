@@ -57,6 +57,6 @@ const struct pw_command pw_commands_verify[] = {
      "which a file or folder is. The same texts are fed to both, token by token, and the logits after each token compared. first_difference is the\n"
      "first place (prompt and position, both from 0) where the likeliest next token differs, or a logit by more than --tolerance; \"logits\" are those of the\n"
      "left's token and of the right's. kl is the mean of KL(LEFT || RIGHT) in nats. Models that do not fit together are loaded in turn.\n",
-     table, sizeof(struct options), 2, 2, false, verify},
+     table, sizeof(struct options), 2, 2, false, verify, .plans = true},
     {NULL},
 };

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/limit.h"
 #include "tools/help.h"
 #include "tools/ranks.h"
 
@@ -16,11 +17,11 @@ static const struct pw_option common_options[] = {
     {"device", 0, PW_OPT_STRING, offsetof(struct pw_common, device), "DEVICE", NULL, "auto", 0, 0, "auto, cpu, ref, cuda[:N] or simt"},
     {"threads", 0, PW_OPT_INT, offsetof(struct pw_common, threads), "N", NULL, "0", 0, 4096, "threads to use; 0: all cores"},
     {"seed", 0, PW_OPT_INT, offsetof(struct pw_common, seed), "N", NULL, "42", 0, 9e18, "seed of everything that is drawn"},
-    {"memory", 0, PW_OPT_BYTES, offsetof(struct pw_common, memory), "SIZE", NULL, NULL, 0, 0, "most memory to use, such as 8GiB"},
+    {"memory", 0, PW_OPT_BYTES, offsetof(struct pw_common, memory), "SIZE", NULL, NULL, 0, 0, "most memory to use, such as 8GiB: planned where a model is computed with, and kept by every other command"},
     {"ctx", 0, PW_OPT_INT, offsetof(struct pw_common, ctx), "N", NULL, "0", 0, 1e9, "context length in tokens; 0: the model's own"},
     {"json", 0, PW_OPT_FLAG, offsetof(struct pw_common, json), NULL, NULL, NULL, 0, 0, "one JSON document on stdout"},
     {"quiet", 'q', PW_OPT_FLAG, offsetof(struct pw_common, quiet), NULL, NULL, NULL, 0, 0, "no progress; errors alone on stderr"},
-    {"verbose", 'v', PW_OPT_FLAG, offsetof(struct pw_common, verbose), NULL, NULL, NULL, 0, 0, "say more"},
+    {"verbose", 'v', PW_OPT_FLAG, offsetof(struct pw_common, verbose), NULL, NULL, NULL, 0, 0, "say more: at the end the most memory that was in use"},
     {"help", 'h', PW_OPT_FLAG, offsetof(struct pw_common, help), NULL, NULL, NULL, 0, 0, "what the command does, and its options"},
     {"force", 0, PW_OPT_FLAG, offsetof(struct pw_common, force), NULL, NULL, NULL, 0, 0, "replace an existing output"},
     {"type", 0, PW_OPT_STRING, offsetof(struct pw_common, type), "TYPE", NULL, "", 0, 0,
@@ -75,8 +76,11 @@ bool pw_interrupted(void)
     return interrupted != 0;
 }
 
+static bool begun;   /* something of the result is on stdout */
+
 static int write_all(const char *bytes, size_t n)
 {
+    begun |= n > 0;
     if (n > 0 && fwrite(bytes, 1, n, stdout) != n)
         return pw_error(PW_E_IO, "while writing to stdout: %s", strerror(errno));
     if (fflush(stdout) != 0)
@@ -90,6 +94,11 @@ int pw_cmd_emit(struct pw_cmd *c)
     PW_PASS(write_all(c->out->data, c->out->len));
     pw_buf_clear(c->out);
     return 0;
+}
+
+void pw_cmd_plans(void)
+{
+    (void)pw_limit_keep(0);
 }
 
 /* Of several ranks on a machine each takes a card of its own, unless it is shown one alone. */
@@ -205,10 +214,15 @@ static int run_command(const struct pw_command *command, int argc, char **argv)
     progress.on = !common.quiet;
     progress.stop = pw_interrupted;
     struct pw_cmd c = {.common = &common, .options = options, .args = rest, .progress = &progress, .out = &out, .many_rows = command->many_rows};
+    if (!command->plans)
+        PW_PASS_OUT(pw_limit_keep(common.memory));
     PW_PASS_OUT(command->run(&c));
     PW_PASS_OUT(pw_buf_status(&out));
     PW_PASS_OUT(write_all(out.data, out.len));
 out:
+    rc = pw_limit_reason(rc, begun);
+    if (common.verbose && !common.quiet)
+        fprintf(stderr, "at most %zu bytes of memory were resident\n", pw_peak_rss_bytes());
     pw_buf_free(&out);
     pw_options_free(&rest);
     pw_free(options);

@@ -49,6 +49,13 @@ mutant test_base_file base/outfile.c 's/PW_CHECK_OUT(fflush(o->f) == 0 \&\& !fer
 mutant test_base_file base/outfile.c 's/if (o->temp) unlink(o->temp);//'
 mutant test_base_file base/outfile.c 's/RENAME_NOREPLACE) == 0/0) == 0/'
 mutant test_base_file base/file.c 's/| O_NOFOLLOW//; s/unlinkat(at, name, 0) == 0 || //'
+mutant test_limit base/memory.c 's/if (p \&\& atomic_load_explicit(&pw_limit_kept, memory_order_relaxed)) pw_limit_count(/if (false) pw_limit_count(/'
+mutant test_limit base/memory.c 's/if (kept) pw_limit_count((p ? /if (kept) pw_limit_count((false ? /'
+mutant test_limit base/limit.c 's/now <= limit - before \&\& resident + asked <= limit/now <= limit - before/'
+mutant test_limit base/limit.c 's/now <= limit - before \&\& resident + asked <= limit/resident + asked <= limit/'
+mutant test_limit base/limit.c 's/        malloc_trim(0);//'
+mutant test_limit base/limit.c 's/, most < now + LOOK_EVERY ? most : now + LOOK_EVERY,/, most,/'
+mutant test_limit base/limit.c 's/    atomic_fetch_sub_explicit(&counted, asked, memory_order_relaxed);//'
 
 # ---- kernels ----
 mutant test_op kernels/cpu/isa_body.h 's/p\[i\] -= lr/p[i] += lr/' adamw/
@@ -363,6 +370,9 @@ mutant test_vote eval/ballot_import.c 's/PW_PASS_OUT(reject(x, csv.row_line, got
 mutant test_vote_faults eval/ballot_import.c 's/    x->report->accepted++;/    x->report->accepted++; if (pw_ledger_commit(x->l) < 0 || pw_ledger_begin(x->l) < 0) return PW_E_IO;/'
 mutant test_vote_faults eval/ledger.c 's/"BEGIN IMMEDIATE"/"BEGIN DEFERRED"/'
 mutant test_vote_faults eval/ledger.c 's/    int rc = read_head(l);/    int rc = 0;/'
+mutant test_vote_faults eval/ledger.c 's/    if (starved \&\& (!text/    if (false \&\& (!text/'
+mutant test_vote_faults eval/ledger.c 's/    l->count = l->count_before;//'
+mutant test_vote_faults eval/ledger.c 's/pw_limit_take((size_t)n) ? plain.xMalloc(n) : NULL/plain.xMalloc(n)/'
 mutant test_vote_faults eval/tally.c 's/PW_PASS(grow((void \*\*)&t->spent/(void)(grow((void **)\&t->spent/'
 mutant test_vote_faults eval/votestat.c 's/r->n_replicates, 0.025)/r->n_replicates, 0.15)/'
 mutant test_vote_faults eval/rank_coins.c 's/j < s->first\[v + 1\]; j++/j < s->first[v] + 1; j++/'

@@ -135,5 +135,21 @@ sleep 1; kill -INT $pid; wait $pid; got=$?; checks=$((checks + 1)); [ $got = 130
 refused 3 'does not fit into --memory' pw quant "$BASE" -o limited --type nf4 --memory 1MiB
 checks=$((checks + 1)); [ ! -e limited ] || fail "a refused quant left a folder"
 rc 0 pw quant "$BASE" -o limited --type nf4 --memory 1GiB
+
+# ---- and commands that plan nothing keep it ----
+# kept CODE LIMIT CMD...: that exit code under --memory LIMIT, and what was resident stayed below it
+kept() { local want=$1 limit=$2 peak; shift 2; rc "$want" "$@" --memory "$limit" -v; peak=$(grep -oE '^at most [0-9]+' err | grep -oE '[0-9]+$')
+         checks=$((checks + 1)); [ "${peak:-$limit}" -lt "$limit" ] || fail "$peak bytes were resident, at most $limit: $*"; }
+least() { grep -oE -- '--memory [0-9]+ is the least' err | grep -oE '[0-9]+'; }
+for i in $(seq 60000); do echo "The fountain of bread is an hour away, number $i."; done > long.txt
+refused 3 'it does not fit into --memory: planned' pw tokenize "$BASE" long.txt --memory 1MiB; base=$(least); tight=$((base + 4194304)); wide=$((base + 268435456))
+kept 3 $tight pw tokenize "$BASE" long.txt --json; empty out; has err 'pw: while reading long.txt: '; has err ': it does not fit into --memory: '; has err 'would have done for this'
+kept 0 $wide pw tokenize "$BASE" long.txt; mv out long.json
+kept 3 $tight pw detokenize "$BASE" long.json; empty out
+kept 0 $wide pw detokenize "$BASE" long.json
+awk '{ printf "{\"text\":\"%s\"}\n", $0 }' long.txt > long.jsonl
+kept 3 $tight pw data check long.jsonl --model "$BASE"
+kept 0 $wide pw data check long.jsonl --model "$BASE"
+kept 0 $wide pw model info "$BASE"; kept 0 $wide pw recipe list; kept 0 $wide pw eval list
 echo "$checks checks, $failures failures"
 [ $failures = 0 ]

@@ -131,6 +131,22 @@ cp before.db forged; printf 'X' | dd of=forged bs=1 seek=$(grep -abo '"voter":"v
 refused 1 'forged' $PW vote verify forged --json
 rc 1 bash -c "$PW vote rank q > /dev/full"
 
+# ---- a limit of memory: the ledger stays as it was ----
+# kept CODE LIMIT CMD...: that exit code under --memory LIMIT, and what was resident stayed below it
+kept() { local want=$1 limit=$2 peak; shift 2; rc "$want" "$@" --memory "$limit" -v; peak=$(grep -oE '^at most [0-9]+' err | grep -oE '[0-9]+$')
+         checks=$((checks + 1)); [ "${peak:-$limit}" -lt "$limit" ] || fail "$peak bytes were resident, at most $limit: $*"; }
+least() { grep -oE -- '--memory [0-9]+ is the least' err | grep -oE '[0-9]+'; }
+cp l at; rm -rf small; mkdir small
+refused 3 'it does not fit into --memory: planned' $PW vote import at huge.csv --memory 1MiB; base=$(least); tight=$((base + 2097152)); wide=$((base + 201326592))
+kept 3 $tight $PW vote import at huge.csv; has err 'pw: while importing huge.csv: '; has err ': it does not fit into --memory: '; has err ' more wanted, at most '
+checks=$((checks + 1)); cmp -s l at && [ ! -e at-journal ] || fail "an import beyond --memory changed the ledger"
+kept 3 $tight $PW vote rank at
+kept 0 $wide $PW vote verify at; kept 0 $wide $PW vote rank at; kept 0 $wide $PW vote export at -o small/e
+for i in $(seq 30000); do echo "z$i,ada,1"; done | { echo voter,entry,coins; cat; } > more.csv
+kept 0 $wide $PW vote import at more.csv --json; has out '"accepted":30000'
+printf 'contest: {entries: [a, b, c]}\nvoters: 60000\nseed: 3\nentries: {a: 0.1, b: 0.5, c: 0.9}\n' > s.yaml
+kept 3 $tight $PW vote simulate s.yaml -o small/s; checks=$((checks + 1)); [ -z "$(ls -A small | grep -v '^e$')" ] || fail "beyond --memory: left $(ls -A small)"
+
 # ---- simulated ----
 printf 'contest: {entries: [a, b, c]}\nvoters: 50\nseed: 3\nentries: {a: 0.1, b: 0.5, c: 0.9}\n' > s.yaml
 rc 0 $PW vote simulate s.yaml -o s1 --json; rc 0 $PW vote simulate s.yaml -o s2 --json
