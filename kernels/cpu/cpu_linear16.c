@@ -63,25 +63,32 @@ static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t
     for (int64_t t = 0; t < tokens; t++) p->round(n, cpu_steps(n), x + t * n, to + t * ld * p->planes);
 }
 
-/* What a task computes: `rows` rows of `wide` columns. All rows are read once for each group of columns, and come from the third cache then, so groups
- * are broad, and where there are few of them the rows are cut for the threads: each part packs the weight for itself. What is computed does not
- * depend on it. */
-struct grid { int64_t tokens, n, rows, wide, groups, tasks; };
+/* So many parts, at most `most` of `n` each, that the threads get as many of them, at least `each`; never more than n. */
+static int64_t even_parts(const struct pw_dev *dev, int64_t n, int64_t most, int64_t others, int64_t each)
+{
+    int64_t parts = cpu_parts(n, most);
+    while (parts < n && (parts * others < each * dev->threads || parts * others % dev->threads)) parts++;
+    return parts;
+}
+
+/* What a task computes: `rows` rows of a group of panels, at most PANELS and in all groups as many, but for one. All rows are read once for each group, and come from
+ * the third cache then, so groups are broad, and where there are few of them the rows are cut for the threads: each part packs the weight for
+ * itself. What is computed does not depend on it. */
+struct grid { int64_t tokens, n, rows, panels, groups, tasks; };
 static struct grid grid_of(const struct pw_dev *dev, int64_t tokens, int64_t n)
 {
-    struct grid g = { .tokens = tokens, .n = n, .rows = tokens, .wide = WIDE };
+    struct grid g = { .tokens = tokens, .n = n, .rows = tokens, .panels = cpu_parts(n, CPU_PANEL) };
     const int64_t parts = cpu_min(dev->threads, tokens / FEWEST);
     if (parts > 1 && cpu_parts(n, WIDE) < 4 * dev->threads) g.rows = cpu_parts(cpu_parts(tokens, parts), ROWS) * ROWS;
-    while (g.wide > CPU_PANEL && cpu_parts(n, g.wide) * cpu_parts(tokens, g.rows) < 2 * dev->threads) g.wide /= 2;
-    g.groups = cpu_parts(n, g.wide);
+    g.groups = even_parts(dev, g.panels, PANELS, cpu_parts(tokens, g.rows), 2);
     g.tasks = g.groups * cpu_parts(tokens, g.rows);
     return g;
 }
 struct task { int64_t t, tokens, j, n; };
 static struct task task_of(struct grid g, int64_t i)
 {
-    const int64_t t = i / g.groups * g.rows, j = i % g.groups * g.wide;
-    return (struct task){ t, cpu_min(g.rows, g.tokens - t), j, cpu_min(g.wide, g.n - j) };
+    const int64_t t = i / g.groups * g.rows, at = i % g.groups, j = at * g.panels / g.groups * CPU_PANEL, end = (at + 1) * g.panels / g.groups * CPU_PANEL;
+    return (struct task){ t, cpu_min(g.rows, g.tokens - t), j, cpu_min(end, g.n) - j };
 }
 
 /* Weights that are packed from where they are; one of the two is NULL. */
@@ -241,9 +248,10 @@ static void mask(const struct cpu_isa *isa, struct pw_drop drop, int64_t first, 
 static void down(struct pw_dev *dev, float *out, const uint16_t *a, int64_t lda, int64_t tokens, int64_t n, const float *factor, int64_t r, bool by_columns)
 {
     const struct cpu_products16 *p = cpu_isa_of(dev)->products16;
+    const int64_t piece = cpu_parts(tokens, even_parts(dev, tokens, DOWN, 1, 1));
 #pragma omp parallel for num_threads(dev->threads) schedule(dynamic, 1) if (!cpu_is_small(tokens, n, r))
-    for (int64_t t = 0; t < tokens; t += DOWN) {
-        const int64_t rows = cpu_min(DOWN, tokens - t);
+    for (int64_t t = 0; t < tokens; t += piece) {
+        const int64_t rows = cpu_min(piece, tokens - t);
         uint16_t *panel = panels_of(p, stage_of(room_of(dev, dev->scratch)));
         for (int64_t j = 0; j < r; j += CPU_PANEL)
             for (int64_t k = 0; k < n; k += p->terms) {
