@@ -201,6 +201,10 @@ const struct op_case op_cases_attention[] = {
     { &cache, { 1, 2, 2, 1, 256, 260 }, C8, CASE_CACHE, { 0, 0, 4 } }, { &cache, { 2, 2, 2, 1, 96, 400 }, C8, CASE_CACHE, { 5, 0, 3 } },
     { &cache, { 40, 2, 2, 1, 80 }, C8, CASE_CACHE, { 0, 0, 3 } }, { &cache, { 81, 1, 1, 1, 100 }, C8, 0, { 17, 3, 4 } },
     { &cache, { 40, 2, 2, 1, 80 }, BF, CASE_CACHE, { 0, 0, 3 } }, { &cache, { 1, 2, 4, 2, 33, 100 }, BF, CASE_CACHE | CASE_PREFIX, { 90, 2, 4 } },
+    /* of each head dimension: window, cap, four heads a group and a prefix at once, few queries */
+    { &cache, { 1, 2, 4, 1, 64, 133 }, C8, CASE_CACHE | CASE_PREFIX, { 90, 3, 3 } }, { &cache, { 4, 2, 4, 1, 80, 133 }, C8, CASE_CACHE | CASE_PREFIX, { 90, 3, 3 } },
+    { &cache, { 1, 2, 4, 1, 96, 133 }, C8, CASE_CACHE | CASE_PREFIX, { 90, 3, 3 } }, { &cache, { 4, 2, 4, 1, 128, 133 }, C8, CASE_CACHE | CASE_PREFIX, { 90, 3, 3 } },
+    { &cache, { 1, 2, 4, 1, 256, 133 }, C8, CASE_CACHE | CASE_PREFIX, { 90, 3, 3 } },
     /* T, sequences, H, G, d; window, softcap, scale */
     { &attention, { 5, 1, 2, 1, 3 }, F32, CASE_GRAD, { 0, 0, 1 } }, { &attention, { 6, 3, 4, 2, 4 }, F32, CASE_GRAD, { 3, 0, 1 } },
     { &attention, { 5, 2, 2, 2, 5 }, F32, CASE_GRAD, { 0, 1.5, 2 } }, { &attention, { 3, 2, 4, 2, 3 }, F32, CASE_GRAD | CASE_PREFIX, { 0, 0, 1 } },
@@ -217,6 +221,9 @@ const struct op_case op_cases_attention[] = {
     /* eight query heads a group; windows smaller than a tile (3: every weight matters) and larger than the sequence */
     { &attention, { 40, 2, 8, 1, 64 }, F32, 0, { 0, 0, 3 } }, { &attention, { 200, 1, 2, 1, 16 }, F32, 0, { 3, 0, 2 } }, { &attention, { 70, 2, 8, 1, 24 }, F32, CASE_PREFIX, { 3, 0, 2 } },
     { &attention, { 70, 1, 2, 2, 72 }, F32, CASE_CACHE, { 1000, 0, 2 } }, { &attention, { 70, 2, 2, 1, 12 }, F32, CASE_CACHE, { 1, 0, 2 } },
+    /* of each head dimension: window, cap and four heads a group at once */
+    { &attention, { 67, 2, 4, 1, 64 }, F32, 0, { 20, 3, 3 } }, { &attention, { 67, 1, 4, 1, 80 }, F32, CASE_CACHE, { 20, 3, 3 } }, { &attention, { 67, 1, 4, 1, 96 }, F32, CASE_PREFIX, { 20, 3, 3 } },
+    { &attention, { 67, 1, 4, 1, 128 }, F32, 0, { 20, 3, 3 } }, { &attention, { 67, 1, 4, 1, 256 }, F32, CASE_CACHE, { 20, 3, 3 } },
     /* more queries than a block of the cpu's, some of which see nothing of a block of keys */
     { &attention, { 300, 1, 2, 1, 16 }, F32, 0, { 0, 0, 3 } }, { &attention, { 330, 1, 1, 1, 24 }, F32, CASE_CACHE, { 90, 4, 3 } },
     /* many short sequences, more than a block has threads */

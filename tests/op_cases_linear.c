@@ -428,6 +428,10 @@ static void lookup_setup(struct problem *p)
 static int lookup_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t) { return pw_embed_fwd(dev, t[0], &p->w, p->ids); }
 static const struct family lookup = { "lookup", lookup_setup, lookup_forward, NULL, decode_bound, NULL };
 
+/* Few rows over a type: every kernel that is made for 1, 2, 3, 4 and 5 to 16 rows of it. K crosses their steps of 512 and 1024, N their columns. */
+#define FEW_OF(T, ...) { &linear, { T, 1280, 9, 4 }, __VA_ARGS__, { 0 } }
+#define FEW(...) FEW_OF(1, __VA_ARGS__), FEW_OF(2, __VA_ARGS__), FEW_OF(3, __VA_ARGS__), FEW_OF(4, __VA_ARGS__), FEW_OF(7, __VA_ARGS__), FEW_OF(13, __VA_ARGS__)
+
 const struct op_case op_cases_linear[] = {
     /* T, K, N, R; dropout */
     { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_BIAS, { 0 } }, { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_LORA | CASE_BIAS, { 0 } },
@@ -464,6 +468,10 @@ const struct op_case op_cases_linear[] = {
     /* 5 to 16 rows: steps of 1024 of K, 32 or 8 columns */
     { &linear, { 16, 2080, 139, 8 }, NF4, CASE_LORA | CASE_BIAS | CASE_NESTED | CASE_NO_DX, { 0 } }, { &linear, { 7, 1040, 21, 3 }, I8, CASE_LORA | CASE_WIDE | CASE_NO_DX, { 0 } },
     { &linear, { 6, 1288, 130, 8 }, F32, CASE_LORA | CASE_NO_DX, { 0 } }, { &linear, { 9, 512, 20, 4 }, PW_Q_Q4_K, PW_BF16, CASE_NO_DX, { 0 } },
+    FEW(F32, CASE_LORA | CASE_NO_DX), FEW(BF, CASE_LORA | CASE_NO_DX), FEW(HF, CASE_LORA | CASE_NO_DX), FEW(I8, CASE_LORA | CASE_NO_DX), FEW(NF4, CASE_LORA | CASE_NO_DX),
+    FEW(NF4, CASE_LORA | CASE_NO_DX | CASE_NESTED), FEW(FP4, CASE_LORA | CASE_NO_DX), FEW(FP4, CASE_LORA | CASE_NO_DX | CASE_NESTED), FEW(G(Q8_0), CASE_LORA | CASE_NO_DX), FEW(G(Q4_0), CASE_LORA | CASE_NO_DX),
+    FEW(G(Q4_1), CASE_NO_DX), FEW(G(Q5_0), CASE_NO_DX), FEW(G(Q5_1), CASE_NO_DX), FEW(G(IQ4_NL), CASE_NO_DX), FEW(G(Q4_K), CASE_LORA | CASE_NO_DX), FEW(G(Q5_K), CASE_NO_DX),
+    FEW(G(Q6_K), CASE_LORA | CASE_NO_DX),
     /* with a magnitude: with and without dropout, every way of a product, tiles and pieces crossed */
     { &linear, { 3, 5, 4, 2 }, F32, CASE_GRAD | CASE_LORA | CASE_DORA | CASE_BIAS, { 0 } }, { &linear, { 4, 9, 6, 3 }, F32, CASE_GRAD | CASE_LORA | CASE_DORA | CASE_BIAS, { 0.4 } },
     { &linear, { 3, 9, 7, 2 }, NF4, CASE_GRAD | CASE_LORA | CASE_DORA, { 0.25 } }, { &linear, { 2, 32, 3, 2 }, G(Q8_0), CASE_GRAD | CASE_LORA | CASE_DORA, { 0 } },
@@ -476,6 +484,8 @@ const struct op_case op_cases_linear[] = {
     { &head, { 3, 6, 9, 2 }, NF4, CASE_GRAD, { 0 } }, { &head, { 2, 4, 1, 0 }, F32, CASE_GRAD, { 0 } }, { &head, { 150, 32, 101, 4 }, F32, 0, { 0 } },
     { &head, { 33, 16, 1500, 2 }, F32, 0, { 3 } }, { &head, { 20, 64, 200, 3 }, BF, 0, { 0 } }, { &head, { 1, 64, 200, 0 }, NF4, 0, { 0 } },
     { &head, { 20, 64, 200, 3 }, G(Q8_0), 0, { 0 } }, { &head, { 5, 256, 150, 3 }, G(Q6_K), 0, { 0 } },
+    { &head, { 20, 256, 75, 3 }, I8, 0, { 0 } }, { &head, { 9, 256, 75, 4 }, G(Q4_K), 0, { 3 } }, { &head, { 9, 96, 75, 4 }, G(Q4_0), 0, { 0 } }, { &head, { 7, 64, 75, 2 }, HF, 0, { 0 } },
+    { &head, { 9, 128, 75, 4 }, NF4, CASE_NESTED, { 0 } },
     { &decode, { 64, 6 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, FP4, 0, { 0 } },
     { &decode, { 200, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 2048, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 2050, 9 }, NF4, CASE_NESTED, { 0 } }, { &decode, { 7, 3 }, NF4, 0, { 0 } }, { &decode, { 65, 9 }, I8, 0, { 0 } },
     { &decode, { 65, 9 }, BF, 0, { 0 } }, { &decode, { 65, 9 }, HF, 0, { 0 } },

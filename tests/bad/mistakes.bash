@@ -144,6 +144,7 @@ mutant test_generate infer/generate.c 's/k->left -= r->cached;/k->left -= 16;/'
 mutant test_generate infer/generate.c 's/if (has_room(m, middle, batch_tokens, n))/if (!has_room(m, middle, batch_tokens, n))/'
 mutant test_pages kernels/cpu/cpu_attn.h 's/start + j \/ a->page\]/start + (j + 1) \/ a->page]/'
 mutant test_pages kernels/cuda/attn.h 's/? j >> a.page_shift : j/? (j + 1) >> a.page_shift : (j + 1)/'
+mutant test_op kernels/cuda/skinny.cu 's/if (WIDE \&\& KIND == DECODE_INT8) step/if (WIDE \&\& KIND == DECODE_INT8 \&\& M != 1) step/' linear/int8
 mutant test_pages kernels/cuda/attn.h 's/a.pages\[(shared ? p.prefix_at : p.own_at)/a.pages[p.own_at/'
 mutant test_pages kernels/cuda/attn_fwd.h 's/KB, t::THREADS, PAGED>(sv/KB, t::THREADS, PAGED \&\& HD != 96>(sv/'
 mutant test_capture infer/session.c 's/^    seqs->most_keys = wanted.most_keys;$//'
