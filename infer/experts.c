@@ -86,10 +86,12 @@ static struct pw_route narrow(const struct half *k, const struct pw_route *r)
     return (struct pw_route){first(r->logits, k->n), first(r->weights, k->n), first(r->chosen, k->n), first(r->places, k->n), first(r->tokens, k->rows), r->starts};
 }
 
-/* An expert's rows are counted from the first of this pass: no pass of a step draws what another one does, but what a token draws depends on how the step is cut. */
-static struct pw_drop drop_of(const struct half *k, enum pw_expert_part p)
+/* What a row drops is its token's, which has its place in the step: an expert's rows come and go with the pass. */
+static struct pw_drop drop_of(const struct half *k, enum pw_expert_part p, const struct pw_route *r)
 {
-    return pw_block_drop(k->b, k->index, pw_expert_linear(p), 0, k->layer->moe->part[p][0].n_in);
+    struct pw_drop drop = pw_block_drop(k->b, k->index, pw_expert_linear(p), 0, k->layer->moe->part[p][0].n_in);
+    drop.rows = drop.p > 0 ? r->tokens.data : NULL;
+    return drop;
 }
 
 /* The product of the adapters of a part, or none. */
@@ -106,22 +108,22 @@ static int xa_of(const struct half *k, enum pw_expert_part p, struct pw_tensor *
     return 0;
 }
 
-static int linear(const struct half *k, enum pw_expert_part p, struct pw_tensor y, struct pw_tensor x, struct pw_tensor starts)
+static int linear(const struct half *k, enum pw_expert_part p, struct pw_tensor y, struct pw_tensor x, const struct pw_route *r)
 {
     const struct pw_experts e = linears_of(k->m, k->index, p);
     struct pw_tensor xa;
     PW_PASS(xa_of(k, p, &xa));
-    PW_TRY(pw_experts_fwd(k->dev, y, xa, x, starts, &e, drop_of(k, p)), "layer %d: experts: %s", k->index, pw_expert_part_name(k->c, p));
+    PW_TRY(pw_experts_fwd(k->dev, y, xa, x, r->starts, &e, drop_of(k, p, r)), "layer %d: experts: %s", k->index, pw_expert_part_name(k->c, p));
     return 0;
 }
 
-static int linear_back(const struct half *k, enum pw_expert_part p, struct pw_tensor dx, struct pw_tensor dy, struct pw_tensor x, struct pw_tensor starts,
+static int linear_back(const struct half *k, enum pw_expert_part p, struct pw_tensor dx, struct pw_tensor dy, struct pw_tensor x, const struct pw_route *r,
                        const struct pw_block_grads *grads)
 {
     const struct pw_experts e = linears_of(k->m, k->index, p);
     struct pw_tensor xa;
     PW_PASS(xa_of(k, p, &xa));
-    PW_TRY(pw_experts_bwd(k->dev, dx, e.w[0].lora ? grads->experts[p] : NULL, dy, x, xa, starts, &e, drop_of(k, p)), "layer %d: experts: backward of %s", k->index,
+    PW_TRY(pw_experts_bwd(k->dev, dx, e.w[0].lora ? grads->experts[p] : NULL, dy, x, xa, r->starts, &e, drop_of(k, p, r)), "layer %d: experts: backward of %s", k->index,
            pw_expert_part_name(k->c, p));
     return 0;
 }
@@ -147,10 +149,10 @@ int pw_experts_forward(struct pw_model *m, int layer, struct pw_tensor x, const 
     PW_TRY(pw_route_fwd(k.dev, r.weights, r.chosen, r.logits, k.c->experts_renormalise), "layer %d: router", layer);
     PW_TRY(pw_route_rows(k.dev, r.starts, r.tokens, r.places, r.chosen), "layer %d: rows of experts", layer);
     PW_TRY(pw_gather_rows(k.dev, xs, h, r.tokens), "layer %d: rows of experts", layer);
-    PW_PASS(linear(&k, PW_EXPERT_GATE, gate, xs, r.starts));
-    PW_PASS(linear(&k, PW_EXPERT_UP, up, xs, r.starts));
+    PW_PASS(linear(&k, PW_EXPERT_GATE, gate, xs, &r));
+    PW_PASS(linear(&k, PW_EXPERT_UP, up, xs, &r));
     PW_TRY(pw_glu_fwd(k.dev, product, gate, up, pw_block_act(k.c)), "layer %d: gated product", layer);
-    PW_PASS(linear(&k, PW_EXPERT_DOWN, y, product, r.starts));
+    PW_PASS(linear(&k, PW_EXPERT_DOWN, y, product, &r));
     PW_TRY(pw_combine_fwd(k.dev, x, y, r.places, r.weights), "layer %d: sum of experts", layer);
     return 0;
 }
@@ -172,7 +174,7 @@ int pw_experts_backward(struct pw_model *m, int layer, struct pw_tensor dx, cons
     PW_TRY(pw_combine_bwd(k.dev, dy, dweights, dx, y, r.places, r.weights), "layer %d: backward of the sum of experts", layer);
     PW_PASS(pw_glu_fwd(k.dev, product, gate, up, pw_block_act(k.c)));
     PW_PASS(pw_fill(k.dev, dproduct, 0));
-    PW_PASS(linear_back(&k, PW_EXPERT_DOWN, dproduct, dy, product, r.starts, grads));
+    PW_PASS(linear_back(&k, PW_EXPERT_DOWN, dproduct, dy, product, &r, grads));
     PW_PASS(pw_fill(k.dev, dgate, 0));
     PW_PASS(pw_fill(k.dev, dup, 0));
     PW_PASS(pw_glu_bwd(k.dev, dgate, dup, dproduct, gate, up, pw_block_act(k.c)));
@@ -180,8 +182,8 @@ int pw_experts_backward(struct pw_model *m, int layer, struct pw_tensor dx, cons
     PW_PASS(norm(&k, h, pw_none(), x_mid));
     PW_PASS(pw_gather_rows(k.dev, xs, h, r.tokens));
     PW_PASS(pw_fill(k.dev, dxs, 0));
-    PW_PASS(linear_back(&k, PW_EXPERT_GATE, dxs, dgate, xs, r.starts, grads));
-    PW_PASS(linear_back(&k, PW_EXPERT_UP, dxs, dup, xs, r.starts, grads));
+    PW_PASS(linear_back(&k, PW_EXPERT_GATE, dxs, dgate, xs, &r, grads));
+    PW_PASS(linear_back(&k, PW_EXPERT_UP, dxs, dup, xs, &r, grads));
     PW_PASS(pw_fill(k.dev, dh, 0));
     PW_PASS(pw_combine_fwd(k.dev, dh, dxs, r.places, pw_none()));
     PW_PASS(pw_fill(k.dev, dlogits, 0));

@@ -247,7 +247,7 @@ int pw_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, s
     const char *op = "linear_fwd";
     PW_PASS(op_lead(dev, op, "x", x, 2));
     PW_PASS(op_good_weight(dev, op, w, x.dtype));
-    PW_PASS(op_good_drop(op, drop, w->lora));
+    PW_PASS(op_good_drop(op, drop, w->lora, false));
     PW_PASS(op_want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
     PW_PASS(op_want2(op, "y", y, y.data && y.dtype == PW_F32 ? PW_F32 : x.dtype, x.shape[0], w->n_out));
     if (w->lora) PW_PASS(op_want2(op, "xa", xa, x.dtype, x.shape[0], w->lora->r));
@@ -264,7 +264,7 @@ int pw_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct pw
     PW_CHECK(g, PW_E_FAIL, "%s: grads: expected a list, got none", op);
     PW_PASS(op_lead(dev, op, "dy", dy, 2));
     PW_PASS(op_good_weight(dev, op, w, dy.dtype));
-    PW_PASS(op_good_drop(op, drop, w->lora));
+    PW_PASS(op_good_drop(op, drop, w->lora, false));
     enum pw_dtype type = dy.dtype;
     int64_t tokens = dy.shape[0];
     PW_PASS(op_want2(op, "dy", dy, type, tokens, w->n_out));
@@ -307,7 +307,7 @@ int pw_dropout(struct pw_dev *dev, struct pw_tensor out, struct pw_tensor x, str
 {
     PW_PASS(op_lead(dev, "dropout", "out", out, 2));
     PW_PASS(op_want_like("dropout", "x", x, out));
-    PW_PASS(op_good_drop("dropout", drop, NULL));
+    PW_PASS(op_good_drop("dropout", drop, NULL, false));
     struct named outs[] = { NAMED(out) }, ins[] = { NAMED(x) };
     APART("dropout", outs, ins);
     return op_over(dev->ops->dropout(dev, out, x, drop, rest, add), x);

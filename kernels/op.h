@@ -50,7 +50,11 @@ struct pw_attn {
 /* Keys and values kept for later passes, of one layer: pools (S, G, d) of activations, bf16 or i8. With i8 a row has one scale for each head, (S, G) f32:
  * value = code * scale (kernels/cache8.h); otherwise the scales are none. */
 struct pw_cache { struct pw_tensor k, v, k_scale, v_scale; };
-struct pw_drop { double p; uint64_t seed, offset, first; };  /* on the adapter's input; p = 0: none. Mask: base/rng.h, with first + i as the number of element i */
+/* On the adapter's input; p = 0: none. Mask: base/rng.h, with first + i as the number of element i. rows: NULL, or which row of the mask each row of the
+ * input is, (T) where the device sees it: for experts, whose rows are of tokens here and there. */
+struct pw_drop { double p; uint64_t seed, offset, first; const int32_t *rows; };
+/* The number, without first, of an element of a row of `width`; for devices whose memory the host reads. */
+static inline int64_t pw_drop_element(struct pw_drop d, int64_t row, int64_t width, int64_t column) { return (d.rows ? d.rows[row] : row) * width + column; }
 struct pw_linear_grads {       /* each may be pw_none(); what is none is not computed */
     struct pw_tensor dx;       /* (T, K) */
     struct pw_tensor dw;       /* (N, K), dense weights only */
@@ -132,7 +136,8 @@ struct pw_ops {                /* what a backend fills: kernels/ref/, kernels/cp
  *             starts[e + 1]; tokens (T * C) i32, the token of a row; places (T, C) i32, the row of a pair. So x of the experts is
  *             gather_rows(h, tokens), and what they give goes back with combine.
  * experts_fwd linear_fwd for rows in the order of route_rows: rows of expert e by w[e]. Where starts is on the device, nobody waits for it. xa (rows, R).
- *             The dropout mask of expert e is that of a linear layer over its rows alone with offset drop.offset + e * PW_EXPERT_STREAM. Rows past starts[E] are not touched.
+ *             The dropout mask of expert e is that of a linear layer over its rows alone with offset drop.offset + e * PW_EXPERT_STREAM; with drop.rows = tokens
+ *             a row drops what its token's place says, whatever other rows the expert has. Rows past starts[E] are not touched.
  * experts_bwd dx (rows, K) += (may be none); g (n) or NULL: da and db of each expert, the rest of it is none. No gradient of weights, nor of biases.
  * combine_fwd out (T, D) += sum over c of weights[t][c] * y[places[t][c]], in the order of c; weights (T, C) may be none: 1 each. y (rows, D).
  * combine_bwd dy (rows, D) += weights * dout, dweights (T, C) += dot(dout, y) (may be none; y too then); each row is in places once.

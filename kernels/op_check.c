@@ -158,8 +158,9 @@ int op_good_weight(const struct pw_dev *dev, const char *op, const struct pw_wei
     return 0;
 }
 
-int op_good_drop(const char *op, struct pw_drop drop, const struct pw_lora *lora)
+int op_good_drop(const char *op, struct pw_drop drop, const struct pw_lora *lora, bool experts)
 {
+    PW_CHECK(experts || !drop.rows, PW_E_FAIL, "%s: dropout: rows of the mask of their own are for experts", op);
     PW_CHECK(drop.p >= 0 && drop.p < 1, PW_E_FAIL, "%s: dropout: expected 0 <= p < 1, got %g", op, drop.p);
     PW_CHECK(!(drop.p > 0) || !lora || lora->magnitude.ndim == 0 || lora->drops, PW_E_FAIL, "%s: dropout: expected an adapter that says it drops, got one with a magnitude that does not", op);
     return 0;

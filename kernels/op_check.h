@@ -31,7 +31,7 @@ int op_same_or_apart(const char *op, const char *name, struct pw_tensor out, con
 
 int op_ids_in(const struct pw_dev *dev, const char *op, const char *name, struct pw_tensor ids, int64_t low, int64_t limit);
 int op_good_weight(const struct pw_dev *dev, const char *op, const struct pw_weight *w, enum pw_dtype type);
-int op_good_drop(const char *op, struct pw_drop drop, const struct pw_lora *lora);
+int op_good_drop(const char *op, struct pw_drop drop, const struct pw_lora *lora, bool experts);
 int op_enough(const struct pw_dev *dev, const char *op, size_t bytes);
 int op_good_seqs(const char *op, const struct pw_seqs *s, int64_t rows, int64_t pool, bool backward);
 int op_over(int rc, struct pw_tensor x);      /* a failure of the device itself: says over what it computed */

@@ -90,7 +90,7 @@ int pw_experts_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
     const char *op = "experts_fwd";
     PW_PASS(op_lead(dev, op, "x", x, 2));
     PW_PASS(good_experts(dev, op, experts, starts, x.shape[0], x.dtype));
-    PW_PASS(op_good_drop(op, drop, NULL));
+    PW_PASS(op_good_drop(op, drop, NULL, true));
     const struct pw_weight *w = experts->w;
     PW_PASS(op_want2(op, "x", x, x.dtype, x.shape[0], w->n_in));
     PW_PASS(op_want2(op, "y", y, x.dtype, x.shape[0], w->n_out));
@@ -114,7 +114,7 @@ int pw_experts_bwd(struct pw_dev *dev, struct pw_tensor dx, const struct pw_line
     const enum pw_dtype type = dy.dtype;
     const int64_t rows = dy.shape[0];
     PW_PASS(good_experts(dev, op, experts, starts, rows, type));
-    PW_PASS(op_good_drop(op, drop, NULL));
+    PW_PASS(op_good_drop(op, drop, NULL, true));
     const struct pw_weight *w = experts->w;
     PW_PASS(op_want2(op, "dy", dy, type, rows, w->n_out));
     if (dx.data) PW_PASS(op_want2(op, "dx", dx, type, rows, w->n_in));

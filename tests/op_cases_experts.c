@@ -166,20 +166,27 @@ static void layer_of(struct layer *l, struct problem *p, struct pw_tensor *t)
         l->g[e].db = pw_rows(t[X_DB], e * n, n);
     }
 }
+/* What a row drops is its token's. */
+static struct pw_drop drop_of(const struct problem *p, struct pw_tensor *t)
+{
+    struct pw_drop drop = p->drop;
+    drop.rows = t[X_TOKENS].data;
+    return drop;
+}
 static int experts_forward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
 {
     struct layer l;
     layer_of(&l, p, t);
     int rc = pw_route_rows(dev, t[X_STARTS], t[X_TOKENS], t[X_PLACES], p->ids);
     rc = rc ? rc : pw_dev_reserve(dev, pw_scratch_experts(dev, t[X_X].shape[0], &l.experts, false));
-    return rc ? rc : pw_experts_fwd(dev, t[X_Y], some(t[X_XA]), t[X_X], t[X_STARTS], &l.experts, p->drop);
+    return rc ? rc : pw_experts_fwd(dev, t[X_Y], some(t[X_XA]), t[X_X], t[X_STARTS], &l.experts, drop_of(p, t));
 }
 static int experts_backward(struct problem *p, struct pw_dev *dev, struct pw_tensor *t)
 {
     struct layer l;
     layer_of(&l, p, t);
     int rc = pw_dev_reserve(dev, pw_scratch_experts(dev, t[X_X].shape[0], &l.experts, true));
-    return rc ? rc : pw_experts_bwd(dev, some(t[X_DX]), p->c->flags & CASE_LORA ? l.g : NULL, t[X_DY], t[X_X], some(t[X_XA]), t[X_STARTS], &l.experts, p->drop);
+    return rc ? rc : pw_experts_bwd(dev, some(t[X_DX]), p->c->flags & CASE_LORA ? l.g : NULL, t[X_DY], t[X_X], some(t[X_XA]), t[X_STARTS], &l.experts, drop_of(p, t));
 }
 static double experts_sum_bound(const struct op_case *c, int i)
 {

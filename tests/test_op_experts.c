@@ -263,7 +263,8 @@ START_TEST(one_launch_for_all)
     struct pw_lora lora[MANY];
     struct pw_linear_grads g[MANY], one;
     int32_t start[MANY + 1] = { 0 }, of_one[MANY][2];
-    const struct pw_drop drop = { .p = 0.25, .seed = 3, .offset = 5 };
+    struct pw_drop drop = { .p = 0.25, .seed = 3, .offset = 5 };
+    int32_t token[3 * MANY + 70];
     if (!open_device(DEVICES - 1)) return;
     struct cuda_hooks *hooks = dev->impl;
     const struct pw_tensor weights = noise(PW_BF16, MANY * OUT, IN, 1), a = noise(PW_F32, MANY * RANK, IN, 2), b = noise(PW_F32, MANY * OUT, RANK, 3), bias = noise(PW_F32, MANY, OUT, 4);
@@ -278,6 +279,9 @@ START_TEST(one_launch_for_all)
     }
     const int64_t rows = start[MANY];
     const struct pw_experts all = { MANY, w };
+    for (int64_t i = 0; i < rows; i++) token[i] = (int32_t)(i * 37 % 101);
+    const struct pw_tensor tokens = numbers(token, rows, 0);
+    drop.rows = tokens.data;
     const struct pw_tensor x = noise(PW_BF16, rows, IN, 5), dy = noise(PW_BF16, rows, OUT, 6), starts = numbers(start, MANY + 1, 0), ones = numbers(of_one[0], 2 * MANY, 0);
     struct pw_tensor y[2], xa[2], dx[2], da[2], db[2];
     for (int i = 0; i < 2; i++) {
@@ -298,6 +302,7 @@ START_TEST(one_launch_for_all)
         const int64_t at = start[e], n = of_one[e][1];
         struct pw_drop of_e = drop;
         of_e.offset += (uint64_t)e * PW_EXPERT_STREAM;
+        of_e.rows += at;
         if (n == 0) continue;
         const struct pw_tensor s = pw_rows(ones, 2 * e, 2);
         one = (struct pw_linear_grads){ .da = e == 9 ? pw_none() : pw_rows(da[1], e * RANK, RANK), .db = e == 11 ? pw_none() : pw_rows(db[1], e * OUT, OUT) };

@@ -21,7 +21,7 @@ const struct pw_recipe_row pw_recipe_rows[] = {
      .help = "lora: low-rank pairs on a frozen base; dora: the same, and every row of a weight with its pair has a trained length (DoRA); full: all weights are trained"},
     {"adapter.r", PW_ROW_INT, AT(r), "16", 1, 1024, .help = "rank"},
     {"adapter.alpha", PW_ROW_REAL, AT(alpha), "32", 1e-6, 1e6, .help = "scale is alpha / r, or alpha / sqrt(r) with rslora"},
-    {"adapter.dropout", PW_ROW_REAL, AT(dropout), "0.0", 0, 1, .open_max = true, .help = "share of the adapter's inputs that is dropped in training; what is dropped belongs to a token's place in the step, however that is cut into passes and ranks (but for experts)"},
+    {"adapter.dropout", PW_ROW_REAL, AT(dropout), "0.0", 0, 1, .open_max = true, .help = "share of the adapter's inputs that is dropped in training; what is dropped belongs to a token's place in the step, however that is cut into passes and ranks"},
     {"adapter.targets", PW_ROW_WORDS, AT(targets), "all-linear", .help = "all-linear (of experts too, but no router), or a list such as [q_proj, v_proj]"},
     {"adapter.rslora", PW_ROW_BOOL, AT(rslora), "false", .help = "rank-stabilised scale"},
     {"adapter.rank_pattern", PW_ROW_MAP, AT(rank_pattern), "{}", .help = "ranks of their own, such as {q_proj: 8, layers.0.mlp.up_proj: 32}; the first that names a module counts"},

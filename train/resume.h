@@ -15,7 +15,7 @@
 
 /* Raised by every change after which a step, from the same state, ends in other bytes: the order of sums, what is rounded, the counters of random
  * numbers. Beside it a state names the device and its instruction set or card: all these must be the same for a resumed run to end as it would have. */
-enum { PW_ARITHMETIC = 4 };
+enum { PW_ARITHMETIC = 5 };
 enum { PW_ARITHMETIC_BYTES = 160 };
 
 struct pw_state {

@@ -137,7 +137,7 @@ static void adapter_down(struct pw_dev *dev, float *xa, float *scaled, const flo
         } else {
             for (int64_t k = 0; k < n_in; k += CPU_KC) {
                 int64_t piece = cpu_min(CPU_KC, n_in - k);
-                for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) * n_in + k, piece, x + (t0 + i) * n_in + k, tile + i * LDT);
+                for (int64_t i = 0; i < rows; i++) isa->keep(drop, pw_drop_element(drop, t0 + i, n_in, k), piece, x + (t0 + i) * n_in + k, tile + i * LDT);
                 isa->dot(rows, r, piece, tile, LDT, a + k, n_in, xa + t0 * r, r, k > 0);
             }
         }
@@ -203,12 +203,12 @@ static void adapter_back_columns(const struct cpu_isa *isa, const struct pw_line
             memset(part, 0, (size_t)(rows * KB) * sizeof(float));
             isa->outer(rows, k, r, dxa + t0 * r, r, 1, a, n_in, part, KB);
             for (int64_t i = 0; i < rows; i++) {
-                isa->keep(drop, (t0 + i) * n_in + k0, k, part + i * KB, tile);
+                isa->keep(drop, pw_drop_element(drop, t0 + i, n_in, k0), k, part + i * KB, tile);
                 isa->axpy(k, dx + (t0 + i) * n_in, tile, 1);
             }
         }
         if (da) {
-            for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) * n_in + k0, k, x + (t0 + i) * n_in + k0, tile + i * KB);
+            for (int64_t i = 0; i < rows; i++) isa->keep(drop, pw_drop_element(drop, t0 + i, n_in, k0), k, x + (t0 + i) * n_in + k0, tile + i * KB);
             isa->outer(r, k, rows, dxa + t0 * r, 1, r, tile, KB, da, n_in);
         }
     }

@@ -278,7 +278,7 @@ static void down_dropped(struct pw_dev *dev, float *xa, const float *x, int64_t 
         for (int64_t k = 0; k < n; k += p->terms) {
             const int64_t terms = cpu_min(p->terms, n - k);
             for (int64_t i = 0; i < rows; i++) {
-                mask(isa, drop, (t + i) * n + k, terms, x + (t + i) * n + k, kept);
+                mask(isa, drop, pw_drop_element(drop, t + i, n, k), terms, x + (t + i) * n + k, kept);
                 p->round(terms, stride_dropped(p), kept, dropped + i * stride_dropped(p) * p->planes);
             }
             for (int64_t j = 0; j < r; j += CPU_PANEL) {
@@ -350,7 +350,7 @@ static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, c
                 float *kept = stage + STEP * FACTOR;
                 p->product(rows, wide, 0, terms, low.rows + t * low.ld + k * p->planes, low.ld, panel, 0, stage, FACTOR, false);
                 for (int64_t i = 0; i < rows; i++) {
-                    isa->keep(drop, (t + i) * n_in + j, wide, stage + i * FACTOR, kept);
+                    isa->keep(drop, pw_drop_element(drop, t + i, n_in, j), wide, stage + i * FACTOR, kept);
                     isa->axpy(wide, dx + (t + i) * n_in, kept, 1);
                 }
             }
@@ -360,7 +360,7 @@ static void back_a(const struct cpu_isa *isa, const struct pw_linear_grads *g, c
             if (drop.p <= 0) p->pack_columns(wide, terms, x + t * n_in + j, n_in, panel);
             for (int64_t at = 0; drop.p > 0 && at < terms; at += STEP) {
                 const int64_t rows = cpu_min(STEP, terms - at);
-                for (int64_t i = 0; i < rows; i++) mask(isa, drop, (t + at + i) * n_in + j, wide, x + (t + at + i) * n_in + j, stage + i * FACTOR);
+                for (int64_t i = 0; i < rows; i++) mask(isa, drop, pw_drop_element(drop, t + at + i, n_in, j), wide, x + (t + at + i) * n_in + j, stage + i * FACTOR);
                 p->pack_columns(wide, rows, stage, FACTOR, panel + at * CPU_PANEL * p->planes);
             }
             p->product(r, wide, 0, terms, low.turned + t * p->planes, low.ld_turned, panel, 0, (float *)g->da.data + j, n_in, true);

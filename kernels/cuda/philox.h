@@ -4,14 +4,14 @@
 
 #include "kernels/cuda/cuda.h"
 
-struct cuda_drop { uint32_t threshold, key[2], offset[2]; float inverse; uint64_t first; }; /* threshold 0: nothing is dropped; inverse = 1 / (1 - p) */
+struct cuda_drop { uint32_t threshold, key[2], offset[2]; float inverse; uint64_t first; const int32_t *rows; }; /* threshold 0: nothing is dropped; inverse = 1 / (1 - p); first, rows: kernels/op.h */
 
 /* p as in base/rng.h: pw_dropout_threshold. Here because a plugin has no base/rng. */
 static inline struct cuda_drop cuda_drop_of(struct pw_drop d)
 {
     const double t = d.p > 0 ? floor(d.p * 0x1p32) : 0;
     return {t >= 4294967295.0 ? UINT32_MAX : (uint32_t)t, {(uint32_t)d.seed, (uint32_t)(d.seed >> 32)}, {(uint32_t)d.offset, (uint32_t)(d.offset >> 32)},
-            (float)(1 / (1 - (d.p > 0 ? d.p : 0))), d.first};
+            (float)(1 / (1 - (d.p > 0 ? d.p : 0))), d.first, d.rows};
 }
 
 /* The four words of elements 4 group .. 4 group + 3. */

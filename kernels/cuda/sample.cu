@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(THREADS) sample_kernel(int32_t *__restrict__ i
     if (d.top_p > 0 && d.top_p < 1) (void)sample_find(r, b, true, sample_share(total, d.top_p) - 1, &total);
     if (d.min_p > 0) total = min(total, weight_before(r, b, sample_least(d.min_p)));
     uint32_t words[4];
-    const struct cuda_drop stream = {0, {(uint32_t)d.seed, (uint32_t)(d.seed >> 32)}, {(uint32_t)d.stream, (uint32_t)(d.stream >> 32)}, 1, 0}; /* as base/rng.h has it */
+    const struct cuda_drop stream = {0, {(uint32_t)d.seed, (uint32_t)(d.seed >> 32)}, {(uint32_t)d.stream, (uint32_t)(d.stream >> 32)}, 1, 0, NULL}; /* as base/rng.h has it */
     philox4(stream, d.at / 2, words);
     const uint64_t draw = d.at % 2 ? words[2] | (uint64_t)words[3] << 32 : words[0] | (uint64_t)words[1] << 32;
     unsigned long long through;

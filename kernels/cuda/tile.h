@@ -32,7 +32,7 @@ struct tile_args {
     const int32_t *count;      /* NULL, or what the device knows: there are only *count - count_base rows of A, stored */
     int64_t count_base;
     const int32_t *span;       /* NULL, or on the device: of A's rows, and of those of C and low, only span[0] .. span[1] are meant, TA: of the rows of A and B;
-                                  m, TA: k, says how many there are. Rows of masks are counted from span[0] */
+                                  m, TA: k, says how many there are. Rows of masks are counted from span[0], drop.rows from 0 */
     struct expert_group group; /* or none. With one span is the list of starts, (n + 1), B, low_w, bias and the mask are those of the block's expert, and
                                   TA: C is da or db of it, sums are not cut into pieces, alpha: times its scale for EXPERT_B */
     struct cuda_weight b;      /* b.n_in: elements from one row to the next */
@@ -40,7 +40,7 @@ struct tile_args {
     int64_t b_row;             /* the first row of it */
     int64_t m, n, k, k_piece;  /* blockIdx.z sums k_piece terms, a multiple of TILE_K; its sums are at c + z * c_piece */
     struct cuda_drop drop;     /* of A (MASK), or of the adapter's segment */
-    int64_t drop_row;          /* MASK: which row of the mask A's first is */
+    int64_t drop_row;          /* MASK: which row of the mask A's first is, unless drop.rows says it of each */
     const bf16 *low;           /* NULL, or (m, r) */
     const float *low_w;        /* (n, r), TB: (r, n) */
     int r;
@@ -273,9 +273,10 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 64 ? 4 : 1) ti
             for (int j = 0; j < A_CHUNKS; j++) {
                 int64_t row, col;
                 int place;
-                (void)a_at(s, j, row, col, place);
-                if (MASK && drop.threshold) {
-                    const unsigned kept = philox_keep<8>(drop, (uint64_t)((g.drop_row + row) * g.lda + col));
+                const bool inside = a_at(s, j, row, col, place);
+                if (MASK && drop.threshold && inside) {
+                    const int64_t of = drop.rows ? __ldg(drop.rows + row0 + row) : g.drop_row + row;
+                    const unsigned kept = philox_keep<8>(drop, (uint64_t)(of * g.lda + col));
                     uint32_t *word = &a_raw[j].x;
 #pragma unroll
                     for (int e = 0; e < 4; e++) word[e] &= (kept >> 2 * e & 1 ? 0xffffu : 0u) | (kept >> (2 * e + 1) & 1 ? 0xffff0000u : 0u);
@@ -338,7 +339,8 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32, BM == 64 ? 4 : 1) ti
 #pragma unroll 1
             for (int p = 0; p < MI * NI * 2; p++) { /* two elements each, in the order of sum */
                 const int64_t row = m0 + wm + p / (2 * NI) * 16 + lane / 4 + p % 2 * 8, col = n0 + wn + p / 2 % NI * 8 + lane % 4 * 2;
-                kept |= (uint64_t)philox_keep<2>(drop, (uint64_t)(row * g.n + col)) << 2 * p;
+                const int64_t of = drop.rows ? __ldg(drop.rows + row0 + min(row, m_end - 1)) : row;
+                kept |= (uint64_t)philox_keep<2>(drop, (uint64_t)(of * g.n + col)) << 2 * p;
             }
         }
         static_assert(MI * NI * 4 <= 64, "one bit an element");

@@ -40,14 +40,14 @@ int ref_linear_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, 
     for (int64_t t = 0; t < tokens; t++)
         for (int r = 0; r < rank; r++) {
             double sum = 0;
-            for (int64_t k = 0; k < n_in; k++) sum += ref_keep(drop, t * n_in + k) * ref_get(x, t * n_in + k) * ref_get(w->lora->a, r * n_in + k);
+            for (int64_t k = 0; k < n_in; k++) sum += ref_keep(drop, pw_drop_element(drop, t, n_in, k)) * ref_get(x, t * n_in + k) * ref_get(w->lora->a, r * n_in + k);
             ref_put(xa, t * rank + r, sum);
         }
     for (int64_t n = 0; n < n_out; n++)
         for (int64_t t = 0; t < tokens; t++) {
             double sum = w->bias ? (double)w->bias[n] : 0, low = 0;
             for (int64_t k = 0; k < n_in; k++)
-                sum += share_of(pw_weight_is_dora(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
+                sum += share_of(pw_weight_is_dora(w), ratio_of(w, n), ref_keep(drop, pw_drop_element(drop, t, n_in, k))) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
             for (int r = 0; r < rank; r++) low += ref_get(xa, t * rank + r) * ref_get(w->lora->b, n * rank + r);
             ref_put(y, t * n_out + n, sum + (rank ? ratio_of(w, n) * w->lora->scale * low : 0));
         }
@@ -63,7 +63,7 @@ int ref_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
         for (int64_t k = 0; k < n_in; k++) {
             double sum = 0;
             for (int64_t n = 0; n < n_out; n++)
-                sum += share_of(pw_weight_is_dora(w), ratio_of(w, n), ref_keep(drop, t * n_in + k)) * ref_get(dy, t * n_out + n) * ref_weight(w, n * n_in + k);
+                sum += share_of(pw_weight_is_dora(w), ratio_of(w, n), ref_keep(drop, pw_drop_element(drop, t, n_in, k))) * ref_get(dy, t * n_out + n) * ref_weight(w, n * n_in + k);
             ref_add(g->dx, t * n_in + k, sum);
         }
     for (int64_t n = 0; n < n_out; n++) {
@@ -83,7 +83,7 @@ int ref_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
         double dot = 0;
         for (int64_t t = 0; g->dm.data && t < tokens; t++) {
             double sum = 0, low = 0;
-            for (int64_t k = 0; k < n_in; k++) sum += ref_keep(drop, t * n_in + k) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
+            for (int64_t k = 0; k < n_in; k++) sum += ref_keep(drop, pw_drop_element(drop, t, n_in, k)) * ref_get(x, t * n_in + k) * ref_weight(w, n * n_in + k);
             for (int r = 0; r < rank; r++) low += ref_get(xa, t * rank + r) * ref_get(w->lora->b, n * rank + r);
             dot += ref_get(dy, t * n_out + n) * (sum + w->lora->scale * low);
         }
@@ -95,7 +95,7 @@ int ref_linear_bwd(struct pw_dev *dev, const struct pw_linear_grads *g, struct p
             for (int64_t n = 0; n < n_out; n++) dxa += ratio_of(w, n) * ref_get(dy, t * n_out + n) * ref_get(w->lora->b, n * rank + r);
             dxa *= w->lora->scale;
             for (int64_t k = 0; k < n_in; k++) {
-                double keep = ref_keep(drop, t * n_in + k);
+                double keep = ref_keep(drop, pw_drop_element(drop, t, n_in, k));
                 if (g->da.data) ref_add(g->da, r * n_in + k, dxa * keep * ref_get(x, t * n_in + k));
                 ref_add(g->dx, t * n_in + k, dxa * keep * ref_get(w->lora->a, r * n_in + k));
             }

@@ -63,7 +63,7 @@ mutant test_op kernels/cpu/isa_body.h 's/if (at < k) {/if (at + 1 < k) {/' linea
 mutant test_op kernels/cpu/isa_body.h 's/inv_rms \* (dout\[i\] \* (w\[i\] + w_offset) - x\[i\] \* mean)/inv_rms * (dout[i] * (w[i] + w_offset) - 2 * x[i] * mean)/' norm/
 mutant test_op kernels/cpu/cpu_ops.c 's/, far = layout == PW_ROPE_HALF ? pairs : 1/, far = layout == PW_ROPE_HALF ? d \/ 2 : 1/' rope/
 mutant test_op kernels/cpu/cpu_ops.c 's/ + xa \* sine/ - xa * sine/' rope/
-mutant test_op kernels/cpu/cpu_linear.c 's/for (int64_t i = 0; i < rows; i++) isa->keep(drop, (t0 + i) \* n_in + k0/for (int64_t i = 0; i < rows; i++) isa->keep(drop, i * n_in + k0/' linear/
+mutant test_op kernels/cpu/cpu_linear.c 's/for (int64_t i = 0; i < rows; i++) isa->keep(drop, pw_drop_element(drop, t0 + i, n_in, k0)/for (int64_t i = 0; i < rows; i++) isa->keep(drop, pw_drop_element(drop, i, n_in, k0)/' linear/
 mutant test_gguf_model infer/model.c 's/(p->convert ? pw_pool_round/(!p->head ? pw_pool_round/'
 mutant test_op kernels/cpu/cpu_linear.c 's/isa->scale(rows \* r, dxa + t0 \* r, scale);//' linear/
 mutant test_op kernels/cpu/cpu_linear.c 's/n = cpu_min(NC, n_out - n0)/n = cpu_min(NC, n_out - n0 - 1)/' linear/
@@ -200,7 +200,7 @@ mutant test_cuda_linear kernels/cuda/head.cu 's/target >= 0 \&\& target < words/
 # ---- experts ----
 mutant test_op kernels/ref/ref_experts.c 's/dweights, t \* n + c) - (renormalise ? mean : 0)/dweights, t * n + c)/' route/
 mutant test_op kernels/cpu/cpu_experts.c 's/scale \* expf(logit\[e\] - logit\[id\[0\]\])/scale * expf(logit[e])/' route/
-mutant test_op kernels/cpu/cpu_experts.c 's/, drop.offset += PW_EXPERT_STREAM//' experts/
+mutant test_op kernels/cpu/cpu_experts.c 's/(uint64_t)e \* PW_EXPERT_STREAM/(uint64_t)(e \& 0) * PW_EXPERT_STREAM/' experts/
 mutant test_op_experts kernels/cpu/cpu_experts.c 's/return a > b ||/return a >= b ||/'
 mutant test_op kernels/cuda/route.cu 's/best >= 0 \&\& best < other/best >= 0 \&\& best > other/' route/
 mutant test_op kernels/cuda/route.cu 's/if (renormalise \&\& !mine) continue;/if (!mine) continue;/; s/(renormalise \&\& !mine)) continue/!mine) continue/' route/
@@ -432,3 +432,5 @@ mutant test_faults train/trainer.c 's/        t->torn = true;/        t->torn = 
 mutant test_run train/run_train.c 's/(!k->r->load_best || /(true || /'
 mutant test_adapter_init train/begin.c 's/return r->init_from ? pw_run_adapter_from(run, r->init_from) : 0;/return 0;/'
 mutant test_adapter_init train/begin.c 's/^    run->base = opt->base;/    run->base = run->opt.recipe->model;/'
+mutant test_train_experts infer/experts.c 's/drop.rows = drop.p > 0 ? r->tokens.data : NULL;/drop.rows = drop.p > 1 ? r->tokens.data : NULL;/'
+mutant test_op kernels/cuda/tile.h 's/__ldg(drop.rows + row0 + row) : g.drop_row + row/__ldg(drop.rows + row) : g.drop_row + row/' experts
