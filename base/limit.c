@@ -2,7 +2,6 @@
 #include "base/limit.h"
 
 #include <inttypes.h>
-#include <malloc.h>
 #include <stdio.h>
 
 #include "base/error.h"
@@ -80,7 +79,7 @@ static bool look(int64_t asked, int64_t now)
             return true;
         }
         if (now > limit - before) break;
-        malloc_trim(0);
+        pw_memory_trim();
     }
     const int64_t in_use = before + old > resident ? before + old : resident;
     atomic_fetch_sub_explicit(&counted, asked, memory_order_relaxed);

@@ -302,6 +302,8 @@ double pw_process_seconds(void)
     return since > 0 ? since : 0;
 }
 
+void pw_memory_trim(void) { (void)malloc_trim(0); }
+
 void pw_memory_ahead(const void *mapped, size_t bytes)
 {
     const uintptr_t page = 4096, at = (uintptr_t)mapped & ~(page - 1);

@@ -53,6 +53,7 @@ size_t pw_rss_bytes(void);        /* resident now */
 size_t pw_rss_anon_bytes(void);   /* resident now, without file-backed pages */
 double pw_process_seconds(void);  /* since this process began, loading of its libraries included, to a hundredth; 0 if unknown */
 size_t pw_memory_available(void); /* what the kernel says could still be taken */
+void pw_memory_trim(void);        /* what lies free in the heap goes back to the system: between two pieces of work that are planned one by one */
 void pw_memory_ahead(const void *mapped, size_t bytes); /* these bytes of a mapped file will be read soon; NULL is fine */
 
 #ifdef __cplusplus

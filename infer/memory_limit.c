@@ -23,6 +23,17 @@ int pw_memory_check_weights(const struct pw_model *m, size_t weights)
     return check(m, parts, 3);
 }
 
+int pw_memory_check_adapter(const struct pw_model *m, size_t stored, size_t made)
+{
+    if (m->memory == 0)
+        return 0;
+    const struct pw_limit_part there[] = {{"weights", m->pool.bytes}, {"adapters before it", m->adapter_bytes}, {"the adapter", made}};
+    if (!m->dev->host)
+        return check(m, there, 3);
+    const struct pw_limit_part parts[] = {{"program with weights in memory", m->program_bytes + pw_rss_anon_bytes()}, {"model file", m->mapped_bytes}, {"the adapter's file", stored}, {"the adapter", made}};
+    return check(m, parts, 4);
+}
+
 size_t pw_memory_need(const struct pw_model *m, int64_t rows, int64_t batch_tokens, int max_seqs)
 {
     const size_t session = m->pool.bytes + pw_session_bytes(m, rows, batch_tokens, max_seqs) + pw_session_scratch(m, rows, batch_tokens);
@@ -35,9 +46,9 @@ int pw_memory_check_session(const struct pw_model *m, int64_t rows, int64_t batc
         return 0;
     const size_t scratch = pw_session_scratch(m, rows, batch_tokens);
     const size_t session = pw_session_bytes(m, rows, batch_tokens, max_seqs);
-    const struct pw_limit_part there[] = {{"weights", m->pool.bytes}, {"KV cache and activations", session}, {"scratch", scratch}};
+    const struct pw_limit_part there[] = {{"weights", m->pool.bytes}, {"adapters", m->adapter_bytes}, {"KV cache and activations", session}, {"scratch", scratch}};
     if (!m->dev->host)
-        return check(m, there, 3);
+        return check(m, there, 4);
     /* Weights made in memory and adapters are written by now: they are among the program's own pages. */
     const struct pw_limit_part parts[] = {{"program with weights in memory", m->program_bytes + pw_rss_anon_bytes()}, {"model file", m->mapped_bytes},
                                  {"libraries", LIBRARY_BYTES}, {"KV cache and activations", session},

@@ -38,6 +38,7 @@ struct pw_model {
     struct pw_arena arena;
     size_t weight_bytes;                               /* of all weights as they are in memory */
     uint64_t memory;                                   /* most bytes that the process may come to; 0: no limit. See memory_limit.h */
+    size_t adapter_bytes;                              /* of adapters that lie beside it on a device that is not the host, attached or not: whoever puts them there adds them, for plans */
     uint64_t attached;                                 /* counts pw_model_attach: what was captured before is another step */
     enum pw_dtype cache_type;                          /* of keys and values that sessions keep: the device's type of activations, or bf16 or i8 */
     size_t program_bytes;                              /* resident pages of program and libraries before the model was mapped */

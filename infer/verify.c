@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "infer/memory_limit.h"
 
 enum { PIECE = 512, ROWS = 16 };   /* most tokens of a pass; rows of logits that exist at a time, beside those that are kept */
 
@@ -195,6 +196,14 @@ static int run(struct walk *w)
         pw_progress_at(w->progress, first + n, w->total, NULL);
     }
     return 0;
+}
+
+size_t pw_verify_need(const struct pw_model *m, const struct pw_verify_prompt *prompts, size_t n)
+{
+    int64_t longest = 1;
+    for (size_t i = 0; i < n; i++)
+        longest = prompts[i].n > longest ? prompts[i].n : longest;
+    return pw_memory_need(m, longest, longest < PIECE ? longest : PIECE, 1) + (1 + ROWS) * (size_t)m->config.vocab * sizeof(float);
 }
 
 int pw_verify(struct pw_verify_result *r, const struct pw_verify_prompt *prompts, size_t n, const struct pw_verify_options *o,

@@ -28,6 +28,8 @@ struct pw_verify_result {
     int32_t left, right;
     float left_logits[2], right_logits[2];
 };
+/* For plans: what a side takes in all while it is alone, with its model, which was measured and not made: session, and rows of logits of which one is kept. */
+size_t pw_verify_need(const struct pw_model *m, const struct pw_verify_prompt *prompts, size_t n);
 /* model(ctx, side, &m): the model of side 0 (left) or 1, adapter attached. Without `both` the model handed out before may be closed by it:
  * no session is open on it. Errors: texts longer than a context are PW_E_REFUSED, logits that are no numbers PW_E_NUMERIC, models of
  * different vocabularies PW_E_FAIL. */

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "data/gguf.h"
+#include "infer/memory_limit.h"
 #include "infer/session.h"
 #include "lora/adapter_file.h"
 #include "lora/gguf_lora.h"
@@ -361,6 +362,48 @@ START_TEST(no_memory)
 }
 END_TEST
 
+/* Before an adapter is read its bytes are known; a limit counts it, before it is read and, where it lies on a device, when a session opens. */
+START_TEST(counted_beforehand)
+{
+    static const char *const paths[] = {FIXTURES "lora.gguf", FIXTURES "peft", FIXTURES "mlx"};
+    struct pw_dev *dev;
+    struct pw_model *m;
+    ck_ok(pw_dev_open(&dev, &(struct pw_dev_options){.kind = "cpu", .threads = 1}));
+    ck_ok(pw_model_load(&m, dev, BASE, NULL));
+    for (int i = 0; i < 3; i++) {
+        struct pw_adapter_size z;
+        struct pw_adapter a;
+        ck_ok(pw_adapter_measure(paths[i], &z));
+        ck_ok(pw_adapter_load(&a, paths[i], &m->config));
+        const size_t bytes = (size_t)pw_adapter_parameters(&a) * sizeof(float);
+        ck_assert_msg(z.made >= bytes && z.made < bytes + 4096, "%s: measured %zu bytes, %zu are there", paths[i], z.made, bytes);
+        ck_assert(z.stored > 0 && z.largest > 0 && z.largest <= z.made);
+        m->memory = pw_rss_bytes() + ((size_t)64 << 20);
+        ck_ok(pw_memory_check_adapter(m, z.stored, z.made));
+        ck_fails(pw_memory_check_adapter(m, z.stored, z.made + ((size_t)80 << 20)), PW_E_REFUSED, "the adapter's file");
+        ck_fails(pw_memory_check_adapter(m, z.stored + ((size_t)80 << 20), z.made), PW_E_REFUSED, "the adapter's file");
+        m->memory = 0;
+        ck_ok(pw_memory_check_adapter(m, SIZE_MAX / 4, SIZE_MAX / 4));
+        pw_adapter_free(&a);
+    }
+    pw_model_free(m);
+    pw_dev_close(dev);
+    if (!test_open_card(&dev, ""))
+        return;
+    ck_ok(pw_model_load(&m, dev, BASE, NULL));
+    m->memory = m->pool.bytes + pw_session_bytes(m, 64, 8, 1) + pw_session_scratch(m, 64, 8) + 1000;
+    m->adapter_bytes = 1000;
+    ck_ok(pw_memory_check_session(m, 64, 8, 1));
+    m->adapter_bytes = 1001;
+    ck_fails(pw_memory_check_session(m, 64, 8, 1), PW_E_REFUSED, "adapters 1001 ");
+    m->memory = m->pool.bytes + 3000;
+    ck_ok(pw_memory_check_adapter(m, 1 << 20, 1999));
+    ck_fails(pw_memory_check_adapter(m, 1 << 20, 2000), PW_E_REFUSED, "the adapter");
+    pw_model_free(m);
+    pw_dev_close(dev);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("adapter files");
@@ -370,6 +413,7 @@ int main(void)
     tcase_add_loop_test(c, the_same_in_three_forms, 0, 2);
     tcase_add_test(c, targets_and_old_mlx);
     tcase_add_test(c, alpha_zero);
+    tcase_add_test(c, counted_beforehand);
     tcase_add_test(c, merged_into_gguf);
     tcase_add_test(c, refused_gguf);
     tcase_add_test(c, refused_mlx);

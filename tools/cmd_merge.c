@@ -27,6 +27,7 @@ struct job {
     struct pw_merge_options how;
     const char *type;              /* of what is written */
     bool compared;
+    struct pw_artefact left;       /* of the comparison */
     struct pw_artefact_diff diff;
 };
 
@@ -83,20 +84,28 @@ static int load(struct job *j)
     return pw_adapter_rescale(&j->a, j->c->common->adapters.items[0], scale);
 }
 
+/* Of what will be written; no type in blocks takes more than 16 bits. */
+static uint64_t merged_bytes(const struct job *j)
+{
+    const struct pw_quant_options *to = &j->how.to;
+    return (uint64_t)pw_checkpoint_config(j->base)->parameters * (to->type == PW_Q_DENSE ? pw_dtype_bytes(to->dtype) : sizeof(uint16_t));
+}
+
+static bool compares(const struct job *j)
+{
+    return !j->o->no_check && !pw_adapter_dora_expert(&j->a) && pw_checkpoint_tokenizer(j->base);
+}
+
 /* Base with adapter against what was written, before it gets its name. */
 static int compare(void *ctx, const char *path)
 {
     struct job *j = ctx;
-    const struct pw_artefact side[2] = {{.model = j->c->args.items[0], .adapter = j->c->common->adapters.items[0], .type = "", .force = true},
-                                        {.model = path, .type = "", .same_tokenizer = true}};
+    const struct pw_artefact side[2] = {j->left, {.model = path, .type = "", .same_tokenizer = true}};
     if (j->o->no_check)
         return 0;
-    if (pw_adapter_dora_expert(&j->a)) {
-        pw_progress_say(j->c->progress, "not compared: dora on experts is merged, and cannot be attached to compare it with");
-        return 0;
-    }
-    if (!pw_checkpoint_tokenizer(j->base)) {
-        pw_progress_say(j->c->progress, "not compared: the model has no tokenizer (give one with --tokenizer)");
+    if (!compares(j)) {
+        pw_progress_say(j->c->progress, pw_adapter_dora_expert(&j->a) ? "not compared: dora on experts is merged, and cannot be attached to compare it with"
+                                                                      : "not compared: the model has no tokenizer (give one with --tokenizer)");
         return 0;
     }
     PW_TRY(pw_artefact_compare(&j->diff, j->c, side, j->o->prompts, -1), "comparing the adapter with the merged model");
@@ -146,7 +155,10 @@ static int merge(struct pw_cmd *c)
     j.how.force = c->common->force;
     j.how.finished = compare;
     j.how.ctx = &j;
+    j.left = (struct pw_artefact){.model = c->args.items[0], .adapter = c->common->adapters.items[0], .type = "", .force = true};
     PW_PASS_OUT(pw_cmd_host_device(c, &dev));
+    if (compares(&j))
+        PW_PASS_OUT(pw_artefact_plan(&j.left, &j.a, merged_bytes(&j), c, j.o->prompts));
     PW_PASS_OUT(pw_lora_merge_into(dev, j.base, &j.a, j.o->out, &j.how, &r, c->progress));
     rc = result(&j, &r);
 out:

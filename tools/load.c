@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "infer/memory_limit.h"
 #include "lora/adapter_file.h"
 
 static int open_tokenizer(struct pw_tokenizer **out, struct pw_checkpoint *checkpoint, bool needed)
@@ -52,18 +53,24 @@ int pw_adapter_rescale(struct pw_adapter *a, const char *given, double scale)
     return 0;
 }
 
-static int read_adapter(struct pw_adapter *a, const char *given, const struct pw_model *m, const struct pw_cmd *c)
+static int read_adapter(struct pw_adapter *a, const char *given, struct pw_model *m, const struct pw_cmd *c)
 {
+    struct pw_adapter_size size;
     struct pw_arena arena;
     const char *path = NULL;
     double scale = 1;
     int rc = 0;
     pw_arena_init(&arena);
     PW_PASS_OUT(pw_adapter_argument(&arena, given, &path, &scale));
+    if (m->memory) {
+        PW_TRY_OUT(pw_adapter_measure(path, &size), "loading the adapter %s", path);
+        PW_TRY_OUT(pw_memory_check_adapter(m, size.stored, size.made + (m->dev->host ? size.largest : 0)), "loading the adapter %s", path);
+    }
     PW_TRY_OUT(pw_adapter_load(a, path, &m->config), "loading the adapter %s", path);
     PW_TRY_OUT(pw_adapter_check_base(a, m->checkpoint, c->common->type, c->common->double_quant, c->common->force, c->progress), "loading the adapter %s", path);
     PW_PASS_OUT(pw_adapter_rescale(a, given, scale));
     PW_TRY_OUT(pw_adapter_put(a, m->dev), "loading the adapter %s", path);
+    m->adapter_bytes += m->dev->host ? 0 : pw_adapter_bytes(a);
 out:
     pw_arena_free(&arena);
     return rc;

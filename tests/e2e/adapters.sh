@@ -72,6 +72,22 @@ refused 1 'line 2: expected messages' pw lora merge "$BASE" --adapter run/adapte
 rc 0 pw lora init "$BASE" -o fresh -q; refused 1 'merging changed nothing' pw lora merge "$BASE" --adapter fresh -o x.gguf -q
 checks=$((checks + 1)); [ ! -e x ] && [ ! -e x.gguf ] && ! ls | grep -q part || fail "a refused merge left something: $(ls)"
 
+# ---- --memory: the comparison is planned before anything is written; what merging and comparing take stays below the limit ----
+least() { grep -oE -- '--memory [0-9]+ is the least' err | grep -oE '[0-9]+'; }
+for out in lim lim.gguf; do
+  refused 3 'while planning the comparison of adapter and merged model: it does not fit into --memory: planned' pw lora merge "$BASE" --adapter run/adapter -o $out --memory 1MiB -q
+  has err '; or --no-check leaves the comparison away'; checks=$((checks + 1)); [ ! -e $out ] && ! ls | grep -q part || fail "a refused merge left something: $(ls)"
+  limit=$(($(least) + 1048576))                  # the program's own pages differ from run to run
+  rc 0 pw lora merge "$BASE" --adapter run/adapter -o $out --memory $limit -v; has out 'adapter against merged model: '
+  peak=$(grep -oE '^at most [0-9]+' err | grep -oE '[0-9]+$'); checks=$((checks + 1)); [ "${peak:-$limit}" -lt $limit ] || fail "merging: $peak bytes were resident, at most $limit"
+done
+refused 3 'it does not fit into --memory: planned' pw lora merge "$BASE" --adapter run/adapter -o x --memory 1MiB --no-check -q
+# ---- and adapters are counted before they are read ----
+rc 0 pw lora init "$BASE" -o wide --set adapter.r=512 -q
+refused 3 'KV cache' pw run "$BASE" -p x -n 2 --memory $(pw run "$BASE" -p x -n 2 --memory 1MiB 2>&1 | grep -oE -- '--memory [0-9]+' | grep -oE '[0-9]+' | awk '{ print $1 + 1048576 }'); limit=$(($(least) + 1048576))
+rc 0 pw run "$BASE" -p x -n 2 --memory $limit
+refused 3 'while loading the adapter wide: it does not fit into --memory: planned' pw run "$BASE" --adapter wide -p x -n 2 --memory $limit; has err "the adapter's file "
+
 # ---- DoRA with norms of its own: no GGUF adapter, but a GGUF model ----
 rc 0 pw train r.yaml --set adapter.kind=dora --set adapter.modules_to_save=norm --set output=dora --quiet
 rc 1 pw lora export dora/adapter --to gguf -o x.gguf -q; has err 'pw lora merge'; checks=$((checks + 1)); [ ! -e x.gguf ] || fail 'a DoRA adapter was written as GGUF'
