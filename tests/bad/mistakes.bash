@@ -421,6 +421,7 @@ mutant test_quant_limit quant/source.c 's/    pw_checkpoint_forget(c, w->data, p
 mutant test_quant_limit base/limit.c 's/"--memory %zu is the least that would do%s%s", sum,/"--memory %zu is the least that would do%s%s", sum - 1,/'
 mutant test_stream infer/stream.c 's/    PW_PASS(pw_dev_wait(s->dev, lane_of(s, layer)));/    PW_CHECK(lane_of(s, layer) >= 0, PW_E_FAIL, "never");/'
 mutant test_stream infer/stream.c 's/if (s->held\[k\] == layer)/if (s->held[k] >= 0)/'
+mutant test_train_experts infer/stream.c 's/if (s->held\[k\] == layer)/if (s->held[k] >= 0)/'
 mutant test_stream train/pass.c 's/        PW_PASS(pw_dev_wait(p->m->dev, layer % PW_INPUT_LANES));/        PW_PASS(0);/'
 mutant test_dataset data/dataset.c 's/            row = line;/            (void)line;/; s/            text = end + 2;/            (void)end;/'
 mutant test_train train/pass.c 's/(float)((double)batch->weight\[t\] \* o->dloss)/(float)o->dloss/'
