@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "infer/memory_limit.h"
 #include "infer/model_parts.h"
 #include "quant/stage.h"
 
@@ -144,7 +145,10 @@ int pw_model_random(struct pw_model **out, struct pw_dev *dev, const struct pw_m
     PW_PASS_OUT(parse(opt->head_type, false, dev, &k.head, &k.type));
     PW_CHECK_OUT(k.type == PW_F32 || k.type == dev->act, PW_E_UNSUPPORTED, "device %s makes no random weights of type %s", dev->kind, pw_dtype_name(k.type));
     PW_PASS_OUT(pw_model_make_layers(k.m));
-    PW_PASS_OUT(pw_pool_open(&k.m->pool, dev, count(&k, &rows, &size), "weights"));
+    const size_t bytes = count(&k, &rows, &size);
+    k.m->memory = opt->memory;
+    PW_PASS_OUT(pw_memory_check_weights(k.m, bytes + pw_pool_round((size_t)rows * sizeof(float))));
+    PW_PASS_OUT(pw_pool_open(&k.m->pool, dev, bytes, "weights"));
     PW_PASS_OUT(pw_pool_open(&k.scales, dev, (size_t)rows * sizeof(float), "sizes of noise"));
     PW_PASS_OUT(pw_fill(dev, pw_tensor1(k.scales.base, PW_F32, rows), k.half_width));
     if (size.most > 0)

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/limit.h"
+#include "base/memory.h"
 #include "base/rng.h"
 #include "quant/quant.h"
 #include "train/pass.h"
@@ -50,6 +52,14 @@ static int look_at_memory(const struct pw_bench *b, struct pw_bench_run *r, size
     return in_use(b, &r->memory.measured);
 }
 
+/* --memory: what will be taken for a measurement, beside what there is. On a device the limit is on its memory. Sessions look by themselves. */
+static int within(const struct pw_bench *b, const char *what, size_t more, const char *way_out)
+{
+    const bool host = b->m->dev->host;
+    const struct pw_limit_part parts[] = {{host ? "program and weights" : "weights", host ? pw_rss_bytes() : b->m->pool.bytes}, {what, more}};
+    return pw_limit_check(b->c->common->memory, parts, 2, way_out);
+}
+
 /* ---- the machine ---------------------------------------------------------------------------------------------------- */
 
 static bool emulated(const struct pw_dev *dev) { return strcmp(dev->kind, "simt") == 0; }
@@ -62,6 +72,7 @@ int pw_bench_gemm(struct pw_bench *b)
     const size_t bytes = pw_pool_round((size_t)(n * n) * pw_dtype_bytes(dev->act));
     struct pw_pool pool = {0};
     int rc = 0;
+    PW_PASS_OUT(within(b, "measuring the matrix product", 3 * bytes, NULL));
     PW_PASS_OUT(pw_pool_open(&pool, dev, 3 * bytes + pw_pool_round((size_t)n * sizeof(float)), "GEMM"));
     struct pw_tensor t[3];
     const struct pw_tensor size = pw_tensor1(pw_pool_take(&pool, (size_t)n * sizeof(float)), PW_F32, n);
@@ -105,6 +116,7 @@ static int measure_read(struct pw_bench *b)
 {
     const size_t n = (size_t)64 << 20;         /* 512 MiB: far beyond any cache */
     const int threads = b->m->dev->threads;
+    PW_PASS(within(b, "measuring the memory", n * sizeof(uint64_t), NULL));
     uint64_t *x = pw_alloc(n * sizeof *x), total = 0;
     PW_CHECK(x, PW_E_NOMEM, "out of memory for measuring the memory's bandwidth");
     const size_t part = n / (size_t)threads / 8 * 8;
@@ -134,6 +146,7 @@ int pw_bench_bandwidth(struct pw_bench *b)
     const int64_t n = (int64_t)1 << (emulated(dev) ? 16 : 28);
     struct pw_pool pool = {0};
     int rc = 0;
+    PW_PASS_OUT(within(b, "measuring the memory", 2 * (size_t)n * sizeof(float), NULL));
     PW_PASS_OUT(pw_pool_open(&pool, dev, 2 * (size_t)n * sizeof(float), "copy"));
     const struct pw_tensor to = pw_tensor1(pool.base, PW_F32, n), from = pw_tensor1(pool.base + n * (int64_t)sizeof(float), PW_F32, n);
     for (int run = 0; run < 6; run++) {
@@ -159,6 +172,7 @@ int pw_bench_encode(struct pw_bench *b)
     struct pw_pool pool = {0};
     struct pw_weight w;
     int rc = 0;
+    PW_PASS_OUT(within(b, "measuring encoding", f32 + codes, NULL));
     PW_PASS_OUT(pw_pool_open(&pool, dev, pw_pool_round(f32) + pw_pool_round(codes) + pw_pool_round((size_t)rows * sizeof(float)), "encode"));
     const struct pw_tensor x = pw_tensor2(pw_pool_take(&pool, f32), PW_F32, rows, width), size = pw_tensor1(pw_pool_take(&pool, (size_t)rows * sizeof(float)), PW_F32, rows);
     void *memory = pw_pool_take(&pool, codes);
@@ -354,6 +368,8 @@ int pw_bench_train(struct pw_bench *b, struct pw_bench_run *r)
     pw_arena_init(&a);
     PW_PASS_OUT(place_adapter(b, &adapter, &a));
     pw_pass_size(b->m, &shape, &bytes);
+    /* gradients and two averages of the adapter beside it */
+    PW_PASS_OUT(within(b, "training", bytes.saved + bytes.scratch + bytes.device + (dev->host ? 3 : 4) * pw_adapter_bytes(&adapter), "a smaller --train, or --checkpointing"));
     PW_PASS_OUT(pw_pool_open(&pool, dev, bytes.saved + bytes.scratch, "training"));
     PW_PASS_OUT(pw_dev_reserve(dev, bytes.device));
     PW_PASS_OUT(pw_pass_place(&pass, b->m, &shape, &pool, &a));

@@ -111,7 +111,7 @@ static int make_synthetic(struct pw_bench *b, struct pw_dev *dev, const char *na
 {
     const struct pw_common *o = b->c->common;
     struct pw_model_config config;
-    const struct pw_model_options mo = {.quantise = o->type, .double_quant = o->double_quant, .context = o->ctx};
+    const struct pw_model_options mo = {.quantise = o->type, .double_quant = o->double_quant, .context = o->ctx, .memory = o->memory};
     PW_PASS(read_shape(name, &config));
     PW_TRY(pw_model_random(&b->m, dev, &config, &mo, (uint64_t)o->seed), "making synthetic:%s", name);
     return 0;

@@ -43,6 +43,9 @@ refused 2 'expected numbers N or BxN from 1' pw bench synthetic:tiny --train 4y8
 refused 2 'expected numbers from 1' pw bench synthetic:tiny --prompt 16,,8
 refused 2 'sequences begin with the first --prompt' pw bench synthetic:tiny --prompt 0
 refused 2 'there are synthetic:100m' pw bench synthetic:8t
+refused 3 "while making synthetic:tiny: it does not fit into --memory" pw bench synthetic:tiny --device cpu --memory 1KiB
+refused 3 "measuring the memory 512.00 MiB), at most 300.00 MiB" pw bench synthetic:tiny --device cpu --memory 300MiB --quiet
+refused 3 ", training " "$ROOT/pw" bench synthetic:tiny --device simt --memory 1MiB --prompt 0 --batch 0 --train 256 --repeat 1 --quiet
 # What a device says is in use while it trains is what was planned, within 2 %.
 json "$ROOT/pw" bench synthetic:tiny --device simt --type nf4 --double-quant --prompt 0 --batch 0 --train 24 --checkpointing --repeat 1 --json --quiet
 of() { grep -oE "\"$1\":[0-9]+" out | head -1 | grep -oE '[0-9]+$'; }
