@@ -62,10 +62,12 @@ static int parts_make(struct pw_dev *dev, const char *op, const struct gemm_call
     return 0;
 }
 
-static uint32_t alignment(const void *p) /* the largest power of two up to 256 that divides the address */
+/* The largest power of two that divides the address, up to what every place in a pool has: more would depend on what lies before it there, and with it the algorithm and the bytes
+ * of the result. What a plan keeps, moves to the host or streams may not change them. Kernels ask for 16. */
+static uint32_t alignment(const void *p)
 {
-    const uintptr_t low = (uintptr_t)p & (0 - (uintptr_t)p);
-    return low == 0 || low > 256 ? 256 : (uint32_t)low;
+    const uintptr_t most = pw_pool_round(1), low = (uintptr_t)p & (0 - (uintptr_t)p);
+    return (uint32_t)(low == 0 || low > most ? most : low);
 }
 
 static int choose(struct pw_dev *dev, const char *op, struct parts *p, const struct key *key, cublasLtMatmulAlgo_t *algo)

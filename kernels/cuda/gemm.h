@@ -1,8 +1,8 @@
 /* Dense products of bf16 matrices that are large enough for a library: gemm.cu is cuBLASLt, kernels/simt/gemm.cc plain loops with the same contract.
  *
  *   C (m, n) = A B + beta C, f32 sums, C rounded once.      NT: A (m, k), B (n, k)     NN: A (m, k), B (k, n)     TN: A (k, m), B (k, n)
- * All row-major with a stride from one row to the next; any alignment of elements. m, n, k >= 1. Same shapes and alignments on the same card, same
- * bytes; whether a row's result depends on m is the library's choice (ours: kernels/cuda/tile.h never does).
+ * All row-major with a stride from one row to the next; any alignment of elements. m, n, k >= 1. Same shapes and alignments (up to that of a
+ * pool's places) on the same card, same bytes; whether a row's result depends on m is the library's choice (ours: kernels/cuda/tile.h never does).
  * Workspace comes from the caller's scratch: GEMM_WORKSPACE bytes, so that a plan counts it. Knows nothing of weights that are not dense. */
 #ifndef PW_KERNELS_CUDA_GEMM_H
 #define PW_KERNELS_CUDA_GEMM_H
