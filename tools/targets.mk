@@ -86,7 +86,7 @@ cuda-report: cuda
 # A folder for a machine with a card: gpu-pack/run there runs every kernel on it (tools/gpu/run). Its tests are one program, `tests NAME`, so that the
 # libraries of the project are in the folder once; the Debian-like machine that packs needs the static libopenblas.a (tools/gpu/pack says why).
 .PHONY: gpu-pack
-GPU_TESTS := test_op test_op_device test_cuda_linear test_attn_rows test_attn_choices test_op_experts test_sample test_quant_device test_train_device
+GPU_TESTS := test_op test_op_device test_cuda_linear test_attn_rows test_attn_choices test_pages test_cache test_capture test_stream test_op_experts test_sample test_quant_device test_train_device
 gpu-pack: cuda $(B)/libpw_simt.so pw $(B)/gpu/tests
 	@tools/gpu/pack $(B) $(B)/cuda-$(subst $(space),-,$(CUDA_FOR))
 $(B)/gpu/%.o: $(B)/tests/%.o
