@@ -168,7 +168,7 @@ static int sums(struct pw_ranks *r, void *ctx)
     double three[3] = {me, 0.1 * me, 1};
     PW_PASS(pw_dev_open(&dev, &options));
     if (s->level) {
-        PW_PASS(pw_ranks_join_devices(r, dev, way));
+        PW_PASS(pw_ranks_join_devices(r, dev, NULL, way));
         PW_CHECK(strcmp(way, "ranks sum over nccl 2.28.9") == 0 && strcmp(pw_ranks_sums(r), "nccl 2.28.9") == 0 && pw_ranks_bytes(r, 5) == 0, PW_E_FAIL, "it says: %s", way);
     }
     PW_PASS(pw_pool_open(&pool, dev, (s->n + 1) * sizeof(float) + 128, "a test"));
@@ -231,7 +231,7 @@ START_TEST(sums_by_the_devices)
 }
 END_TEST
 
-struct joining { const char *level, *other, *kind; int sums; };
+struct joining { const char *level, *other, *kind; int sums; bool wish; };     /* wish: the last rank wants sums over host memory */
 
 /* Joins, says which way, and sums ones a few times. */
 static int join_and_sum(struct pw_ranks *r, void *ctx)
@@ -246,7 +246,7 @@ static int join_and_sum(struct pw_ranks *r, void *ctx)
     float sum = 0;
     int rc = 0;
     PW_PASS(pw_dev_open(&dev, &options));
-    rc = pw_ranks_join_devices(r, dev, way);
+    rc = pw_ranks_join_devices(r, dev, j->wish && me == pw_ranks_size(r) - 1 ? "it says so" : NULL, way);
     snprintf(shm->said[me].way, sizeof shm->said[me].way, "%s", rc == 0 ? way : pw_error_text());
     if (rc == 0)
         rc = pw_pool_open(&pool, dev, 64, "a test");
@@ -276,11 +276,12 @@ START_TEST(one_way_for_all)
         {"nccl", NULL, NULL, "init:0", "ranks sum over host memory: rank 0: device simt: NCCL: joining: unhandled system error: the test asked for it"},
         {"nccl", NULL, NULL, "error:2:2", "ranks sum over host memory: rank 2: device simt: NCCL: summing: remote process exited or there was a network error"},
         {"nccl", NULL, NULL, "wrong:1:1", "ranks sum over host memory: rank 1: device simt: NCCL: a first sum of ones over 3 ranks is 4 and 3"},
+        {"nccl", NULL, NULL, NULL, "ranks sum over host memory: rank 2: it says so"},
         {NULL, NULL, "cpu", "", ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct joining j = {.level = cases[i].word ? fake_nccl(cases[i].word) : NULL, .other = cases[i].other, .kind = cases[i].kind, .sums = 2};
-        setenv("FAKE_NCCL", cases[i].wish, 1);
+        struct joining j = {.level = cases[i].word ? fake_nccl(cases[i].word) : NULL, .other = cases[i].other, .kind = cases[i].kind, .sums = 2, .wish = !cases[i].wish};
+        setenv("FAKE_NCCL", cases[i].wish ? cases[i].wish : "", 1);
         all_well(3, join_and_sum, &j);
         for (int k = 0; k < 3; k++)
             ck_assert_msg(strcmp(shm->said[k].way, cases[i].text) == 0, "case %zu, rank %d: %s (expected %s)", i, k, shm->said[k].way, cases[i].text);
@@ -473,12 +474,13 @@ static int train_job(struct pw_ranks *ranks, void *ctx)
     PW_PASS_OUT(pw_recipe_parse(&r, text, strlen(text), "test", NULL, 0));
     PW_PASS_OUT(pw_dev_open(&dev, &options));
     const struct pw_run_options opt = {.recipe = &r, .dev = dev, .ranks = pw_ranks_size(ranks) > 1 ? ranks : NULL, .resume = j->resume, .force = j->force, .stop = stop, .stop_ctx = ranks};
-    PW_PASS_OUT(pw_ranks_join_devices(opt.ranks, dev, way));
+    PW_PASS_OUT(pw_ranks_join_devices(opt.ranks, dev, strcmp(r.sums, "host") == 0 ? "the recipe" : NULL, way));
     running = &run;
     running_job = j;
     PW_PASS_OUT(pw_run_open(&run, &opt));
     PW_PASS_OUT(pw_run_train(&run, &result));
     shm->said[pw_ranks_rank(ranks)].number = result.first_eval_loss;
+    snprintf(shm->said[pw_ranks_rank(ranks)].way, sizeof shm->said[0].way, "%d %s", result.ranks, result.sums);
 out:
     pw_ranks_release(ranks);
     pw_run_close(&run);
@@ -668,11 +670,27 @@ START_TEST(on_a_device)
 }
 END_TEST
 
+/* What summed is in the result of every rank, and in every line of a step. */
+static void says(const char *dir, const char *result, const char *line)
+{
+    struct pw_buf log = {0};
+    int lines = 0;
+    for (int k = 0; k < 2; k++)
+        ck_assert_str_eq(shm->said[k].way, result);
+    ck_ok(pw_file_read(test_path(dir, "log.jsonl"), 0, &log));
+    pw_buf_char(&log, 0);
+    for (const char *at = log.data; (at = strstr(at, line)) != NULL; at++)
+        lines++;
+    ck_assert_msg(lines == 3, "%s is in %d lines: %s", line, lines, log.data);
+    pw_buf_free(&log);
+}
+
 /* A run whose ranks sum by the devices' library: the same bytes as over host memory (a sum of two is rounded once either way), an error in it leaves a state to
  * go on from, and going on by the other way is refused. */
 START_TEST(a_run_by_the_devices)
 {
-    const char *host = test_path(test_tmpdir(), "host"), *devices = test_path(test_tmpdir(), "devices"), *cut = test_path(test_tmpdir(), "cut");
+    const char *host = test_path(test_tmpdir(), "host"), *devices = test_path(test_tmpdir(), "devices"), *cut = test_path(test_tmpdir(), "cut"),
+               *asked = test_path(test_tmpdir(), "asked");
     int status[MOST];
     struct job j = {.rows = FIXTURES "/rows.jsonl", .train = "steps: 3, batch_size: 1, accumulate: 1, eval_every: 0", .adapter = "r: 2, dropout: 0.1", .output = host, .kind = "simt"};
     all_well(2, train_job, &j);
@@ -680,6 +698,13 @@ START_TEST(a_run_by_the_devices)
     j.output = devices;
     all_well(2, train_job, &j);
     same_run(host, devices, 0, false);
+    says(devices, "2 nccl 2.28.9", "\"ranks\":2,\"sums\":\"nccl 2.28.9\"");
+    j.output = asked;
+    j.train = "steps: 3, batch_size: 1, accumulate: 1, eval_every: 0, sums: host";
+    all_well(2, train_job, &j);
+    same_run(host, asked, 0, false);
+    says(asked, "2 host", "\"ranks\":2,\"sums\":\"host\"");
+    j.train = "steps: 3, batch_size: 1, accumulate: 1, eval_every: 0";
     j.output = cut;
     setenv("FAKE_NCCL", "error:1:5", 1);
     on_ranks(2, train_job, &j, status);
@@ -688,6 +713,10 @@ START_TEST(a_run_by_the_devices)
                       (k == 1 || strstr(shm->said[k].text, "state of step 2 saved in ")), "rank %d: %s", k, shm->said[k].text);
     unsetenv("FAKE_NCCL");
     j.resume = true;
+    j.train = "steps: 3, batch_size: 1, accumulate: 1, eval_every: 0, sums: host";
+    on_ranks(2, train_job, &j, status);
+    ck_assert_msg(shm->said[0].rc == PW_E_REFUSED && strstr(shm->said[0].text, "(saved with 'nccl 2.28.9', now 'host')"), "%s", shm->said[0].text);
+    j.train = "steps: 3, batch_size: 1, accumulate: 1, eval_every: 0";
     j.level = NULL;
     on_ranks(2, train_job, &j, status);
     ck_assert_msg(shm->said[0].rc == PW_E_REFUSED && strstr(shm->said[0].text, "ranks sum by another way now, to other bytes (saved with 'nccl 2.28.9', now 'host')"), "%s", shm->said[0].text);

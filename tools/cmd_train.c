@@ -211,6 +211,8 @@ static int print_result(struct pw_cmd *c, const struct pw_run_result *r, const s
         pw_json_i64(&w, "parameters", r->parameters);
         pw_json_i64(&w, "peak_bytes", (int64_t)r->peak_bytes);
         pw_json_i64(&w, "planned_bytes", (int64_t)r->planned_bytes);
+        pw_json_i64(&w, "ranks", r->ranks);
+        pw_json_str(&w, "sums", r->sums[0] ? r->sums : NULL);
         return pw_json_finish(c, &w);
     }
     pw_format_bytes(planned, r->planned_bytes);
@@ -222,7 +224,10 @@ static int print_result(struct pw_cmd *c, const struct pw_run_result *r, const s
         pw_buf_printf(c->out, "loss %.4f", r->loss);
     if (r->has_eval)
         pw_buf_printf(c->out, ", held out %.4f (before training %.4f)", r->eval_loss, r->first_eval_loss);
-    pw_buf_printf(c->out, "\npeak memory %s, planned %s\n", peak, planned);
+    pw_buf_printf(c->out, "\npeak memory %s, planned %s", peak, planned);
+    if (r->ranks > 1)
+        pw_buf_printf(c->out, "; %d ranks, gradients summed by %s", r->ranks, r->sums);
+    pw_buf_char(c->out, '\n');
     if (r->stepped)
         pw_buf_printf(c->out, "the first step began %.2f s after the program\n", r->seconds_to_first_step);
     return 0;
@@ -252,7 +257,7 @@ static int run_recipe(struct pw_cmd *c, bool plan_only)
         pw_lock_drop(&lock);
     }
     PW_PASS_OUT(pw_cmd_rank_device(c, ranks, strcmp(recipe.compute, "bf16") == 0, &dev));
-    PW_PASS_OUT(pw_ranks_join_devices(ranks, dev, way));
+    PW_PASS_OUT(pw_ranks_join_devices(ranks, dev, strcmp(recipe.sums, "host") == 0 ? "train.sums: host" : NULL, way));
     if (first && way[0])
         pw_progress_say(c->progress, "%s", way);
     const struct pw_run_options opt = {

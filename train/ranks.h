@@ -33,9 +33,10 @@ int pw_ranks_broadcast(struct pw_ranks *r, void *data, size_t bytes);       /* o
 int pw_ranks_sum_f64(struct pw_ranks *r, int rc, double *x, size_t n);      /* agrees on rc first */
 /* From here on pw_ranks_sum_f32 sums where the device memory lies, by the devices' own library (NCCL), if every rank has it, in one version, and a card of its
  * own, and joining goes well on all; else, and before it is called, over host memory. The same way on all. Once, before memory is planned: the library
- * takes some. way: which one, and why not the other; "" where there is nothing to choose (alone; devices whose memory is the host's). */
+ * takes some. wish: NULL, or why this rank wants sums over host memory whatever there is; then all have them. way: which one, and why not the other; "" where
+ * there is nothing to choose (alone; devices whose memory is the host's). */
 enum { PW_RANKS_WAY = 512 };
-int pw_ranks_join_devices(struct pw_ranks *r, struct pw_dev *dev, char way[PW_RANKS_WAY]);
+int pw_ranks_join_devices(struct pw_ranks *r, struct pw_dev *dev, const char *wish, char way[PW_RANKS_WAY]);
 const char *pw_ranks_sums(const struct pw_ranks *r);                        /* what sums f32 for several ranks: "host", "nccl 2.28.9"; "" alone */
 /* data: device memory. The room it works in is pinned memory, taken once by pw_ranks_reserve for sums of n numbers (more take longer). */
 size_t pw_ranks_bytes(const struct pw_ranks *r, size_t n);

@@ -78,7 +78,7 @@ static int join(struct pw_ranks *r, struct pw_dev *dev, char why[PW_RANKS_WAY])
     return rc;
 }
 
-int pw_ranks_join_devices(struct pw_ranks *r, struct pw_dev *dev, char way[PW_RANKS_WAY])
+int pw_ranks_join_devices(struct pw_ranks *r, struct pw_dev *dev, const char *wish, char way[PW_RANKS_WAY])
 {
     struct offer mine = {.host = dev->host}, *all;
     char why[PW_RANKS_WAY] = "";
@@ -89,7 +89,10 @@ int pw_ranks_join_devices(struct pw_ranks *r, struct pw_dev *dev, char way[PW_RA
     all = pw_alloc_zero((size_t)r->comm.size, sizeof *all);
     if (!all)
         return pw_ranks_after(r, pw_error(PW_E_NOMEM, "out of memory"));
-    pw_dev_peers_look(dev, &mine.look);
+    if (wish)                          /* the library is not even opened */
+        snprintf(mine.look.why, sizeof mine.look.why, "%s", wish);
+    else
+        pw_dev_peers_look(dev, &mine.look);
     int rc = pw_ranks_after(r, r->row->gather(&r->comm, &mine, all, sizeof mine));
     bool host = true;
     for (int i = 0; rc == 0 && i < r->comm.size; i++)

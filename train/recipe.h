@@ -53,6 +53,7 @@ struct pw_recipe {
     double eps, weight_decay, clip;
     bool checkpointing, load_best;
     const char *compute;                  /* "f32", "bf16" */
+    const char *sums;                     /* "auto", "host" */
     const char *optimizer_state;          /* "auto", "device", "host" */
     const char *memory;                   /* "auto", "as_given", "least", "stream" */
     int64_t save_every, eval_every, keep, patience, seed;

@@ -86,6 +86,9 @@ const struct pw_recipe_row pw_recipe_rows[] = {
      .help = "keep only the inputs of the blocks and compute the rest twice: less memory, same bytes"},
     {"train.compute", PW_ROW_CHOICE, AT(compute), "f32", .choices = "f32 | bf16",
      .help = "on the processor: f32, or the factors of products rounded to bf16 and added up in f32, where it has instructions for it (AVX-512 BF16, AMX); cards always round to bf16"},
+    {"train.sums", PW_ROW_CHOICE, AT(sums), "auto", .choices = "auto | host", .free = true,
+     .help = "where several ranks (mpirun) with cards sum gradients: auto, on the cards by NCCL where every rank has it, else over host memory; host: over host memory, in the order of ranks. "
+             "What it came to is in the log and the saved state, and a run goes on by the way that it began with"},
     {"train.optimizer_state", PW_ROW_CHOICE, AT(optimizer_state), "auto", .choices = "auto | device | host", .free = true,
      .help = "where the averages of the optimizer lie when the device has memory of its own; host: in host memory, brought and taken back piece by piece in every step; "
              "auto: as train.memory finds it; the bytes of the result are the same"},

@@ -52,6 +52,7 @@ struct pw_run_result {
     double loss; bool has_loss;      /* of the last step */
     double eval_loss; bool has_eval;
     double first_eval_loss;
+    int ranks; const char *sums;     /* 1, ""; of several: what summed their gradients (train/ranks.h) */
     double seconds;
     double seconds_to_first_step; bool stepped;  /* from the start of the process; an evaluation before step 1 is in it; stepped: there was a step */
     uint64_t planned_bytes, peak_bytes; /* the most that the process came to; on a card: that was in use after a step */

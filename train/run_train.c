@@ -525,6 +525,7 @@ static int one_step(struct training *k)
         .step = t->step, .loss = s.loss, .lr = s.lr, .grad_norm = s.grad_norm, .tokens = s.tokens, .trained_tokens = s.trained_tokens,
         .has_rewards = s.has_rewards, .reward_accuracy = s.reward_accuracy, .reward_margin = s.reward_margin,
         .tokens_per_s = took > 0 ? (double)s.tokens / took : 0, .memory_bytes = memory_now(k), .seconds = seconds_now(k),
+        .ranks = k->result->ranks, .sums = k->result->sums,
     };
     if (k->writes)
         PW_PASS(pw_runlog_step(&k->log, &line));
@@ -678,7 +679,8 @@ int pw_run_train(struct pw_run *run, struct pw_run_result *result)
 {
     struct training k = {.ranks = run->opt.ranks, .writes = pw_ranks_rank(run->opt.ranks) == 0, .run = run, .r = run->opt.recipe, .t = &run->trainer, .progress = run->opt.progress, .saved_step = -1, .result = result};
     int rc = 0;
-    *result = (struct pw_run_result){.output = k.r->output, .planned_bytes = pw_budget_peak(&run->budget), .parameters = run->trainer.parameters};
+    *result = (struct pw_run_result){.output = k.r->output, .planned_bytes = pw_budget_peak(&run->budget), .parameters = run->trainer.parameters,
+                                      .ranks = pw_ranks_size(run->opt.ranks), .sums = pw_ranks_sums(run->opt.ranks)};
     k.began = pw_seconds();
     k.state.evaluated_step = -1;
     k.resume_from = "";

@@ -53,6 +53,10 @@ int pw_runlog_step(struct pw_runlog *log, const struct pw_log_step *s)
     pw_json_f64(&w, "tokens_per_s", s->tokens_per_s);
     pw_json_i64(&w, "memory_bytes", (int64_t)s->memory_bytes);
     pw_json_f64(&w, "seconds", s->seconds);
+    if (s->sums && s->sums[0]) {
+        pw_json_i64(&w, "ranks", s->ranks);
+        pw_json_str(&w, "sums", s->sums);
+    }
     if (s->has_rewards) {
         pw_json_f64(&w, "reward_accuracy", s->reward_accuracy);
         pw_json_f64(&w, "reward_margin", s->reward_margin);

@@ -18,6 +18,7 @@ struct pw_log_step {
     double tokens_per_s;
     uint64_t memory_bytes;     /* resident now; on a card, in use there */
     double seconds;            /* since the start of the run, resumed parts added */
+    int ranks; const char *sums; /* of several ranks: how many, and what summed their gradients; else NULL or "". Not read back */
     bool has_rewards; double reward_accuracy, reward_margin; /* objectives over preferences */
 };
 /* Opens for appending after the first keep_bytes bytes; the rest is cut off. A log shorter than that is an error. */

@@ -442,3 +442,5 @@ mutant test_adapter_init train/begin.c 's/return r->init_from ? pw_run_adapter_f
 mutant test_adapter_init train/begin.c 's/^    run->base = opt->base;/    run->base = run->opt.recipe->model;/'
 mutant test_train_experts infer/experts.c 's/drop.rows = drop.p > 0 ? r->tokens.data : NULL;/drop.rows = drop.p > 1 ? r->tokens.data : NULL;/'
 mutant test_op kernels/cuda/tile.h 's/__ldg(drop.rows + row0 + row) : g.drop_row + row/__ldg(drop.rows + row) : g.drop_row + row/' experts
+mutant test_ranks train/ranks_devices.c 's/    if (wish)  /    if (false)  /'
+mutant test_ranks train/run_train.c 's/.sums = pw_ranks_sums(run->opt.ranks)/.sums = "host"/'

@@ -68,6 +68,8 @@ once "$T/err" '^ranks sum over host memory: rank 0: the emulated device has no N
 began=$SECONDS; rc 0 peers "" "$T/bynccl"; most=$((SECONDS - began + 10)); once "$T/err" '^ranks sum over nccl 2.28.9$'
 same() { checks=$((checks + 1)); cmp -s "$T/byhost/adapter/adapter_model.safetensors" "$1/adapter/adapter_model.safetensors" || fail "$2"; }
 same "$T/bynccl" "2 ranks over NCCL have other bytes than over host memory"
+has "$T/bynccl/log.jsonl" '"ranks":2,"sums":"nccl 2.28.9"'
+rc 0 peers "" "$T/asked" --set train.sums=host --json; once "$T/err" '^ranks sum over host memory: rank 0: train.sums: host$'; has "$T/out" '"ranks":2,"sums":"host"'; same "$T/asked" "sums: host has other bytes"
 rc 1 peers error:1:4 "$T/bynccl1"; once "$T/err" '^pw: .*rank 1: device simt: NCCL: summing: remote process.*state of step 1 saved in'; has "$T/err" '--resume goes on'
 rc 3 mpirun --oversubscribe --bind-to none -np 2 "$PW" train "$T/ways.yaml" --device simt --threads 1 --set train.steps=3 --set output="$T/bynccl1" --resume
 has "$T/err" "ranks sum by another way now, to other bytes (saved with 'nccl 2.28.9', now 'host')"
