@@ -6,6 +6,7 @@
 #include <zstd.h>
 
 #include "base/error.h"
+#include "base/limit.h"
 #include "base/memory.h"
 
 enum { BLOCK = 512, LEVEL = 9, MAX_FILES = 4096 };
@@ -146,9 +147,11 @@ int pw_archive_read(const char *path, size_t limit, struct pw_arena *a, struct p
 {
     struct pw_map map = {0};
     char *tar = NULL;
-    size_t bytes = 0, at = 0;
+    size_t bytes = 0, at = 0, counted = 0;
     int rc = 0;
     PW_PASS_OUT(pw_map_open(&map, path));
+    PW_CHECK_OUT(pw_limit_take(map.bytes), PW_E_NOMEM, "%s: no memory to read it", path);   /* its pages, which are all read */
+    counted = map.bytes;
     PW_PASS_OUT(unpack(&map, path, limit, a, &tar, &bytes));
     *files = pw_arena_array(a, MAX_FILES, sizeof **files);
     PW_CHECK_OUT(*files, PW_E_NOMEM, "out of memory");
@@ -182,5 +185,6 @@ int pw_archive_read(const char *path, size_t limit, struct pw_arena *a, struct p
     }
 out:
     pw_map_close(&map);
+    pw_limit_count(-(int64_t)counted);
     return rc;
 }

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/limit.h"
 #include "data/regex.h"
 #include "data/safetensors.h"
 #include "lora/peft_parts.h"
@@ -515,7 +516,8 @@ static int read_base(struct pw_adapter_config *c, const struct pw_value *metadat
     return 0;
 }
 
-static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir, const struct pw_model_config *model)
+/* counted: pages of the mapped file, which are all read, towards a limit that is kept. */
+static int load(struct pw_adapter *a, struct pw_safetensors *s, size_t *counted, const char *dir, const struct pw_model_config *model)
 {
     char *config_path = pw_path_join(&a->arena, dir, "adapter_config.json"), *path = pw_path_join(&a->arena, dir, "adapter_model.safetensors");
     struct pw_value *json;
@@ -528,6 +530,8 @@ static int load(struct pw_adapter *a, struct pw_safetensors *s, const char *dir,
     PW_PASS(read_config(a, json, config_path, &exact));
     PW_CHECK(pw_file_exists(path), PW_E_IO, "%s: no such file", path);
     PW_PASS(pw_safetensors_open(s, path));
+    PW_CHECK(pw_limit_take(s->map.bytes), PW_E_NOMEM, "%s: no memory to read it", path);
+    *counted = s->map.bytes;
     PW_PASS(read_base(&a->config, s->metadata, path));
     PW_PASS(pw_peft_take_text(a, s, path));
     PW_PASS(collect(a, s, path, &list, &n));
@@ -555,8 +559,10 @@ int pw_peft_load(struct pw_adapter *a, const char *dir, const struct pw_model_co
     struct pw_safetensors s = {0};
     *a = (struct pw_adapter){0};
     pw_arena_init(&a->arena);
-    int rc = load(a, &s, dir, model);
+    size_t counted = 0;
+    int rc = load(a, &s, &counted, dir, model);
     pw_safetensors_close(&s);
+    pw_limit_count(-(int64_t)counted);
     if (rc < 0)
         pw_adapter_free(a);
     return rc;
