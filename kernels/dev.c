@@ -82,7 +82,8 @@ static int find_backend(const char *kind, const struct pw_backend **out, int *in
         if (kind[n]) {
             char *end;
             long k = strtol(kind + n + 1, &end, 10);
-            PW_CHECK(strcmp(plugins[i].kind, "cuda") == 0 && kind[n + 1] >= '0' && kind[n + 1] <= '9' && !*end && k < 1024, PW_E_USAGE,
+            PW_CHECK(strcmp(plugins[i].kind, "cuda") == 0, PW_E_USAGE, "device \"%s\": expected %s, which takes no number: there is one", kind, plugins[i].kind);
+            PW_CHECK(kind[n + 1] >= '0' && kind[n + 1] <= '9' && !*end && k < 1024, PW_E_USAGE,
                      "device \"%s\": expected a number after cuda:", kind);
             *index = (int)k;
         }
