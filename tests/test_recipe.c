@@ -90,6 +90,34 @@ START_TEST(mistakes)
 }
 END_TEST
 
+/* One layer is a number in YAML, and several are a list, as PEFT's layers_to_transform is. */
+START_TEST(layers_in_every_form)
+{
+    static const char *const forms[][2] = {{"0", "0"}, {"[0, 2]", "0,2"}, {"[0-1, 3]", "0-1,3"}, {"0-3,28-31", "0-3,28-31"}, {"\"7\"", "7"}};
+    static const char *const bad[] = {"[]", "-1", "1.5", "true", "[1, [2]]", "{a: 1}"};
+    char text[256];
+    struct pw_recipe r;
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        struct pw_buf written = {0};
+        struct pw_recipe back;
+        snprintf(text, sizeof text, "model: m\noutput: o\ndata: {train: t.jsonl}\nadapter:\n  layers: %s\n", forms[i][0]);
+        ck_ok(parse(&r, text, NULL));
+        ck_assert_str_eq(r.layers, forms[i][1]);
+        ck_ok(pw_recipe_write(&r, &written));
+        ck_ok(pw_recipe_parse(&back, written.data, written.len, "again", NULL, 0));
+        ck_assert_str_eq(back.layers, forms[i][1]);
+        pw_buf_free(&written);
+        pw_recipe_free(&back);
+        pw_recipe_free(&r);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        snprintf(text, sizeof text, "model: m\noutput: o\ndata: {train: t.jsonl}\nadapter:\n  layers: %s\n", bad[i]);
+        ck_fails(parse(&r, text, NULL), PW_E_USAGE, "adapter.layers");
+        pw_recipe_free(&r);
+    }
+}
+END_TEST
+
 START_TEST(written_and_read_again)
 {
     struct pw_recipe r, back;
@@ -179,6 +207,7 @@ int main(void)
     TCase *c = tcase_create("recipe");
     tcase_add_test(c, defaults_and_overrides);
     tcase_add_test(c, mistakes);
+    tcase_add_test(c, layers_in_every_form);
     tcase_add_test(c, written_and_read_again);
     tcase_add_test(c, rows);
     tcase_add_test(c, embedded);

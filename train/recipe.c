@@ -219,6 +219,28 @@ static int read_words(struct pw_recipe *r, const struct pw_recipe_row *row, cons
     return 0;
 }
 
+/* A number, a text such as 0-3,28, or a list of both, as "0-3,28,...". What is a range, and of what, is for who uses it. */
+static int read_ranges(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)
+{
+    const struct pw_value *items = v->kind == PW_LIST ? v->items : v;
+    const size_t n = v->kind == PW_LIST ? v->len : 1;
+    const char *joined = "";
+    if (n == 0)
+        return bad_type(row, where, "a number, a range or a list of them", v);
+    for (size_t i = 0; i < n; i++) {
+        const struct pw_value *item = &items[i];
+        if (item->kind == PW_STRING && item->len > 0 && strlen(item->s) == item->len)
+            joined = pw_arena_printf(&r->arena, "%s%s%s", joined, i ? "," : "", item->s);
+        else if (item->kind == PW_INT && item->i >= 0)
+            joined = pw_arena_printf(&r->arena, "%s%s%lld", joined, i ? "," : "", (long long)item->i);
+        else
+            return bad_type(row, where, "a number, a range or a list of them", item);
+        PW_CHECK(joined, PW_E_NOMEM, "reading the recipe: out of memory");
+    }
+    *out = joined;
+    return 0;
+}
+
 /* {name: number, ...} as "name=number,...". */
 static int read_map(struct pw_recipe *r, const struct pw_recipe_row *row, const char *where, const struct pw_value *v, const char **out)
 {
@@ -284,6 +306,8 @@ static int read_row(struct pw_recipe *r, const struct pw_recipe_row *row, const 
         return 0;
     case PW_ROW_WORDS:
         return read_words(r, row, where, v, field);
+    case PW_ROW_RANGES:
+        return read_ranges(r, row, where, v, field);
     case PW_ROW_PAIR:
         if (v->kind != PW_LIST || v->len != 2)
             return bad_type(row, where, "a list of two numbers", v);
@@ -502,6 +526,7 @@ static void write_value(const struct pw_recipe *r, const struct pw_recipe_row *r
         break;
     case PW_ROW_TEXT:
     case PW_ROW_WORDS:
+    case PW_ROW_RANGES:
         if (*(const char *const *)field)
             write_text(out, *(const char *const *)field);
         else
@@ -586,7 +611,9 @@ const char *pw_recipe_difference(const struct pw_recipe *x, const struct pw_reci
 
 void pw_recipe_docs(struct pw_buf *out)
 {
-    static const char *const types[] = {"true or false", "whole number", "number", "", "text", "list of words", "two numbers", "map of names and numbers", "paths", "path or share"};
+    static const char *const types[] = {[PW_ROW_BOOL] = "true or false", [PW_ROW_INT] = "whole number", [PW_ROW_REAL] = "number", [PW_ROW_CHOICE] = "", [PW_ROW_TEXT] = "text",
+                                        [PW_ROW_WORDS] = "list of words", [PW_ROW_RANGES] = "ranges", [PW_ROW_PAIR] = "two numbers", [PW_ROW_MAP] = "map of names and numbers",
+                                        [PW_ROW_SOURCES] = "paths", [PW_ROW_EVAL] = "path or share"};
     pw_buf_str(out, "# Recipe keys\n\nPaths are relative to the current folder. `--set KEY=VALUE` overrides a key; the value is YAML.\n"
                     "Keys marked * may change when a run is resumed.\n\n| key | value | default | meaning |\n|---|---|---|---|\n");
     for (int i = 0; pw_recipe_rows[i].key; i++) {

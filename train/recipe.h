@@ -84,7 +84,7 @@ const char *pw_recipe_difference(const struct pw_recipe *x, const struct pw_reci
 void pw_recipe_docs(struct pw_buf *out);
 
 /* The rows, for those that need the table itself (docs, completion, tests). */
-enum pw_row_type { PW_ROW_BOOL, PW_ROW_INT, PW_ROW_REAL, PW_ROW_CHOICE, PW_ROW_TEXT, PW_ROW_WORDS, PW_ROW_PAIR, PW_ROW_MAP, PW_ROW_SOURCES, PW_ROW_EVAL };
+enum pw_row_type { PW_ROW_BOOL, PW_ROW_INT, PW_ROW_REAL, PW_ROW_CHOICE, PW_ROW_TEXT, PW_ROW_WORDS, PW_ROW_RANGES, PW_ROW_PAIR, PW_ROW_MAP, PW_ROW_SOURCES, PW_ROW_EVAL };
 struct pw_recipe_row {
     const char *key;
     enum pw_row_type type;

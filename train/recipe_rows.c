@@ -26,7 +26,7 @@ const struct pw_recipe_row pw_recipe_rows[] = {
     {"adapter.rslora", PW_ROW_BOOL, AT(rslora), "false", .help = "rank-stabilised scale"},
     {"adapter.rank_pattern", PW_ROW_MAP, AT(rank_pattern), "{}", .help = "ranks of their own, such as {q_proj: 8, layers.0.mlp.up_proj: 32}; the first that names a module counts"},
     {"adapter.alpha_pattern", PW_ROW_MAP, AT(alpha_pattern), "{}", .help = "alphas of their own, likewise"},
-    {"adapter.layers", PW_ROW_TEXT, AT(layers), "all", .help = "layers that get pairs: all, or ranges from 0 such as 0-3,28-31"},
+    {"adapter.layers", PW_ROW_RANGES, AT(layers), "all", .help = "layers that get pairs: all, one, or ranges from 0 such as 0-3,28-31, also as a list"},
     {"adapter.modules_to_save", PW_ROW_WORDS, AT(modules_to_save), "none",
      .help = "trained whole beside the pairs, in f32, as PEFT has it: ends of names of norms, embed_tokens, lm_head (not where head and embedding are one), such as "
              "[norm, embed_tokens]; norm selects every norm whose name ends so"},
