@@ -112,8 +112,8 @@ static int named_id(struct pw_tokenizer *t, const struct config *c, const char *
         *out = tok_vocab_find(&t->vocab, name, strlen(name));
         PW_CHECK(*out >= 0 || !must, PW_E_FORMAT, "%s: %s \"%s\" is not in the vocabulary", from, token_key, name);
     } else if (id_key && !(c->tokenizer && pw_get(c->tokenizer, token_key))) {
-        const struct pw_value *sources[2] = { c->generation, c->model };
-        for (size_t i = 0; i < 2 && id < 0; i++) {
+        const struct pw_value *sources[3] = { c->generation, c->model, c->model ? pw_get(c->model, "text_config") : NULL }; /* of text and vision: the model of text */
+        for (size_t i = 0; i < 3 && id < 0; i++) {
             const struct pw_value *v = sources[i] ? pw_get(sources[i], id_key) : NULL;
             if (v && v->kind == PW_LIST && v->len)
                 v = &v->items[0];

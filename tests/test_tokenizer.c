@@ -330,6 +330,33 @@ START_TEST(folder)
 }
 END_TEST
 
+/* Without tokenizer_config.json the ids are the model's: generation_config.json's, then config.json's, then those of its model of text (Gemma 3's folders of text and vision). */
+START_TEST(ids_of_the_model)
+{
+    static const char inner[] = "{\"text_config\": {\"eos_token_id\": [2, 5], \"bos_token_id\": 1}}", outer[] = "{\"eos_token_id\": 1, \"text_config\": {\"eos_token_id\": 2}}",
+                      bad[] = "{\"text_config\": [2]}";
+    const char *dir = test_tmpdir(), *config = test_path(dir, "config.json");
+    struct pw_tokenizer *t;
+    size_t n;
+    char *json = test_slurp("tests/fixtures/tokenizer/bytelevel.json", &n);
+    ck_ok(pw_file_write(test_path(dir, "tokenizer.json"), json, n, false));
+    ck_ok(pw_file_write(config, inner, sizeof inner - 1, false));
+    ck_ok(pw_tokenizer_load(&t, dir));
+    ck_assert_int_eq(pw_tokenizer_eos(t), 2);
+    ck_assert_int_eq(pw_tokenizer_bos(t), 1);
+    pw_tokenizer_free(t);
+    ck_ok(pw_file_write(config, outer, sizeof outer - 1, true));
+    ck_ok(pw_tokenizer_load(&t, dir));
+    ck_assert_int_eq(pw_tokenizer_eos(t), 1);
+    pw_tokenizer_free(t);
+    ck_ok(pw_file_write(config, bad, sizeof bad - 1, true));
+    ck_ok(pw_tokenizer_load(&t, dir));
+    ck_assert_int_eq(pw_tokenizer_eos(t), -1);
+    pw_tokenizer_free(t);
+    pw_free(json);
+}
+END_TEST
+
 /* ---- every kind of file, on random strings of all planes ---- */
 
 static const char *const kinds[] = { "unigram-nfkc.model", "unigram-bytes.model", "bpe-bytes.model", "llama3.json", "qwen2.json", "deepseek-v3.json", "deepseek-llm.json",
@@ -687,6 +714,7 @@ int main(void)
     tcase_add_test(c, damaged);
     tcase_add_loop_test(c, damaged_binary, 0, 2);
     tcase_add_test(c, folder);
+    tcase_add_test(c, ids_of_the_model);
     tcase_add_test(c, no_memory);
     tcase_add_loop_test(c, published_vectors, 0, 3);
     tcase_add_loop_test(c, mistral_samples, 0, 4);
