@@ -210,7 +210,7 @@ START_TEST(however_the_step_is_cut)
     const char *device = _i ? test_card() : "cpu", *model = make_model(4, 2);
     for (int i = 0; i < 3; i++) {
         const char *sets[] = {cuts[i][0], cuts[i][1], "adapter.dropout=0.3", "data.packing=false", "train.lr=1e-3", "train.eps=1e-4", _i ? "train.steps=1" : "train.eps=1e-4"};
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "cut%d", i);
         train_cut(device, model, "none", "", sets, sizeof sets / sizeof sets[0], test_path(test_tmpdir(), name), lines[i]);
     }
