@@ -394,22 +394,26 @@ static size_t need(const struct pw_model *m, const struct plan *p)
     return bytes;
 }
 
+/* Bytes of the mapped file that leave with this weight. */
+static size_t leaving(const struct pw_model *m, const struct plan *p, const struct pw_weight *w, enum pw_place where)
+{
+    return leaves(m, p, w, where) ? pw_weight_data_bytes(w) : 0;
+}
+
 /* Of the model's files what stays resident, with the largest weight that does not: it is there while another is made from it. Small tensors count as staying. */
 static size_t mapped_need(const struct pw_model *m, const struct plan *p)
 {
-    size_t gone = 0, most = 0;
-#define COUNT(w, where) do { const size_t bytes = leaves(m, p, w, where) ? pw_weight_data_bytes(w) : 0; gone += bytes; most = bytes > most ? bytes : most; } while (0)
-    COUNT(&m->embed, PW_PLACE_EMBED);
-    if (!m->config.tied)
-        COUNT(&m->head, PW_PLACE_HEAD);
+    const size_t all = pw_checkpoint_bytes(m->checkpoint), embed = leaving(m, p, &m->embed, PW_PLACE_EMBED), head = m->config.tied ? 0 : leaving(m, p, &m->head, PW_PLACE_HEAD);
+    size_t gone = embed + head, most = embed > head ? embed : head;
     for (int i = 0; i < m->config.layers; i++) {
         enum pw_place where;
         const struct pw_weight *w;
-        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));)
-            COUNT(w, where);
+        for (int at = 0; (w = pw_model_next_weight(m, i, &at, &where));) {
+            const size_t bytes = leaving(m, p, w, where);
+            gone += bytes;
+            most = bytes > most ? bytes : most;
+        }
     }
-#undef COUNT
-    const size_t all = pw_checkpoint_bytes(m->checkpoint);
     return all > gone ? all - gone + most : most;
 }
 

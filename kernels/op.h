@@ -65,6 +65,13 @@ struct pw_linear_grads {       /* each may be pw_none(); what is none is not com
 /* Linear layers that stand side by side, one an expert: the same n_out, n_in, type and blocks, all with an adapter of one rank or all without. */
 enum { PW_EXPERTS_MAX = 1024, PW_CHOSEN_MAX = 32 };
 #define PW_EXPERT_STREAM ((uint64_t)1 << 48) /* from the dropout offset of one expert to the next */
+/* What rows of expert e drop, of which `row` is the first. */
+static inline struct pw_drop pw_drop_of_expert(struct pw_drop drop, int e, int64_t row)
+{
+    drop.offset += (uint64_t)e * PW_EXPERT_STREAM;
+    if (drop.rows) drop.rows += row;
+    return drop;
+}
 struct pw_experts { int n; const struct pw_weight *w; /* (n) */ };
 /* How the next token of a row is drawn (kernels/sample.h): temperature 0 is the largest logit; top_k 0, top_p 0 or 1 and up, min_p 0: not used.
  * The random bits are draw `at` of (seed, stream), base/rng.h. */

@@ -185,7 +185,7 @@ static void begins_alike(const char *model, const char *quant, const char *adapt
     if (pw_is_dir(base))
         same_file(test_path(output, "base"), base, "model.safetensors");
     how.memory = 1 << 20;
-    ck_fails(pw_begin_open(&b, &how), PW_E_REFUSED, "beginning the adapter does not fit");
+    ck_fails(pw_begin_open(&b, &how), PW_E_REFUSED, "beginning the adapter: it does not fit");
     pw_begin_close(&b);
     pw_recipe_free(&recipe);
     ck_ok(pw_dir_remove(out));

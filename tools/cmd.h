@@ -44,7 +44,7 @@ struct pw_command {
     bool streams;
     int (*run)(struct pw_cmd *c);
     bool many_rows;            /* its calls have many rows at a time: see kernels/dev.h */
-    bool plans;                /* it holds --memory against a plan. Without this the limit is kept while it works: base/limit.h */
+    bool plans;                /* it computes with a model, and holds --memory against a plan. Without this the limit is kept while it works: base/limit.h */
 };
 /* Each tools/cmd_<subject>.c defines a table that ends with a NULL name; tools/main.c lists the tables. */
 extern const struct pw_command pw_commands_vote[], pw_commands_tokenize[], pw_commands_model[], pw_commands_quant[], pw_commands_lora[], pw_commands_verify[], pw_commands_export[], pw_commands_merge[],

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/limit.h"
 #include "base/memory.h"
-#include "base/text.h"
 #include "train/loftq.h"
 #include "train/run_parts.h"
 
@@ -19,16 +19,13 @@ static bool reads_weights(const struct pw_run *run)
 
 static int check_memory(const struct pw_run *run, bool weights)
 {
-    const size_t want = pw_rss_bytes() + PW_RUN_LIBRARY_BYTES + pw_adapter_bytes(&run->adapter) + pw_run_init_bytes(run) +
-                        (weights ? pw_checkpoint_bytes(run->model->checkpoint) + run->model->pool.bytes : 0);
-    char wanted[32], limit[32];
-    if (run->opt.memory == 0 || want <= run->opt.memory)
-        return 0;
-    pw_format_bytes(wanted, want);
-    pw_format_bytes(limit, run->opt.memory);
-    int rc = pw_error(PW_E_REFUSED, "beginning the adapter does not fit: planned %s, at most %s", wanted, limit);
-    pw_error_hint("--memory %zu is the least that would do", want);
-    return rc;
+    const struct pw_limit_part parts[] = {{"program", pw_rss_bytes() + PW_RUN_LIBRARY_BYTES},
+                                          {"the adapter", pw_adapter_bytes(&run->adapter)},
+                                          {"its beginning", pw_run_init_bytes(run)},
+                                          {"model file", weights ? run->model->mapped_bytes : 0},
+                                          {"weights", weights ? run->model->pool.bytes : 0}};
+    PW_TRY(pw_limit_check(run->opt.memory, parts, 5, NULL), "beginning the adapter");
+    return 0;
 }
 
 static int use_own_base(struct pw_run *run, const struct pw_begin_options *opt)

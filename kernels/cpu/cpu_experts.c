@@ -85,19 +85,11 @@ int cpu_route_rows(struct pw_dev *dev, struct pw_tensor starts, struct pw_tensor
 
 static struct pw_tensor part(struct pw_tensor t, int64_t first, int64_t end) { return t.data ? pw_rows(t, first, end - first) : t; }
 
-/* Of expert e, whose first row is `row`. */
-static struct pw_drop drop_of(struct pw_drop drop, int e, int64_t row)
-{
-    drop.offset += (uint64_t)e * PW_EXPERT_STREAM;
-    if (drop.rows) drop.rows += row;
-    return drop;
-}
-
 int cpu_experts_fwd(struct pw_dev *dev, struct pw_tensor y, struct pw_tensor xa, struct pw_tensor x, struct pw_tensor starts, const struct pw_experts *experts, struct pw_drop drop)
 {
     const int32_t *at = starts.data;
     for (int e = 0; e < experts->n; e++)
-        PW_PASS(cpu_linear_fwd(dev, part(y, at[e], at[e + 1]), part(xa, at[e], at[e + 1]), part(x, at[e], at[e + 1]), &experts->w[e], drop_of(drop, e, at[e])));
+        PW_PASS(cpu_linear_fwd(dev, part(y, at[e], at[e + 1]), part(xa, at[e], at[e + 1]), part(x, at[e], at[e + 1]), &experts->w[e], pw_drop_of_expert(drop, e, at[e])));
     return 0;
 }
 
@@ -108,7 +100,7 @@ int cpu_experts_bwd(struct pw_dev *dev, struct pw_tensor dx, const struct pw_lin
     for (int e = 0; e < experts->n; e++) {
         struct pw_linear_grads of = g ? g[e] : (struct pw_linear_grads){ .da = pw_none() };
         of.dx = part(dx, at[e], at[e + 1]);
-        PW_PASS(cpu_linear_bwd(dev, &of, part(dy, at[e], at[e + 1]), part(x, at[e], at[e + 1]), part(xa, at[e], at[e + 1]), &experts->w[e], drop_of(drop, e, at[e])));
+        PW_PASS(cpu_linear_bwd(dev, &of, part(dy, at[e], at[e + 1]), part(x, at[e], at[e + 1]), part(xa, at[e], at[e + 1]), &experts->w[e], pw_drop_of_expert(drop, e, at[e])));
     }
     return 0;
 }

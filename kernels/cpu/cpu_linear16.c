@@ -63,7 +63,7 @@ static void round_rows(struct pw_dev *dev, uint16_t *to, const float *x, int64_t
     for (int64_t t = 0; t < tokens; t++) p->round(n, cpu_steps(n), x + t * n, to + t * ld * p->planes);
 }
 
-/* So many parts, at most `most` of `n` each, that the threads get as many of them, at least `each`; never more than n. */
+/* Into how many parts, of at most `most`, n is cut where everything is cut into `others` as well: so that each thread gets as many pieces, and at least `each`; n at most. */
 static int64_t even_parts(const struct pw_dev *dev, int64_t n, int64_t most, int64_t others, int64_t each)
 {
     int64_t parts = cpu_parts(n, most);
